@@ -1,0 +1,39 @@
+# Every command of the project; CI calls the same ones. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with pushq, the embedded PostgreSQL and the tools (PYTHON=… chooses the Python)
+
+demo: $(READY) ## start a PostgreSQL of its own, run real jobs, show what happened, end
+	@$(BIN)/pushq demo
+
+test: $(READY) ## run every test against a real PostgreSQL
+	@$(BIN)/pytest
+
+check: $(READY) ## lint, format, types, migrations
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/squawk --assume-in-transaction --pg-version 15 migrations/*.sql
+
+clean: ## remove what the other commands made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "pushq needs Python 3.11 or newer, and $(PYTHON) is not: name one with 'make $(MAKECMDGOALS) PYTHON=python3.11'" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)

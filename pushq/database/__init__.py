@@ -1,0 +1,1 @@
+"""The thin edge to PostgreSQL: the only importer of asyncpg at run time."""

@@ -1,0 +1,41 @@
+"""What pushq raises: each message is a sentence that names the value and the remedy."""
+
+
+class PushqError(Exception):
+    """Anything that pushq raises on purpose."""
+
+
+class UsageError(PushqError):
+    """The user's mistake: the command ends with exit code 2 and this sentence, no traceback."""
+
+
+class SettingsError(UsageError):
+    """A setting, from the environment, a file or a flag, that cannot be used."""
+
+
+class TasksError(UsageError):
+    """A registry of tasks that cannot be used: not found, not importable, a name twice."""
+
+
+class SchemaError(UsageError):
+    """The database's schema is not the one that this program needs."""
+
+
+class PayloadError(PushqError):
+    """A payload that does not fit its task's arguments; names the field, never shows the value."""
+
+
+class ResultError(PushqError):
+    """A handler returned what cannot be stored as JSON."""
+
+
+class DatabaseAway(PushqError):
+    """The database did not answer, or answered that it cannot serve now: wait and try again."""
+
+
+class DatabaseRefused(UsageError):
+    """The database answered, and it will not have us: wrong password, unknown database, missing right."""
+
+
+class ValueRefused(PushqError):
+    """The database will not store a value that it was given."""

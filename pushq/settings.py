@@ -1,0 +1,158 @@
+"""Settings: flags, PUSHQ_* variables and `.env`. The only home of defaults."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pushq.errors import SettingsError
+
+TEN_YEARS = 10 * 365 * 86400.0
+
+Seconds = Annotated[float, Field(gt=0, le=TEN_YEARS, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=TEN_YEARS, allow_inf_nan=False)]
+AnyCase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+
+
+class Settings(BaseSettings):
+    """What a command of pushq runs by. Durations are in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PUSHQ_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+    database_url: SecretStr | None = None
+    """Where the queue is; else DATABASE_URL, else libpq's PG* variables."""
+    listen_database_url: SecretStr | None = None
+    """A direct connection to the same database, where database_url goes through a transaction pooler."""
+    queues: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """Queues to serve, separated by commas; None: `default` and the queue of every registered task."""
+    concurrency: int = Field(10, ge=1, le=10_000)
+    """Workers a pool."""
+    processes: int = Field(1, ge=1, le=256)
+    """Pools a supervisor."""
+    poll_interval: SecondsOrZero = 30.0
+    """How often an idle pool looks for jobs without having been woken; 0: never."""
+    wake: Annotated[Literal["notify", "poll"], AnyCase] = "notify"
+    """Whether pools listen for notifications, or only poll."""
+    heartbeat_interval: Seconds = 10.0
+    """How often a supervisor says that it lives."""
+    lease: Seconds = 30.0
+    """How long a supervisor that gives no sign of life keeps its jobs."""
+    shutdown_timeout: SecondsOrZero = 25.0
+    """How long running jobs have to finish after SIGTERM or SIGINT."""
+    sweep_interval: Seconds = 15.0
+    """How often a supervisor looks after the jobs of dead ones, partitions and history."""
+    http_host: str = "127.0.0.1"
+    """Where /metrics, /healthz and /readyz are served."""
+    http_port: int = Field(9464, ge=0, le=65535)
+    """0: any free port."""
+    http_token: SecretStr | None = None
+    """A bearer token that /metrics then asks for."""
+    log_format: Annotated[Literal["console", "json"], AnyCase] = "console"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = "info"
+    retention: Seconds = 604800.0
+    """How long finished jobs are kept, to the day."""
+
+    @classmethod
+    def load(cls, **flags: Any) -> Self:
+        """Settings from flags, the environment and `.env`; the first that says something wins.
+
+        A flag that is None or empty was not given. Raises SettingsError, in one sentence, for a value that cannot be
+        used and for a PUSHQ_ variable that does not exist.
+        """
+        variables = _variables()
+        _refuse_unknown(variables)
+        given = {name: value for name, value in flags.items() if value not in (None, ())}
+        if not variables.get("PUSHQ_DATABASE_URL"):
+            given.setdefault("database_url", variables.get("DATABASE_URL") or None)
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsError(_sentence(error)) from None
+
+    @property
+    def url(self) -> str | None:
+        return self.database_url.get_secret_value() if self.database_url else None
+
+    @property
+    def listen_url(self) -> str | None:
+        return self.listen_database_url.get_secret_value() if self.listen_database_url else self.url
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split(cls, value: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+        names = value.split(",") if isinstance(value, str) else value or ()
+        queues = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+        if any(len(queue) > 200 for queue in queues):
+            raise ValueError("has a queue whose name is longer than 200 characters")
+        return queues or None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.lease < 3 * self.heartbeat_interval:
+            raise ValueError(
+                f"PUSHQ_LEASE={self.lease:g} cannot be used: it must be at least three times "
+                f"PUSHQ_HEARTBEAT_INTERVAL={self.heartbeat_interval:g}, so that one lost heartbeat costs nothing."
+            )
+        if self.wake == "poll" and self.poll_interval == 0:
+            raise ValueError(
+                "PUSHQ_WAKE=poll cannot be used with PUSHQ_POLL_INTERVAL=0, which never polls: give it an interval."
+            )
+        return self
+
+
+# Not settings of the program: where the embedded server and the tests find things.
+_ELSEWHERE = re.compile(r"PUSHQ_PG_BINDIR|PUSHQ_TEST_\w+")
+
+# Kubernetes sets these in every container beside a Service whose name begins with "pushq".
+_SERVICE_LINK = re.compile(r"PUSHQ_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+
+
+def _variables() -> dict[str, str]:
+    """Every variable of the environment and, below it, of `.env`, by its name in capitals."""
+    try:
+        written = dotenv_values(".env") if Path(".env").is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The file .env cannot be read: {error}.") from None
+    return {name.upper(): value or "" for name, value in (written | os.environ).items()}
+
+
+def _refuse_unknown(variables: Mapping[str, str]) -> None:
+    known = {f"PUSHQ_{field.upper()}" for field in Settings.model_fields}
+    for name, value in sorted(variables.items()):
+        if name.startswith("PUSHQ_") and name not in known and not _is_none_of_ours(name, value):
+            meant = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {meant[0]}?" if meant else "'pushq supervise --help' lists those there are."
+            raise SettingsError(f"There is no setting {name}; {hint}")
+
+
+def _is_none_of_ours(name: str, value: str) -> bool:
+    is_link = name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
+    return is_link or bool(_ELSEWHERE.fullmatch(name) or _SERVICE_LINK.fullmatch(name))
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first fault, with the value at fault unless it is a secret."""
+    fault = error.errors(include_url=False)[0]
+    reason = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not fault["loc"]:
+        return reason
+    field = str(fault["loc"][0])
+    is_secret = SecretStr in getattr(Settings.model_fields[field].annotation, "__args__", ())
+    value = "" if is_secret else f"={fault['input']}"
+    return f"PUSHQ_{field.upper()}{value} cannot be used: it {reason[0].lower() + reason[1:]}."

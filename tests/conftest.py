@@ -1,0 +1,89 @@
+"""One PostgreSQL for the whole run, one fresh database for each test that asks.
+
+pytest's main process starts the server; xdist's workers are told where it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from pushq.errors import PushqError
+from tests.support.server import Server, running_server
+
+_SERVER = pytest.StashKey[Server]()
+_KEPT = ("PUSHQ_TEST_", "PUSHQ_PG_BINDIR")
+
+
+def pytest_configure() -> None:
+    """Forgets the settings of whoever runs the tests."""
+    for name in list(os.environ):
+        if name == "DATABASE_URL" or (name.startswith("PUSHQ_") and not name.startswith(_KEPT)):
+            del os.environ[name]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
+    if told := getattr(config, "workerinput", None):
+        config.stash[_SERVER] = Server(**told["server"])
+    elif not config.getoption("collectonly"):
+        running = ExitStack()
+        config.add_cleanup(running.close)
+        try:
+            config.stash[_SERVER] = running.enter_context(running_server())
+        except PushqError as error:
+            pytest.exit(str(error), returncode=2)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """xdist is about to start a worker."""
+    if _SERVER in node.config.stash:
+        node.workerinput["server"] = asdict(node.config.stash[_SERVER])
+
+
+@pytest.fixture(scope="session")
+def server(pytestconfig: pytest.Config) -> Server:
+    """The server of this run; `server.url` is a superuser's, to its database `postgres`."""
+    return pytestconfig.stash[_SERVER]
+
+
+@pytest.fixture(scope="session")
+def server_bin_directory(server: Server) -> Path:
+    """Where psql and pgbench are."""
+    return Path(server.bin_directory)
+
+
+@pytest.fixture(scope="session")
+def template(server: Server) -> str:
+    return asyncio.run(server.make_template())
+
+
+@pytest.fixture
+async def database_url(server: Server, template: str) -> AsyncIterator[str]:
+    """A fresh database with pushq's schema."""
+    async with server.fresh_database(template) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database_url(server: Server) -> AsyncIterator[str]:
+    """A fresh database that was never migrated."""
+    async with server.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """Somebody else's connection to database_url: an app's, or an onlooker's."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close(timeout=5)
