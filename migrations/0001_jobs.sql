@@ -1,0 +1,232 @@
+-- The queue as a table: what a job is, where its row lives, and what must hold when no Python runs.
+--
+-- pushq.jobs is one partitioned table. Unfinished jobs live in the small partition pushq.jobs_unfinished, the only
+-- one that claims, producers and vacuum touch. When a job's outcome is written its row moves to a day, so that
+-- nothing on the hot path grows with history, and retention drops whole days.
+
+create schema pushq;
+
+create table pushq.migrations (
+    version int primary key,
+    name text not null,
+    applied_at timestamptz not null default now()
+);
+insert into pushq.migrations (version, name) values (1, '0001_jobs');
+
+
+-- Ids ------------------------------------------------------------------------------------------------------------
+
+-- A time-ordered uuid (RFC 9562, version 7): the built-in one from PostgreSQL 18 on, the same layout before.
+do $$
+begin
+    if pg_catalog.to_regprocedure('pg_catalog.uuidv7()') is not null then
+        create function pushq.uuidv7() returns uuid
+        language sql volatile parallel safe
+        return pg_catalog.uuidv7();
+    else
+        create function pushq.uuidv7() returns uuid
+        language sql volatile parallel safe
+        return encode(
+            set_bit(set_bit(
+                overlay(
+                    uuid_send(gen_random_uuid())
+                    placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+                    from 1 for 6),
+                52, 1), 53, 1),
+            'hex')::uuid;
+    end if;
+end
+$$;
+
+
+-- The table ------------------------------------------------------------------------------------------------------
+
+create table pushq.jobs (
+    -- the producer's columns
+    id uuid not null default pushq.uuidv7(),
+    task text not null,
+    payload jsonb not null default '{}',
+    queue text not null default 'default',
+    priority smallint not null default 0,
+    run_at timestamptz not null default now(),
+    max_attempts int,
+    timeout interval,
+    unique_key text,
+    tenant_id text,
+    correlation_id text,
+    submitted_by text not null default session_user,
+
+    -- pushq's columns
+    status text not null default 'queued',
+    attempt int not null default 0,
+    failures int not null default 0,
+    crashes int not null default 0,
+    enqueued_at timestamptz not null default now(),
+    started_at timestamptz,
+    finished_at timestamptz,
+    supervisor text,
+    pool int,
+    token uuid,
+    error text,
+    result jsonb,
+    finished_on date not null default 'infinity',
+
+    constraint jobs_task_has_1_to_200_characters check (length(task) between 1 and 200),
+    constraint jobs_queue_has_1_to_200_characters check (length(queue) between 1 and 200),
+    constraint jobs_unique_key_has_1_to_200_characters check (length(unique_key) between 1 and 200),
+    constraint jobs_tenant_id_has_1_to_200_characters check (length(tenant_id) between 1 and 200),
+    constraint jobs_correlation_id_has_1_to_200_characters check (length(correlation_id) between 1 and 200),
+    constraint jobs_submitted_by_has_1_to_200_characters check (length(submitted_by) between 1 and 200),
+    constraint jobs_payload_is_object check (jsonb_typeof(payload) = 'object'),
+    constraint jobs_payload_is_at_most_1_mib check (pg_column_size(payload) <= 1048576),
+    constraint jobs_run_at_is_between_1970_and_9999 check (
+        run_at >= '1970-01-01 00:00:00+00' and run_at < '9999-01-01 00:00:00+00'),
+    constraint jobs_max_attempts_is_1_to_10000 check (max_attempts between 1 and 10000),
+    constraint jobs_timeout_is_positive_and_at_most_a_year check (
+        timeout > interval '0' and timeout <= interval '1 year'),
+    constraint jobs_counts_are_not_negative check (attempt >= 0 and failures >= 0 and crashes >= 0),
+    constraint jobs_status_is_known check (
+        status in ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    constraint jobs_finished_status_has_a_day check (
+        (status in ('queued', 'running')) = (finished_on = 'infinity')),
+    constraint jobs_finished_job_has_an_instant check (
+        (finished_on = 'infinity') = (finished_at is null)),
+    constraint jobs_running_job_has_an_owner check (
+        status <> 'running'
+        or (token is not null and supervisor is not null and pool is not null and started_at is not null)),
+    constraint jobs_queued_job_has_no_owner check (status <> 'queued' or token is null)
+) partition by range (finished_on);
+
+comment on table pushq.jobs is
+    'One row a job. Insert (task, payload) to run one; everything else has a default.';
+comment on column pushq.jobs.token is
+    'The fence: a random value of the claim that holds the job. An outcome counts only with it. A finished row keeps it, so that a finish whose reply was lost can be told from one that came too late.';
+comment on column pushq.jobs.finished_on is
+    'Partition key: infinity until the job is finished, then the day whose partition holds the row.';
+
+create table pushq.jobs_unfinished
+partition of pushq.jobs (constraint jobs_unfinished_id_is_unique primary key (id))
+for values from ('infinity') to (maxvalue)
+with (
+    fillfactor = 70,
+    -- Rows live for milliseconds: vacuum by count, not by share, and never wait between pages. Truncating the file
+    -- would take a lock that stops everybody, only to grow again.
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 2000,
+    autovacuum_vacuum_insert_scale_factor = 0,
+    autovacuum_vacuum_insert_threshold = 20000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 10000,
+    autovacuum_vacuum_cost_delay = 0,
+    vacuum_index_cleanup = on,
+    vacuum_truncate = off
+);
+
+create unique index jobs_unfinished_unique_key
+on pushq.jobs_unfinished (tenant_id, unique_key) nulls not distinct
+where unique_key is not null;
+
+-- What a pool may claim, in the order in which it does. Jobs that have already killed two processes stand apart.
+create index jobs_unfinished_claimable
+on pushq.jobs_unfinished (queue, priority, run_at, id)
+where status = 'queued' and crashes < 2;
+
+create index jobs_unfinished_suspect
+on pushq.jobs_unfinished (queue, priority, run_at, id)
+where status = 'queued' and crashes >= 2;
+
+create index jobs_unfinished_running
+on pushq.jobs_unfinished (supervisor, pool)
+where status = 'running';
+
+
+-- Days -----------------------------------------------------------------------------------------------------------
+
+-- The days whose partitions are attached, in UTC. A row whose retired_at is set is empty and waits to be dropped.
+create table pushq.days (
+    day date primary key,
+    retired_at timestamptz
+);
+
+create function pushq.utc_today() returns date
+language sql stable parallel safe
+return (now() at time zone 'utc')::date;
+
+-- The day that takes finished rows now: the newest that exists and is not after today, so that a sweeper that comes
+-- late harms nothing; the oldest when the clock stands before all of them.
+create function pushq.current_day() returns date
+language sql stable parallel safe
+return coalesce(
+    (select max(day) from pushq.days where day <= pushq.utc_today() and retired_at is null),
+    (select min(day) from pushq.days where retired_at is null));
+
+-- Makes the partitions of today and of the days ahead that are missing; returns those it made. Attaching takes no lock
+-- that an open INSERT would hold up. Definer: a supervisor need not own the table.
+create function pushq.make_days(ahead int default 3) returns setof date
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    the_day date;
+    its_table text;
+begin
+    if not pg_try_advisory_xact_lock(hashtext('pushq.make_days')) then
+        return;  -- somebody else is making them
+    end if;
+    for the_day in
+        select wanted::date
+        from generate_series(pushq.utc_today(), pushq.utc_today() + ahead, interval '1 day') as wanted
+        where wanted::date not in (select day from pushq.days)
+        order by wanted
+    loop
+        its_table := to_char(the_day, '"jobs_"YYYY_MM_DD');
+        execute format(
+            'create table pushq.%I (like pushq.jobs including defaults including constraints, '
+            'constraint %I check (finished_on = %L::date)) '
+            'with (autovacuum_analyze_scale_factor = 0.2)',
+            its_table, its_table || '_day', the_day);
+        execute format('create index %I on pushq.%I (id)', its_table || '_id', its_table);
+        execute format(
+            'alter table pushq.jobs attach partition pushq.%I for values from (%L) to (%L)',
+            its_table, the_day, the_day + 1);
+        insert into pushq.days (day) values (the_day);
+        return next the_day;
+    end loop;
+end
+$$;
+
+-- Empties the days whose rows are all older than keep: those whose successor began before that. Returns them; the empty
+-- partitions are dropped by a sweeper that owns the table. A day that somebody is reading is left for the next time.
+create function pushq.retire_days(keep interval) returns setof date
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms'
+as $$
+declare
+    the_day date;
+begin
+    for the_day in
+        select older.day
+        from pushq.days as older
+        where older.retired_at is null
+        and exists (
+            select from pushq.days as newer
+            where newer.day > older.day
+            and newer.day <= (now() - keep) at time zone 'utc')
+        order by older.day
+        for update skip locked
+    loop
+        begin
+            execute format('truncate table pushq.%I', to_char(the_day, '"jobs_"YYYY_MM_DD'));
+        exception when lock_not_available then
+            continue;
+        end;
+        update pushq.days set retired_at = now() where day = the_day;
+        return next the_day;
+    end loop;
+end
+$$;
+
+select pushq.make_days();

@@ -1,0 +1,106 @@
+-- Who runs jobs: supervisors with their leases, the tasks and queues that any of them has known, and the tallies from
+-- which /metrics is served.
+
+insert into pushq.migrations (version, name) values (3, '0003_supervisors');
+
+-- One row a live supervisor. heartbeat counts up with every sign of life: a sweeper trusts an expired lease only when
+-- this has stood still too, since a pause of the database makes every living supervisor's lease expire.
+create table pushq.supervisors (
+    name text primary key,
+    host text not null,
+    pid int not null,
+    started_at timestamptz not null default now(),
+    heartbeat bigint not null default 0,
+    lease interval not null,
+    lease_until timestamptz not null,
+    tasks text[] not null default '{}',
+    queues text[] not null default '{}'
+) with (fillfactor = 50);
+
+-- Queues that a supervisor has served, or that somebody has paused.
+create table pushq.queues (
+    name text primary key,
+    served_since timestamptz,
+    paused_at timestamptz,
+    constraint queues_name_has_1_to_200_characters check (length(name) between 1 and 200)
+);
+
+-- Tasks that a supervisor has known. Labels of metrics are taken from here, so that rows cannot invent them.
+create table pushq.tasks (
+    name text primary key,
+    known_since timestamptz not null default now()
+);
+
+-- Tallies of what happened to jobs. Each statement that changes jobs appends to tally_log, once a batch; a sweeper folds
+-- the log into tallies. The two added up are the counters of /metrics: the same from every supervisor, whatever
+-- retention drops.
+--   outcome      succeeded, failed, cancelled: a job finished; retried, requeued: an attempt ended and the job goes on
+--   run_bucket   how many of pushq.run_bounds() the last attempt's run exceeded; -1: it never ran
+--   wait_bucket  the same for its wait, from due to started, and pushq.wait_bounds()
+create table pushq.tallies (
+    queue text not null,
+    task text not null,
+    outcome text not null,
+    run_bucket smallint not null,
+    wait_bucket smallint not null,
+    jobs bigint not null,
+    run_seconds double precision not null,
+    wait_seconds double precision not null,
+    primary key (queue, task, outcome, run_bucket, wait_bucket)
+) with (fillfactor = 50);
+
+create table pushq.tally_log (
+    queue text not null,
+    task text not null,
+    outcome text not null,
+    run_bucket smallint not null,
+    wait_bucket smallint not null,
+    jobs bigint not null,
+    run_seconds double precision not null,
+    wait_seconds double precision not null
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
+-- Unfinished jobs, counted in the background. One row a queue and status.
+create table pushq.census (
+    queue text not null,
+    status text not null,
+    jobs bigint not null,
+    oldest_due_at timestamptz,
+    primary key (queue, status)
+);
+
+-- When the census was taken and how long it took: the next one waits for a hundred times that.
+create table pushq.census_clock (
+    only_row boolean primary key default true check (only_row),
+    taken_at timestamptz not null default '-infinity',
+    took interval not null default '0'
+);
+insert into pushq.census_clock default values;
+
+-- Upper bounds of the histograms' buckets, in seconds.
+create function pushq.run_bounds() returns double precision[]
+language sql immutable parallel safe
+return array[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600]::double precision[];
+
+create function pushq.wait_bounds() returns double precision[]
+language sql immutable parallel safe
+return array[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200]::double precision[];
+
+-- How many bounds a duration exceeds. Instants have microseconds: half of one taken off makes "equal" stay below.
+create function pushq.bucket(duration interval, bounds double precision[]) returns smallint
+language sql immutable parallel safe
+return coalesce(width_bucket(extract(epoch from duration)::double precision - 0.0000005, bounds), -1)::smallint;
+
+-- From due to started.
+create function pushq.waited(run_at timestamptz, enqueued_at timestamptz, started_at timestamptz) returns interval
+language sql immutable parallel safe
+return greatest(started_at - greatest(run_at, enqueued_at), interval '0');
+
+create function pushq.queue_label(queue text) returns text
+language sql stable parallel safe
+return case when exists (select from pushq.queues where name = queue and served_since is not null)
+    then queue else '_other' end;
+
+create function pushq.task_label(task text) returns text
+language sql stable parallel safe
+return case when exists (select from pushq.tasks where name = task) then task else '_other' end;

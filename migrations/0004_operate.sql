@@ -1,0 +1,127 @@
+-- What people do to jobs and queues by hand. Each function returns what it did, in a word.
+
+insert into pushq.migrations (version, name) values (4, '0004_operate');
+
+-- Ends an unfinished job as cancelled: 'cancelled'; else 'already succeeded', 'already failed', 'already cancelled' or
+-- 'unknown'. The handler of a running job runs on; its outcome is fenced off, since its row is no longer there to take it.
+create function pushq.cancel(id uuid) returns text
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    was text;
+begin
+    with removed as (
+        delete from pushq.jobs_unfinished as job
+        where job.id = cancel.id
+        returning job.*
+    ),
+    cancelled as (
+        insert into pushq.jobs (
+            id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
+            submitted_by, status, attempt, failures, crashes, enqueued_at, started_at, finished_at, supervisor, pool,
+            token, error, result, finished_on)
+        select
+            id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
+            submitted_by, 'cancelled', attempt, failures, crashes, enqueued_at, started_at, clock_timestamp(),
+            supervisor, pool, null, error, null, pushq.current_day()
+        from removed
+    ),
+    tallied as (
+        insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
+        select pushq.queue_label(queue), pushq.task_label(task), 'cancelled', -1, -1, 1, 0, 0
+        from removed
+    )
+    select status into was from removed;
+    if found then
+        return 'cancelled';
+    end if;
+    select status into was
+    from pushq.jobs as job
+    where job.id = cancel.id and finished_on < 'infinity'
+    order by finished_at desc
+    limit 1;
+    return coalesce('already ' || was, 'unknown');
+end
+$$;
+
+-- Makes a job run again, now, with a clean count of failures and crashes: 'queued'; else 'running', 'unknown', or
+-- 'unique_key is taken' when an unfinished job has its key. A queued job that waits for its time is made due.
+create function pushq.retry(id uuid) returns text
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    was text;
+    its_queue text;
+begin
+    select status, queue into was, its_queue
+    from pushq.jobs_unfinished as job
+    where job.id = retry.id
+    for update;
+    if was = 'running' then
+        return 'running';
+    elsif was = 'queued' then
+        update pushq.jobs_unfinished as job
+        set run_at = least(run_at, clock_timestamp())
+        where job.id = retry.id;
+        perform pushq.ring_bell(its_queue);
+        return 'queued';
+    end if;
+
+    with removed as (
+        delete from pushq.jobs as job
+        where job.id = retry.id
+        and (job.finished_on, job.finished_at) = (
+            select newest.finished_on, newest.finished_at
+            from pushq.jobs as newest
+            where newest.id = retry.id and newest.finished_on < 'infinity'
+            order by newest.finished_at desc
+            limit 1)
+        returning job.*
+    )
+    insert into pushq.jobs (
+        id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
+        submitted_by, attempt, enqueued_at, started_at, supervisor, error)
+    select
+        id, task, payload, queue, priority, clock_timestamp(), max_attempts, timeout, unique_key, tenant_id,
+        correlation_id, submitted_by, attempt, enqueued_at, started_at, supervisor, error
+    from removed;
+    return case when found then 'queued' else 'unknown' end;
+exception
+    when unique_violation then
+        return 'unique_key is taken';
+end
+$$;
+
+-- Stops pools from claiming a queue's jobs; running ones run on. 'paused', or 'already paused'.
+create function pushq.pause(queue text) returns text
+language plpgsql
+as $$
+begin
+    insert into pushq.queues as known (name, paused_at) values (pause.queue, now())
+    on conflict (name) do update set paused_at = now() where known.paused_at is null;
+    return case when found then 'paused' else 'already paused' end;
+end
+$$;
+
+-- Lets pools claim a queue's jobs again, and wakes them: 'resumed', or 'not paused'.
+create function pushq.resume(queue text) returns text
+language plpgsql
+as $$
+begin
+    update pushq.queues as known set paused_at = null
+    where known.name = resume.queue and known.paused_at is not null;
+    if not found then
+        return 'not paused';
+    end if;
+    perform pushq.ring_bell(resume.queue);
+    return 'resumed';
+end
+$$;
+
+-- Wakes the pools of a queue, idle or not: 'rung', or 'not rung' when pushq.notify is off or the cluster's notification
+-- queue is half full. For after COMMIT PREPARED of a transaction that inserted with pushq.notify = 'off'.
+create function pushq.ring(queue text) returns text
+language sql volatile
+return case when pushq.ring_bell(queue) then 'rung' else 'not rung' end;

@@ -1,0 +1,71 @@
+"""What people ask of the queue by hand: lists, one job, and the functions that change something."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+from uuid import UUID
+
+
+from pushq.database.migrate import check_schema
+from pushq.database.session import Session
+from pushq.database.store import statement
+from pushq.errors import UsageError, ValueRefused
+from pushq.job import NewJob
+from pushq.queue import Queue
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs to list; None: any. is_unknown: only queued jobs whose task no supervisor has ever known."""
+
+    status: str | None = None
+    queue: str | None = None
+    task: str | None = None
+    is_unknown: bool = False
+
+
+class Desk:
+    """A session for one command."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, url: str | None) -> AsyncIterator[Self]:
+        """Raises SchemaError, DatabaseAway and DatabaseRefused, and on the way out UsageError for a refused value."""
+        await check_schema(url)
+        session = Session(url, "pushq", deadline=60, settings={"enable_seqscan": "on", "enable_hashjoin": "on"})
+        try:
+            yield cls(session)
+        except ValueRefused as error:
+            raise UsageError(f"The database refused it: {error}.") from None
+        finally:
+            await session.close()
+
+    async def insert(self, job: NewJob) -> UUID | None:
+        return await Queue().insert(job, connection=self._session)  # type: ignore[arg-type] - all it uses is fetch
+
+    async def list_jobs(self, wanted: Filter, limit: int) -> list[Any]:
+        """Rows of a job's columns but payload and result, and of task_is_known and queue_is_paused; the newest first."""
+        return await self._session.fetch(
+            statement("list_jobs"), wanted.status, wanted.queue, wanted.task, wanted.is_unknown, limit
+        )
+
+    async def find(self, job_id: UUID) -> Any:
+        """A job's columns, payload and result as JSON text; None: there is none. An id used again: the newest."""
+        rows = await self._session.fetch(statement("find_job"), job_id)
+        return rows[0] if rows else None
+
+    async def list_queues(self) -> list[Any]:
+        """Rows of (queue, queued, running, oldest_seconds, served, paused)."""
+        return await self._session.fetch(statement("list_queues"))
+
+    async def change(self, verb: str, what: UUID | str) -> str:
+        """Calls pushq.cancel, retry, pause or resume, and returns what it did."""
+        assert verb in ("cancel", "retry", "pause", "resume")
+        (row,) = await self._session.fetch(f"select pushq.{verb}($1) as did", what)
+        return str(row["did"])

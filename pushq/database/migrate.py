@@ -1,0 +1,109 @@
+"""Brings a database's schema to what this program needs: the files of migrations/, in their order."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import asyncpg
+
+from pushq.database.session import Session
+from pushq.database.url import describe
+from pushq.errors import SchemaError
+
+# Any constant will do, so long as every version of pushq uses the same.
+_LOCK = 0x70757368
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    version: int
+    name: str
+    sql: str
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """The migrations that this program has, from the installed package or from the checkout that it runs in."""
+    found = sorted(
+        (int(match[1]), match[0].removesuffix(".sql"), file.read_text())
+        for file in _directory().iterdir()
+        if (match := re.fullmatch(r"(\d{4})_\w+\.sql", file.name))
+    )
+    return tuple(Migration(*one) for one in found)
+
+
+def _directory() -> Traversable:
+    installed = files("pushq") / "migrations"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "migrations"
+
+
+async def migrate(url: str | None) -> list[str]:
+    """Applies what is missing, each file in a transaction of its own, and returns the names of what was applied.
+
+    Any number may migrate at once: they take turns by an advisory lock, and the later ones find nothing to do. Raises
+    SchemaError when the schema is newer than this program, DatabaseAway and DatabaseRefused.
+    """
+    session = Session(url, "pushq migrate", deadline=600, settings={"enable_seqscan": "on"})
+    try:
+        await session.fetch("select pg_advisory_lock($1)", _LOCK)
+        return [migration.name for migration in await _missing(session, url) if await _apply(session, migration)]
+    finally:
+        await session.close()  # and with it the lock
+
+
+async def missing(url: str | None) -> list[str]:
+    """The names of the migrations that the database lacks. Raises like migrate."""
+    session = Session(url, "pushq", settings={"enable_seqscan": "on"})
+    try:
+        return [migration.name for migration in await _missing(session, url)]
+    finally:
+        await session.close()
+
+
+async def check_schema(url: str | None) -> None:
+    """Raises SchemaError when the database is not the one that this program needs; else like migrate."""
+    if names := await missing(url):
+        what = "has no pushq schema" if len(names) == len(migrations()) else f"lacks {', '.join(names)}"
+        raise SchemaError(f"{describe(url)} {what}; run `pushq migrate`.")
+
+
+async def _missing(session: Session, url: str | None) -> list[Migration]:
+    version = int((await session.fetch("select current_setting('server_version_num') as number"))[0]["number"])
+    if version < 150000:
+        raise SchemaError(f"{describe(url)} is PostgreSQL {version // 10000}; pushq needs 15 or newer.")
+    (row,) = await session.fetch("select to_regclass('pushq.migrations') is not null as exists")
+    applied: set[int] = set()
+    if row["exists"]:
+        applied = {row["version"] for row in await session.fetch("select version from pushq.migrations")}
+    known = {migration.version for migration in migrations()}
+    if newer := applied - known:
+        raise SchemaError(
+            f"{describe(url)} has schema version {max(newer)}, newer than this pushq's {max(known)}; upgrade pushq here."
+        )
+    return [migration for migration in migrations() if migration.version not in applied]
+
+
+async def _apply(session: Session, migration: Migration) -> bool:
+    try:
+        await session.execute_alone(migration.sql)  # several statements in one message are one transaction
+    except asyncpg.PostgresError as error:
+        raise SchemaError(f"Migration {migration.name} failed, and nothing of it was kept: {error}.") from error
+    return True
+
+
+def roles(producer: str = "pushq_producer", worker: str = "pushq_worker", observer: str = "pushq_observer") -> str:
+    """SQL that grants three roles what they need, and nothing else."""
+    return (
+        (files("pushq.database") / "roles.sql")
+        .read_text()
+        .format(producer=_identifier(producer), worker=_identifier(worker), observer=_identifier(observer))
+    )
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,156 @@
+"""One connection to the database, opened when it is first needed and thrown away at the first doubt.
+
+A part of pushq that talks to the database owns a Session for as long as it lives; the connections behind it come and go.
+Every wait for the driver has a deadline, and whatever means "the database is away" is raised as DatabaseAway, so that
+callers know one failure to wait out. Everything else is a bug, and rises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import anyio
+import asyncpg
+
+from pushq.database.url import describe, normalise
+from pushq.errors import DatabaseAway, DatabaseRefused, ValueRefused
+
+# What the server says while it cannot serve, though nothing is wrong with the statement.
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # shutdown, restart, termination, cancellation by a timeout
+    asyncpg.InsufficientResourcesError,  # too many connections, disk full
+    asyncpg.TransactionRollbackError,  # deadlock, serialization
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,  # the primary has become a standby
+)
+_REFUSED = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+_VALUE_REFUSED = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+
+# The planner's guesses about a table that empties and fills within seconds are always stale. The statements are written
+# for one plan each, by index; these settings keep it.
+_PLANS = {"jit": "off", "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+
+
+class Session:
+    """A connection of our own, under `name`. `deadline` is in seconds, for each statement and for connecting."""
+
+    def __init__(
+        self, url: str | None, name: str, *, deadline: float = 15.0, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self._url = url
+        self._deadline = deadline
+        self._settings = {
+            "application_name": name[:63],
+            "default_transaction_isolation": "read committed",
+            "statement_timeout": f"{round(deadline * 1000)}ms",
+            "lock_timeout": f"{round(deadline * 1000)}ms",
+            "idle_in_transaction_session_timeout": f"{round(deadline * 1000)}ms",
+            "timezone": "UTC",
+            **_PLANS,
+            **(settings or {}),
+        }
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._turn = anyio.Lock()
+
+    async def fetch(self, statement: str, *arguments: object, deadline: float | None = None) -> list[asyncpg.Record]:
+        """The rows of one statement, in a transaction of its own.
+
+        Raises DatabaseAway when its fate is unknown or it was refused for a reason that passes, DatabaseRefused when the
+        server will not have us, and ValueRefused when an argument cannot be stored.
+        """
+        seconds = deadline or self._deadline
+        async with self._turn, self._in_use(seconds) as connection:
+            return await connection.fetch(statement, *arguments)
+
+    async def execute_alone(self, statement: str, *, deadline: float | None = None) -> None:
+        """Runs a statement that must not stand in a transaction block."""
+        async with self._turn, self._in_use(deadline or self._deadline) as connection:
+            await connection.execute(statement)
+
+    async def listen(self, channels: Mapping[str, Callable[[str], None]], *, lost: Callable[[], None]) -> None:
+        """Hears notifications: each channel's payloads go to its function, until the connection is `lost`."""
+        async with self._turn, self._in_use(self._deadline) as connection:
+            connection.add_termination_listener(lambda _: lost())
+            for channel, hear in channels.items():
+                await connection.add_listener(channel, lambda _c, _p, _ch, payload, hear=hear: hear(payload))
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None and not self._connection.is_closed()
+
+    def discard(self) -> None:
+        """Drops the connection without a word: a broken one would not hear it."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def close(self) -> None:
+        """Ends the connection in good order, if it takes no longer than a second."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            with anyio.fail_after(1, shield=True):
+                await connection.close()
+        except _AWAY:
+            connection.terminate()
+
+    @contextlib.asynccontextmanager
+    async def _in_use(self, seconds: float) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        try:
+            with anyio.fail_after(seconds):
+                if self._connection is None or self._connection.is_closed():
+                    self._connection = await self._connect(seconds)
+                yield self._connection
+        except _REFUSED as error:
+            raise DatabaseRefused(f"{describe(self._url)} refused us: {_message(error)}.") from error
+        except asyncpg.QueryCanceledError as error:
+            raise DatabaseAway(f"{describe(self._url)} took longer than {seconds:g} s.") from error
+        except _AWAY as error:
+            self.discard()
+            raise DatabaseAway(f"{describe(self._url)} is away: {_message(error)}.") from error
+        except _VALUE_REFUSED as error:
+            raise ValueRefused(_message(error)) from error
+        except asyncpg.PostgresError:
+            raise  # an answer: the connection is sound
+        except BaseException:
+            self.discard()  # cancelled half-way: what the connection would answer next is anybody's guess
+            raise
+
+    async def _connect(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
+        return await asyncpg.connect(
+            normalise(self._url) if self._url else None,
+            timeout=seconds,
+            server_settings=self._settings,
+            max_cached_statement_lifetime=0,
+        )
+
+
+def _message(error: BaseException) -> str:
+    """The first line of an error, with its type where it says nothing. Never its DETAIL, which shows rows."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__).rstrip(".")
+
+
+async def fetch_once(url: str | None, name: str, statement: str, *arguments: object) -> list[Any]:
+    """One statement on a connection that is opened for it and closed after it."""
+    session = Session(url, name, settings={"enable_seqscan": "on"})
+    try:
+        return await session.fetch(statement, *arguments)
+    finally:
+        await session.close()

@@ -1,0 +1,34 @@
+-- Counts the unfinished jobs, if the last count is older than 15 seconds and than a hundred times what it took, and if
+-- nobody else is counting. Returns whether it did.
+with turn as materialized (
+    select only_row
+    from pushq.census_clock
+    where taken_at < now() - greatest(interval '15 seconds', took * 100)
+    for update skip locked
+),
+counted as materialized (
+    select
+        coalesce(known.name, '_other') as queue,
+        job.status,
+        count(*) as jobs,
+        min(greatest(job.run_at, job.enqueued_at)) filter (where job.status = 'queued' and job.run_at <= now())
+            as oldest_due_at
+    from pushq.jobs_unfinished as job
+    left join pushq.queues as known on known.name = job.queue and known.served_since is not null
+    where exists (select from turn)
+    group by 1, 2
+),
+forgotten as (
+    delete from pushq.census
+    where exists (select from turn) and (queue, status) not in (select queue, status from counted)
+),
+written as (
+    insert into pushq.census (queue, status, jobs, oldest_due_at)
+    select queue, status, jobs, oldest_due_at from counted order by queue, status
+    on conflict (queue, status) do update set jobs = excluded.jobs, oldest_due_at = excluded.oldest_due_at
+)
+update pushq.census_clock
+set taken_at = now(), took = clock_timestamp() - now()
+from (select count(*) from counted) as done
+where exists (select from turn)
+returning true as counted

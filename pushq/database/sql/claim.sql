@@ -1,0 +1,60 @@
+-- Takes up to $6 due jobs of the queues $1 (in their order, within a priority) and the tasks $2, the most urgent first, for
+-- pool $4 of supervisor $3, under the token $5. Takes nothing when the supervisor's lease has run out: a sweeper may be
+-- taking its jobs away at this moment.
+--
+-- One lane is one queue and one priority. The lanes are found by hopping through the index, so that within each the
+-- index goes straight to what is due, however many jobs wait for a later time.
+with recursive lane as (
+    select
+        queue.name,
+        queue.position,
+        (
+            select job.priority
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.crashes < 2 and job.queue = queue.name
+            order by job.priority
+            limit 1
+        ) as priority
+    from unnest($1::text[]) with ordinality as queue (name, position)
+    where not exists (
+        select from pushq.queues as paused where paused.name = queue.name and paused.paused_at is not null)
+    union all
+    select
+        lane.name,
+        lane.position,
+        (
+            select job.priority
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.crashes < 2 and job.queue = lane.name and job.priority > lane.priority
+            order by job.priority
+            limit 1
+        )
+    from lane
+    where lane.priority is not null
+),
+claimable as materialized (
+    select due.id
+    from (select * from lane where priority is not null order by priority, position) as lane
+    cross join lateral (
+        select job.id
+        from pushq.jobs_unfinished as job
+        where job.status = 'queued' and job.crashes < 2 and job.queue = lane.name and job.priority = lane.priority
+        and job.run_at <= now() and job.task = any($2::text[])
+        order by job.run_at, job.id
+        limit $6
+        for no key update skip locked
+    ) as due
+    where exists (select from pushq.supervisors where name = $3 and lease_until > now())
+    limit $6
+)
+update pushq.jobs_unfinished as job
+set status = 'running',
+    attempt = attempt + 1,
+    supervisor = $3,
+    pool = $4,
+    token = $5,
+    started_at = clock_timestamp()
+where job.id = any(array(select claimable.id from claimable))
+returning
+    job.id, job.task, job.queue, job.payload::text as payload, job.attempt, job.failures, job.crashes, job.max_attempts,
+    extract(epoch from job.timeout)::float8 as timeout, job.tenant_id, job.correlation_id, job.token

@@ -1,0 +1,24 @@
+-- Takes the most urgent due job that has already killed two processes, of the queues $1 and the tasks $2, for pool $4 of
+-- supervisor $3, under the token $5. Its pool runs nothing beside it, so that a third death is charged to nobody else.
+with claimable as materialized (
+    select job.id
+    from pushq.jobs_unfinished as job
+    where job.status = 'queued' and job.crashes >= 2 and job.queue = any($1::text[])
+    and job.run_at <= now() and job.task = any($2::text[])
+    and exists (select from pushq.supervisors where name = $3 and lease_until > now())
+    and not exists (select from pushq.queues as paused where paused.name = job.queue and paused.paused_at is not null)
+    order by job.priority, job.run_at, job.id
+    limit 1
+    for no key update skip locked
+)
+update pushq.jobs_unfinished as job
+set status = 'running',
+    attempt = attempt + 1,
+    supervisor = $3,
+    pool = $4,
+    token = $5,
+    started_at = clock_timestamp()
+where job.id = any(array(select claimable.id from claimable))
+returning
+    job.id, job.task, job.queue, job.payload::text as payload, job.attempt, job.failures, job.crashes, job.max_attempts,
+    extract(epoch from job.timeout)::float8 as timeout, job.tenant_id, job.correlation_id, job.token

@@ -1,0 +1,72 @@
+-- Writes the outcomes of a batch of attempts; each counts only if its job is still held under its token. Ids $1, tokens $2,
+-- kinds $3 (succeeded, failed, cancelled: the job is finished; retried, snoozed, released: it goes on), delays in
+-- seconds $4, errors $5, results as JSON text $6. Returns the ids that were accepted.
+--
+-- A finished job's row is deleted here and inserted into a day. (An UPDATE that moves the row raises an error at whoever
+-- waits for its lock; after a delete they find no row and change nothing.)
+with outcome as (
+    select *
+    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::text[], $6::text[])
+        as outcome (id, token, kind, delay, error, result)
+),
+finished as (
+    delete from pushq.jobs_unfinished as job
+    using outcome
+    where job.id = outcome.id and job.token = outcome.token
+    and outcome.kind in ('succeeded', 'failed', 'cancelled')
+    returning job.*, outcome.kind, outcome.error as last_error, outcome.result as returned, clock_timestamp() as ended_at
+),
+kept as (
+    insert into pushq.jobs (
+        id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
+        submitted_by, status, attempt, failures, crashes, enqueued_at, started_at, finished_at, supervisor, pool, token,
+        error, result, finished_on)
+    select
+        id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
+        submitted_by, kind, attempt, failures + (kind = 'failed')::int, crashes, enqueued_at, started_at, ended_at,
+        supervisor, pool, token, last_error, returned::jsonb, (select pushq.current_day())
+    from finished
+),
+going_on as (
+    update pushq.jobs_unfinished as job
+    set status = 'queued',
+        token = null,
+        run_at = case when outcome.kind = 'released' then job.run_at
+            else clock_timestamp() + outcome.delay * interval '1 second' end,
+        failures = failures + (outcome.kind = 'retried')::int,
+        error = coalesce(outcome.error, job.error)
+    from outcome
+    where job.id = outcome.id and job.token = outcome.token
+    and outcome.kind in ('retried', 'snoozed', 'released')
+    returning job.id, job.queue, job.task, outcome.kind
+),
+tallied as (
+    insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
+    select
+        queue, task, kind,
+        pushq.bucket(ran, pushq.run_bounds()) as run_bucket,
+        pushq.bucket(waited, pushq.wait_bounds()) as wait_bucket,
+        count(*),
+        extract(epoch from sum(ran)),
+        extract(epoch from sum(waited))
+    from (
+        select
+            queue, task, kind,
+            greatest(ended_at - started_at, interval '0') as ran,
+            pushq.waited(run_at, enqueued_at, started_at) as waited
+        from finished
+    ) as finished
+    group by queue, task, kind, run_bucket, wait_bucket
+    union all
+    select queue, task, 'retried', -1, -1, count(*), 0, 0
+    from going_on
+    where kind in ('retried', 'snoozed')
+    group by queue, task
+),
+rung as (
+    select pushq.ring_if_idle(queue)
+    from (select distinct queue from going_on) as queue
+)
+select accepted.id
+from (select id from finished union all select id from going_on) as accepted
+cross join (select count(*) from rung) as ringing

@@ -1,0 +1,10 @@
+-- A sign of life of supervisor $1 on host $2, process $3: its lease holds for $4 more seconds. Returns whether the lease had
+-- run out meanwhile (a first sign of life counts as none), so that its pools look again at once.
+with before as (
+    select lease_until < now() as lapsed from pushq.supervisors where name = $1
+)
+insert into pushq.supervisors as supervisor (name, host, pid, lease, lease_until)
+values ($1, $2, $3, $4::float8 * interval '1 second', clock_timestamp() + $4::float8 * interval '1 second')
+on conflict (name) do update
+set heartbeat = supervisor.heartbeat + 1, lease = excluded.lease, lease_until = excluded.lease_until
+returning coalesce((select lapsed from before), true) as lapsed

@@ -1,0 +1,18 @@
+-- The queues that are known or hold unfinished jobs, with those jobs counted now.
+select
+    queue,
+    count(job.id) filter (where job.status = 'queued') as queued,
+    count(job.id) filter (where job.status = 'running') as running,
+    extract(epoch from now() - min(greatest(job.run_at, job.enqueued_at))
+        filter (where job.status = 'queued' and job.run_at <= now()))::float8 as oldest_seconds,
+    coalesce(bool_or(known.served_since is not null), false) as served,
+    coalesce(bool_or(known.paused_at is not null), false) as paused
+from (
+    select queue from pushq.jobs_unfinished
+    union
+    select name from pushq.queues
+) as named (queue)
+left join pushq.jobs_unfinished as job using (queue)
+left join pushq.queues as known on known.name = queue
+group by queue
+order by queue

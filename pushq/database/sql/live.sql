@@ -1,0 +1,6 @@
+-- How many supervisors are live, the queues that have been served, and the histograms' bounds.
+select
+    (select count(*) from pushq.supervisors where lease_until > now()) as supervisors,
+    array(select name from pushq.queues where served_since is not null order by name) as queues,
+    pushq.run_bounds() as run_bounds,
+    pushq.wait_bounds() as wait_bounds

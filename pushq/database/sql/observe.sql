@@ -1,0 +1,9 @@
+-- What a sweeper sees of the supervisors: their counters, and whether their leases have run out by the database's clock.
+-- A supervisor without a row that still holds running jobs is shown as expired with counter -1.
+select name, heartbeat, lease_until < clock_timestamp() as expired, extract(epoch from lease)::float8 as lease
+from pushq.supervisors
+union all
+select distinct job.supervisor, -1, true, 0::float8
+from pushq.jobs_unfinished as job
+where job.status = 'running'
+and not exists (select from pushq.supervisors where name = job.supervisor)

@@ -1,0 +1,13 @@
+-- Notes what the pools of supervisor $1 know and serve: tasks $2 and queues $3.
+with known as (
+    insert into pushq.tasks (name) select unnest($2::text[])
+    on conflict do nothing
+),
+served as (
+    insert into pushq.queues as queue (name, served_since) select name, now() from unnest($3::text[]) as name
+    on conflict (name) do update set served_since = excluded.served_since where queue.served_since is null
+)
+update pushq.supervisors
+set tasks = array(select distinct unnest(tasks || $2::text[]) order by 1),
+    queues = array(select distinct unnest(queues || $3::text[]) order by 1)
+where name = $1

@@ -1,0 +1,72 @@
+-- Takes up to 1,000 running jobs away from the supervisors $1, or only from their pool $2 where it is not null, and makes
+-- them due at once. Where $3 is true the jobs are charged a crash: the third ends one as failed. Where it is false they
+-- are released, at no charge. Rows that somebody is finishing at this moment are theirs. Returns what became of each.
+with held as (
+    select id
+    from pushq.jobs_unfinished
+    where status = 'running' and supervisor = any($1::text[]) and ($2::int is null or pool = $2)
+    order by id
+    limit 1000
+    for update skip locked
+),
+failed as (
+    delete from pushq.jobs_unfinished as job
+    using held
+    where job.id = held.id and $3::boolean and job.crashes + 1 >= 3
+    returning job.*, clock_timestamp() as ended_at
+),
+kept as (
+    insert into pushq.jobs (
+        id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
+        submitted_by, status, attempt, failures, crashes, enqueued_at, started_at, finished_at, supervisor, pool, token,
+        error, result, finished_on)
+    select
+        id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
+        submitted_by, 'failed', attempt, failures, crashes + 1, enqueued_at, started_at, ended_at, supervisor, pool,
+        null, format('ProcessDied: the process that ran the job died, for the %s. time', crashes + 1), null,
+        (select pushq.current_day())
+    from failed
+),
+requeued as (
+    update pushq.jobs_unfinished as job
+    set status = 'queued',
+        token = null,
+        crashes = crashes + $3::int,
+        error = case when $3
+            then format('ProcessDied: the process that ran the job died, for the %s. time', crashes + 1)
+            else error end
+    from held
+    where job.id = held.id and not ($3 and job.crashes + 1 >= 3)
+    returning job.id, job.queue, job.task, job.crashes
+),
+tallied as (
+    insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
+    select
+        pushq.queue_label(queue), pushq.task_label(task), outcome, run_bucket, wait_bucket,
+        count(*), sum(run_seconds), sum(wait_seconds)
+    from (
+        select
+            queue, task, 'failed' as outcome,
+            pushq.bucket(ended_at - started_at, pushq.run_bounds()) as run_bucket,
+            pushq.bucket(pushq.waited(run_at, enqueued_at, started_at), pushq.wait_bounds()) as wait_bucket,
+            extract(epoch from ended_at - started_at) as run_seconds,
+            extract(epoch from pushq.waited(run_at, enqueued_at, started_at)) as wait_seconds
+        from failed
+        union all
+        select queue, task, 'requeued', -1, -1, 0, 0
+        from requeued
+        where $3
+    ) as taken
+    group by queue, task, outcome, run_bucket, wait_bucket
+),
+rung as (
+    select pushq.ring_if_idle(queue)
+    from (select distinct queue from requeued) as queue
+)
+select taken.id, taken.queue, taken.task, taken.status, taken.crashes
+from (
+    select id, queue, task, 'queued' as status, crashes from requeued
+    union all
+    select id, queue, task, 'failed', crashes + 1 from failed
+) as taken
+cross join (select count(*) from rung) as ringing

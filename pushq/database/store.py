@@ -1,0 +1,218 @@
+"""What pushq says to the database: one short method a statement, each statement in a file of its own in sql/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from uuid import UUID
+
+from pushq.database.session import Session
+from pushq.job import Job
+from pushq.outcome import Outcome
+
+
+@cache
+def statement(name: str) -> str:
+    """The text of sql/NAME.sql."""
+    return (files("pushq.database") / "sql" / f"{name}.sql").read_text()
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who claims, and what: the jobs of `queues`, in that order, whose task is one of `tasks`."""
+
+    supervisor: str
+    pool: int
+    queues: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a pool that found nothing may expect. due_in: seconds until a job is due, None: none is queued."""
+
+    due_in: float | None
+    lease_is_live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A job that was taken away from its pool: status is queued or failed."""
+
+    id: UUID
+    queue: str
+    task: str
+    status: str
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A supervisor as a sweeper sees it. lease in seconds; heartbeat is -1 for one that has no row."""
+
+    name: str
+    heartbeat: int
+    expired: bool
+    lease: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetiredDay:
+    """An emptied day's partition and the next step to be rid of it: detach, finalize or drop."""
+
+    day: date
+    partition: str
+    step: str
+
+
+class Store:
+    """The statements, on one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    # A pool's claims ------------------------------------------------------------------------------------------
+
+    async def claim(self, claimant: Claimant, token: UUID, limit: int) -> list[Job]:
+        return _jobs(await self._fetch("claim", *_claim(claimant, token), limit))
+
+    async def claim_suspect(self, claimant: Claimant, token: UUID) -> list[Job]:
+        return _jobs(await self._fetch("claim_suspect", *_claim(claimant, token)))
+
+    async def take_back(self, supervisor: str, token: UUID) -> list[Job]:
+        return _jobs(await self._fetch("take_back", supervisor, token))
+
+    async def next_due(self, claimant: Claimant) -> Outlook:
+        (row,) = await self._fetch("next_due", list(claimant.queues), list(claimant.tasks), claimant.supervisor)
+        return Outlook(row["due_in"], row["lease_is_live"])
+
+    async def register(self, claimant: Claimant) -> None:
+        await self._fetch("register", claimant.supervisor, list(claimant.tasks), list(claimant.queues))
+
+    # The gate -------------------------------------------------------------------------------------------------
+
+    async def open_gate(self, queues: Sequence[str], milliseconds: int) -> bool:
+        """Whether one of the gates was shut."""
+        (row,) = await self._fetch("gate_open", list(queues), milliseconds)
+        return bool(row["was_shut"])
+
+    async def shut_gate(self, queues: Sequence[str]) -> None:
+        await self._fetch("gate_shut", list(queues))
+
+    async def gate_passers(self, among: list[str] | None = None) -> list[str]:
+        (row,) = await self._fetch("gate_passers", among)
+        return list(row["transactions"])
+
+    # Outcomes -------------------------------------------------------------------------------------------------
+
+    async def finish(self, outcomes: Sequence[Outcome]) -> set[UUID]:
+        """The ids of the jobs whose outcomes were accepted."""
+        rows = await self._fetch(
+            "finish",
+            [outcome.job.id for outcome in outcomes],
+            [outcome.job.token for outcome in outcomes],
+            [outcome.kind.value for outcome in outcomes],
+            [outcome.delay.total_seconds() for outcome in outcomes],
+            [outcome.error for outcome in outcomes],
+            [outcome.result for outcome in outcomes],
+        )
+        return {row["id"] for row in rows}
+
+    async def finished_with_token(self, outcomes: Sequence[Outcome]) -> set[UUID]:
+        ids = [outcome.job.id for outcome in outcomes]
+        tokens = [outcome.job.token for outcome in outcomes]
+        return {row["id"] for row in await self._fetch("finished_with_token", ids, tokens)}
+
+    # The supervisor -------------------------------------------------------------------------------------------
+
+    async def heartbeat(self, name: str, host: str, pid: int, lease: float) -> bool:
+        """Whether the lease had run out."""
+        (row,) = await self._fetch("heartbeat", name, host, pid, lease)
+        return bool(row["lapsed"])
+
+    async def goodbye(self, name: str) -> None:
+        await self._fetch("goodbye", name)
+
+    async def requeue(
+        self, supervisors: Iterable[str], *, pool: int | None = None, crashed: bool, deadline: float | None = None
+    ) -> list[Taken]:
+        """Takes the running jobs of supervisors, or of one pool, away: charged with a crash, or released."""
+        names, taken = list(supervisors), list[Taken]()
+        while True:
+            rows = await self._session.fetch(statement("requeue"), names, pool, crashed, deadline=deadline)
+            taken += [Taken(**row) for row in rows]
+            if len(rows) < 1000:
+                return taken
+
+    async def suspects_are_due(self, queues: Sequence[str], tasks: Sequence[str]) -> bool:
+        (row,) = await self._fetch("suspects", list(queues), list(tasks))
+        return bool(row["are_due"])
+
+    # The sweeper's chores -------------------------------------------------------------------------------------
+
+    async def observe(self) -> list[Sighting]:
+        return [Sighting(**row) for row in await self._fetch("observe")]
+
+    async def bury(self, dead: Sequence[tuple[str, int]]) -> list[str]:
+        """The names of those that were dead indeed, of (name, heartbeat)."""
+        names, heartbeats = [name for name, _ in dead], [heartbeat for _, heartbeat in dead]
+        return [row["name"] for row in await self._fetch("bury", names, heartbeats)]
+
+    async def make_days(self) -> list[date]:
+        return [row["day"] for row in await self._fetch("make_days")]
+
+    async def retire_days(self, keep: timedelta) -> list[date]:
+        return [row["day"] for row in await self._fetch("retire_days", keep.total_seconds())]
+
+    async def retired_days(self) -> list[RetiredDay]:
+        return [RetiredDay(**row) for row in await self._fetch("retired_days")]
+
+    async def drop_day(self, retired: RetiredDay) -> None:
+        """Takes one step, and those after it. The partition's name is made from a date by the database."""
+        table = f"pushq.{retired.partition}"
+        if retired.step == "detach":
+            await self._session.execute_alone(f"alter table pushq.jobs detach partition {table} concurrently")
+        elif retired.step == "finalize":
+            await self._session.execute_alone(f"alter table pushq.jobs detach partition {table} finalize")
+        await self._session.execute_alone(f"drop table if exists {table}")
+        await self._fetch("forget_day", retired.day)
+
+    async def fold(self) -> int:
+        (row,) = await self._fetch("fold")
+        return int(row["entries"])
+
+    async def take_census(self) -> bool:
+        return bool(await self._fetch("census"))
+
+    # The exporter ---------------------------------------------------------------------------------------------
+
+    async def tallies(self) -> list[Any]:
+        """Rows of (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)."""
+        return await self._fetch("tallies")
+
+    async def gauges(self) -> list[Any]:
+        """Rows of (queue, status, jobs, age in seconds)."""
+        return await self._fetch("gauges")
+
+    async def live(self) -> Any:
+        """One row of (supervisors, queues, run_bounds, wait_bounds)."""
+        (row,) = await self._fetch("live")
+        return row
+
+    async def _fetch(self, name: str, *arguments: object) -> list[Any]:
+        return await self._session.fetch(statement(name), *arguments)
+
+
+def _claim(claimant: Claimant, token: UUID) -> tuple[object, ...]:
+    return list(claimant.queues), list(claimant.tasks), claimant.supervisor, claimant.pool, token
+
+
+def _jobs(rows: Iterable[Any]) -> list[Job]:
+    return [
+        Job(**row | {"timeout": None if row["timeout"] is None else timedelta(seconds=row["timeout"])})
+        for row in map(dict, rows)
+    ]
