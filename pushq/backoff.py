@@ -1,0 +1,41 @@
+"""Failures so far → how long to wait before the next try."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+
+Backoff = Callable[[int], timedelta]
+"""From the number of failures so far (1: the first) to a delay."""
+
+
+def exponential(
+    first: timedelta = timedelta(seconds=2),
+    *,
+    factor: float = 2.0,
+    longest: timedelta = timedelta(hours=1),
+    jitter: float = 0.5,
+    draw: Callable[[], float] = random.random,
+) -> Backoff:
+    """A delay that grows by `factor` from `first` to `longest`, of which up to the share `jitter` is cut at random.
+
+    Without the jitter, everything that failed together would come back together. It is the "equal jitter" of the AWS
+    Architecture Blog, "Exponential Backoff And Jitter" (2015). Raises ValueError for arguments out of range.
+    """
+    if first <= timedelta(0) or longest < first:
+        raise ValueError(f"A backoff needs 0 < first <= longest, not first={first}, longest={longest}.")
+    if factor < 1 or not 0 <= jitter <= 1:
+        raise ValueError(f"A backoff needs factor >= 1 and 0 <= jitter <= 1, not {factor} and {jitter}.")
+
+    def delay(failures: int) -> timedelta:
+        return _grown(first, factor, longest, failures) * (1 - jitter * draw())
+
+    return delay
+
+
+def _grown(first: timedelta, factor: float, longest: timedelta, failures: int) -> timedelta:
+    try:
+        return min(longest, first * factor ** (max(failures, 1) - 1))
+    except OverflowError:
+        return longest

@@ -1,0 +1,231 @@
+"""Facts about a running pushq. Whoever learns one publishes it once; logs, figures and tests subscribe."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+Level = Literal["debug", "info", "warning", "error"]
+Wakeup = Literal["notify", "poll", "timer", "linger"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that has happened. Each kind says how loud it is in a log."""
+
+    @property
+    def level(self) -> Level:
+        return "info"
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded(Event):
+    """An attempt has ended and its outcome is stored. seconds: how long the handler ran."""
+
+    id: UUID
+    task: str
+    queue: str
+    attempt: int
+    outcome: str
+    seconds: float
+    error: str | None = None  # the error's type alone: its message may hold what is nobody's business
+
+    @property
+    def level(self) -> Level:
+        return {"failed": "error", "retried": "warning"}.get(self.outcome, "debug")  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRefused(Event):
+    """An outcome came too late: the job was cancelled, or taken away and given to somebody else."""
+
+    id: UUID
+    task: str
+    outcome: str
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class JobsClaimed(Event):
+    jobs: int
+
+    @property
+    def level(self) -> Level:
+        return "debug"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersBusy(Event):
+    """How many workers of a pool are at work now."""
+
+    busy: int
+    workers: int
+
+    @property
+    def level(self) -> Level:
+        return "debug"
+
+
+@dataclass(frozen=True, slots=True)
+class WokenUp(Event):
+    """An idle pool looks for jobs again."""
+
+    source: Wakeup
+
+    @property
+    def level(self) -> Level:
+        return "debug"
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationReceived(Event):
+    @property
+    def level(self) -> Level:
+        return "debug"
+
+
+@dataclass(frozen=True, slots=True)
+class BellUp(Event):
+    """The pool hears notifications: a canary has come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class BellDown(Event):
+    """The pool does not hear notifications, and polls instead."""
+
+    reason: str
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseLost(Event):
+    """The database is away; we wait for it."""
+
+    reason: str
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseBack(Event):
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorStarted(Event):
+    name: str
+    processes: int
+    concurrency: int
+    http_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorStopped(Event):
+    name: str
+    released: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLapsed(Event):
+    """The supervisor's lease had run out before this sign of life: its jobs may have been taken away."""
+
+    name: str
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Draining(Event):
+    """No more jobs are claimed; running ones have this many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStarted(Event):
+    pool: int
+    pid: int
+    solo: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReady(Event):
+    pool: int
+    tasks: int
+    queues: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDied(Event):
+    """A pool's process ended by itself. requeued and failed: what became of the jobs that it ran."""
+
+    pool: int
+    exit: str
+    requeued: int
+    failed: int
+
+    @property
+    def level(self) -> Level:
+        return "error"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStopped(Event):
+    pool: int
+
+    @property
+    def level(self) -> Level:
+        return "debug"
+
+
+@dataclass(frozen=True, slots=True)
+class JobsRequeued(Event):
+    """The sweeper took jobs away from supervisors that are dead."""
+
+    supervisors: tuple[str, ...]
+    requeued: int
+    failed: int
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class DaysChanged(Event):
+    """The sweeper made partitions for days ahead, emptied old ones, or dropped emptied ones."""
+
+    made: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+Subscriber = Callable[[Event], None]
+_subscribers: list[Subscriber] = []
+
+
+def publish(event: Event) -> None:
+    for subscriber in _subscribers:
+        subscriber(event)
+
+
+@contextlib.contextmanager
+def subscribe(subscriber: Subscriber) -> Iterator[None]:
+    _subscribers.append(subscriber)
+    try:
+        yield
+    finally:
+        _subscribers.remove(subscriber)

@@ -1,0 +1,64 @@
+"""The producer's side in Python: an INSERT in the caller's own transaction, as any other program would write it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from pushq.database.store import statement
+from pushq.errors import PayloadError
+from pushq.job import NewJob
+
+if TYPE_CHECKING:
+    import asyncpg
+
+
+class Queue:
+    """Inserts jobs: into the queue `name`, or into each job's own when it is None."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name
+
+    async def insert(self, job: NewJob, *, connection: asyncpg.Connection[Any]) -> UUID | None:
+        """Inserts a job on the caller's connection, in its transaction if there is one.
+
+        Returns the job's id, or None when an unfinished job has its unique_key (or id). Raises PayloadError for a payload that
+        is not JSON, and asyncpg's CheckViolationError, with the constraint's name, for a value that breaks a rule.
+        """
+        ids = await self.insert_many([job], connection=connection)
+        return ids[0] if ids else None
+
+    async def insert_many(self, jobs: Iterable[NewJob], *, connection: asyncpg.Connection[Any]) -> list[UUID]:
+        """Inserts jobs in one statement: all of them or, when one is refused, none. Raises like insert.
+
+        Returns the ids of those that were inserted, in no particular order: jobs whose unique_key is taken are left out.
+        """
+        rows = [self._row(job) for job in jobs]
+        if not rows:
+            return []
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return [row["id"] for row in await connection.fetch(statement("insert"), *columns)]
+
+    def _row(self, job: NewJob) -> tuple[object, ...]:
+        return (
+            job.id,
+            job.task,
+            _payload(job),
+            self._name or job.queue,
+            job.priority,
+            job.run_at,
+            job.max_attempts,
+            job.timeout,
+            job.unique_key,
+            job.tenant_id,
+            job.correlation_id,
+        )
+
+
+def _payload(job: NewJob) -> str:
+    try:
+        return json.dumps(dict(job.payload), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PayloadError(f"The payload of a {job.task!r} job is not JSON: {error}.") from None
