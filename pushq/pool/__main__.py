@@ -1,0 +1,63 @@
+"""Where a pool's process begins: `python -m pushq.pool FD`, the file descriptor being its end of the line."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import traceback
+
+import anyio
+
+from pushq.errors import TasksError
+from pushq.exporter.logs import log_events
+from pushq.pool import run_pool
+from pushq.pool.link import Assignment, Link, Unable
+from pushq.pool.loading import load_tasks
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    parent = int(sys.argv[2])
+    _die_with(parent)
+    # A terminal and systemd signal the whole group: only the supervisor answers, and tells us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    code = 0
+    try:
+        anyio.run(_serve, socket.socket(fileno=int(sys.argv[1])))
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of handlers that never return must not keep the process
+
+
+def _die_with(parent: int) -> None:
+    """A pool whose loop is blocked cannot see its line close: let the kernel end it with its supervisor."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+async def _serve(end: socket.socket) -> None:
+    end.setblocking(False)
+    link = await Link.over(end)
+    assignment = await link.receive()
+    assert isinstance(assignment, Assignment)
+    with log_events(assignment.log_format, assignment.log_level, source=f"pool {assignment.pool}"):
+        try:
+            tasks = load_tasks(assignment.tasks)
+        except TasksError as error:
+            await link.send(Unable(str(error)))
+            return
+        await run_pool(assignment, tasks, link)
+
+
+if __name__ == "__main__":
+    main()

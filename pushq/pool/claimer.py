@@ -1,0 +1,185 @@
+"""Takes due jobs for the free workers, and waits well when there are none."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from uuid import UUID, uuid4
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+
+from pushq.database.patience import wait_out
+from pushq.database.store import Claimant, Store
+from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.events import DatabaseLost, JobsClaimed, Wakeup, WokenUp, publish
+from pushq.job import Job
+from pushq.pool.doorbell import Doorbell
+from pushq.pool.gate import Gate
+from pushq.pool.slots import Slots
+
+LINGER = 0.03
+"""Seconds for which a pool that has run dry claims again before it counts as idle, so that a busy system does not flap.
+As long, one without a free worker still counts as idle."""
+POLL_WHEN_DEAF = 1.0
+"""Seconds between polls, at most, while notifications do not arrive."""
+CLAIM_IN_DOUBT = 45.0
+"""Seconds for which a claim whose reply was lost may still be carried out: three times the longest statement."""
+
+
+class Claimer:
+    """Claims for one pool. `gate` is None where the pool only polls; poll_interval in seconds, 0: never."""
+
+    def __init__(
+        self,
+        store: Store,
+        claimant: Claimant,
+        *,
+        slots: Slots,
+        doorbell: Doorbell,
+        gate: Gate | None,
+        jobs: MemoryObjectSendStream[Job],
+        poll_interval: float,
+    ) -> None:
+        self._store = store
+        self._claimant = claimant
+        self._slots = slots
+        self._doorbell = doorbell
+        self._gate = gate
+        self._jobs = jobs
+        self._poll_interval = poll_interval
+        self._in_doubt: dict[UUID, float] = {}  # tokens of claims whose replies were lost, and until when they matter
+        self._saturated_since: float | None = None
+        self._lingers_until = 0.0
+        self._allowance = Allowance()
+
+    async def run(self) -> None:
+        """Claims until it is cancelled; the stream of jobs then ends."""
+        with self._jobs:
+            while True:
+                await self._wait_for_worker()
+                if not await self._claim():
+                    publish(WokenUp(await wait_out(self._wait_for_work)))
+
+    async def _wait_for_worker(self) -> None:
+        """A pool all of whose workers stay busy is not idle: let inserters skip the bell."""
+        if self._gate and self._gate.is_open and self._saturated_since is not None:
+            with anyio.move_on_after(self._saturated_since + LINGER - anyio.current_time()):
+                await self._slots.wait_free()
+            if anyio.current_time() >= self._saturated_since + LINGER:
+                await wait_out(self._gate.shut)
+        await self._slots.wait_free()
+
+    async def _claim(self) -> int:
+        """How many jobs were taken and handed to workers."""
+        limit = self._slots.free
+        # Shielded: a claim that is cancelled half-way may have taken jobs that nobody would run.
+        with anyio.CancelScope(shield=True):
+            jobs = await self._take_back() or await self._take(limit)
+        self._slots.take(len(jobs))
+        for job in jobs:
+            self._jobs.send_nowait(job)  # its buffer has no bound: never more jobs than workers are claimed
+        if jobs:
+            publish(JobsClaimed(len(jobs)))
+            self._lingers_until = anyio.current_time() + LINGER
+            self._allowance.refund()
+        if len(jobs) < limit:
+            self._saturated_since = None
+        elif self._saturated_since is None:
+            self._saturated_since = anyio.current_time()
+        return len(jobs)
+
+    async def _take(self, limit: int) -> list[Job]:
+        token = uuid4()
+        try:
+            return await self._store.claim(self._claimant, token, limit)
+        except (DatabaseAway, DatabaseRefused) as error:
+            self._in_doubt[token] = anyio.current_time() + CLAIM_IN_DOUBT
+            publish(DatabaseLost(str(error)))
+            return []
+
+    async def _take_back(self) -> list[Job]:
+        """The jobs of claims whose replies were lost: else they would run nowhere under a living heartbeat."""
+        self._in_doubt = {token: until for token, until in self._in_doubt.items() if until > anyio.current_time()}
+        for token in list(self._in_doubt):
+            with suppress(DatabaseAway, DatabaseRefused):
+                if jobs := await self._store.take_back(self._claimant.supervisor, token):
+                    del self._in_doubt[token]
+                    return jobs
+        return []
+
+    async def _wait_for_work(self) -> Wakeup:
+        """Nothing was found. Returns when it is time to look again, and why."""
+        if self._gate and self._doorbell.is_wired and not self._gate.is_settled:
+            if anyio.current_time() < self._lingers_until:
+                return await self._linger()
+            await self._gate.settle()
+            return "linger"
+        outlook = await self._store.next_due(self._claimant)
+        if not outlook.lease_is_live:
+            return await self._wait_rung((0.5, "poll"))  # the supervisor's heartbeat will revive it
+        return await self._wait_rung(*self._alarms(outlook.due_in))
+
+    async def _linger(self) -> Wakeup:
+        return await self._wait_rung((0.005, "linger"))
+
+    def _alarms(self, due_in: float | None) -> list[tuple[float, Wakeup]]:
+        """What ends the sleep if no bell does, as (seconds, why)."""
+        alarms: list[tuple[float, Wakeup]] = []
+        if due_in is not None:
+            alarms.append((max(due_in, 0.005), "timer"))
+        if self._poll_interval:
+            alarms.append((self._poll_interval, "poll"))
+        if self._gate and self._doorbell.is_wired:
+            alarms.append((self._gate.renewal_in, "linger"))
+        elif self._gate and self._poll_interval:
+            alarms.append((POLL_WHEN_DEAF, "poll"))
+        if self._in_doubt:
+            alarms.append((1.0, "poll"))
+        return alarms
+
+    async def _wait_rung(self, *alarms: tuple[float, Wakeup]) -> Wakeup:
+        """Waits for the bell or the first alarm. A storm of rings that led to nothing is answered at a bounded rate."""
+        seconds, why = min(alarms, default=(float("inf"), "poll"))
+        with anyio.move_on_after(seconds):
+            await self._doorbell.wait_rung()
+            await anyio.sleep(self._allowance.spend())
+            return "notify"
+        return why
+
+
+class Allowance:
+    """How often a ring may lead to an empty claim: twenty in a row, then twenty a second. A token bucket."""
+
+    def __init__(self, rate: float = 20.0, most: float = 20.0) -> None:
+        self._rate = rate
+        self._most = most
+        self._left = most
+        self._counted_at = anyio.current_time()
+
+    def spend(self) -> float:
+        """Seconds to wait before the next claim."""
+        now = anyio.current_time()
+        self._left = min(self._most, self._left + (now - self._counted_at) * self._rate) - 1
+        self._counted_at = now
+        return max(0.0, -self._left / self._rate)
+
+    def refund(self) -> None:
+        """The last one was worth it."""
+        self._left = min(self._most, self._left + 1)
+
+
+async def claim_suspects(store: Store, claimant: Claimant, slots: Slots, jobs: MemoryObjectSendStream[Job]) -> None:
+    """For a pool that runs nothing else: claims jobs that have killed two processes, one at a time, until none is due.
+
+    A claim whose reply was lost is not taken back: the supervisor releases what the pool still holds when it has ended.
+    """
+    with jobs:
+        while True:
+            await slots.wait_free()
+            with anyio.CancelScope(shield=True):
+                suspects = await store.claim_suspect(claimant, uuid4())
+            if not suspects:
+                return
+            slots.take(len(suspects))
+            for job in suspects:
+                jobs.send_nowait(job)

@@ -1,0 +1,59 @@
+"""Keeps a pool's figures from its events, and reports them to the supervisor."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import anyio
+
+from pushq.events import (
+    BellDown,
+    BellUp,
+    DatabaseBack,
+    DatabaseLost,
+    Event,
+    NotificationReceived,
+    WokenUp,
+    WorkersBusy,
+)
+from pushq.pool.link import Figures, Link
+
+INTERVAL = 0.5
+
+
+class FigureKeeper:
+    """A subscriber of the pool's events."""
+
+    def __init__(self, workers: int) -> None:
+        self.figures = Figures(workers=workers)
+
+    def __call__(self, event: Event) -> None:
+        figures = self.figures
+        match event:
+            case WorkersBusy(busy, workers):
+                figures.busy, figures.workers = busy, workers
+            case WokenUp(source):
+                # To be woken is to have claimed, and found nothing, just before.
+                figures.wakeups[source] = figures.wakeups.get(source, 0) + 1
+                figures.has_claimed = True
+            case NotificationReceived():
+                figures.notifications += 1
+            case BellUp():
+                figures.hears = True
+            case BellDown():
+                figures.hears = False
+            case DatabaseLost(reason):
+                figures.trouble = reason
+            case DatabaseBack():
+                figures.trouble = None
+            case _:
+                pass
+
+    async def report(self, link: Link) -> None:
+        """Sends the figures whenever they have changed, twice a second at most."""
+        sent: Figures | None = None
+        while True:
+            if self.figures != sent:
+                sent = deepcopy(self.figures)
+                await link.send(sent)
+            await anyio.sleep(INTERVAL)

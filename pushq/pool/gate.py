@@ -1,0 +1,76 @@
+"""The gate: how inserters know that somebody is idle.
+
+Theory of operation. A notifying commit is dear, so an INSERT rings only while a pool of its queue is idle. A pool that
+has found nothing writes "somebody is idle until T" into its queues' gates, which every INSERT reads. (A gate is a
+sequence: every transaction, of any isolation level, sees its newest value at once.)
+
+An INSERT may have read the gate just before it was opened, skipped the bell, and commit long after. Whoever did so was
+writing to the table at that moment and holds its lock until its commit is visible. So the pool asks, after it has
+opened the gate, which transactions are writing to the table: the passers. Once the last of them has ended, it looks a
+last time. What it finds then, no bell was needed for; what it does not find yet will ring. Hence, in this order:
+
+    open the gate; note the passers; claim; while passers are left: wait a little, see who is left, claim again; sleep.
+
+A pool that gets busy shuts the gate, for all: so it rings everybody in the same transaction, and pools that are idle
+open it again, in the same order. A gate runs out by itself when its pools die. A renewal that finds it shut or run
+out, whatever the reason, starts from the beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+
+from pushq.database.store import Store
+
+HOLDS = 60.0
+"""Seconds for which an opened gate stays open by itself: as long, the dead cost writers their notifications."""
+RENEWED = 20.0
+"""Seconds after which an idle pool opens it again."""
+LONGEST_PAUSE = 1.0
+
+
+class Gate:
+    """The gates of a pool's queues, as one."""
+
+    def __init__(self, store: Store, queues: Sequence[str]) -> None:
+        self._store = store
+        self._queues = queues
+        self._renew_at = -float("inf")
+        self._passers: list[str] = []
+        self._pause = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return self._renew_at > -float("inf")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everybody who inserts from now on rings, and all others have ended."""
+        return self.is_open and not self._passers and anyio.current_time() < self._renew_at
+
+    @property
+    def renewal_in(self) -> float:
+        return max(0.0, self._renew_at - anyio.current_time())
+
+    async def settle(self) -> None:
+        """Takes the next step towards it. The caller claims after each."""
+        if self._passers:
+            await anyio.sleep(self._pause)
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            self._passers = await self._store.gate_passers(self._passers)
+            return
+        renew_at = anyio.current_time() + RENEWED
+        if await self._store.open_gate(self._queues, round(HOLDS * 1000)) or not self.is_open:
+            self._passers = await self._store.gate_passers()
+            self._pause = 0.002
+        self._renew_at = renew_at
+
+    async def shut(self) -> None:
+        """Lets inserters skip the bell: nobody here is idle. Whoever else is, opens again."""
+        if not self.is_open:
+            return
+        self._renew_at = -float("inf")
+        self._passers = []
+        await self._store.shut_gate(self._queues)

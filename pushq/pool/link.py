@@ -1,0 +1,126 @@
+"""The line between a supervisor and a pool: JSON, a message a line, over a socket pair.
+
+Down the line goes the pool's Assignment, once, and then at most one order to drain. Up the line come reports. When the
+other end is gone the stream ends, and so does whoever reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import anyio
+from anyio.abc import SocketStream, UNIXSocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+LONGEST_MESSAGE = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a pool is to do. Sent over the line, since it holds passwords. Durations in seconds.
+
+    queues is None for `default` and the queues of the tasks. A solo pool runs only jobs that have killed two processes,
+    one at a time, and ends when there are none.
+    """
+
+    supervisor: str
+    pool: int
+    tasks: str
+    url: str | None
+    listen_url: str | None
+    queues: tuple[str, ...] | None
+    concurrency: int
+    poll_interval: float
+    wake: str
+    log_format: str
+    log_level: str
+    solo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The pool knows its tasks and queues, and begins."""
+
+    tasks: tuple[str, ...]
+    queues: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unable:
+    """The pool cannot begin: the sentence for the user."""
+
+    sentence: str
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a pool tells about itself, counted since it began. trouble: why it does not claim now."""
+
+    busy: int = 0
+    workers: int = 0
+    wakeups: dict[str, int] = field(default_factory=dict)
+    notifications: int = 0
+    hears: bool = False
+    has_claimed: bool = False
+    trouble: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Claim no more; running jobs have this many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Look for jobs now: the supervisor's lease has been revived."""
+
+
+_MESSAGES = {kind.__name__: kind for kind in (Assignment, Ready, Unable, Figures, Drain, Look)}
+Message = Assignment | Ready | Unable | Figures | Drain | Look
+
+
+class Link:
+    """One end of the line."""
+
+    def __init__(self, stream: SocketStream) -> None:
+        self._stream = stream
+        self._received = BufferedByteReceiveStream(stream)
+
+    @classmethod
+    async def over(cls, end: socket.socket) -> Self:
+        return cls(await UNIXSocketStream.from_socket(end))
+
+    async def send(self, message: Message) -> None:
+        """Sends a message. Raises anyio.BrokenResourceError or ClosedResourceError when the other end is gone."""
+        line = json.dumps([type(message).__name__, asdict(message)]) + "\n"
+        await self._stream.send(line.encode())
+
+    async def receive(self) -> Message:
+        """The next message. Raises EOFError when the other end is gone."""
+        try:
+            line = await self._received.receive_until(b"\n", LONGEST_MESSAGE)
+        except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            raise EOFError from error
+        kind, values = json.loads(line)
+        return _MESSAGES[kind](**{name: _tuple(value) for name, value in values.items()})  # type: ignore[return-value, operator]
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        while True:
+            try:
+                message = await self.receive()
+            except EOFError:
+                return
+            yield message
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

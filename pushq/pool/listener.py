@@ -1,0 +1,103 @@
+"""Turns NOTIFY into rings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from uuid import uuid4
+
+import anyio
+
+from pushq.database.patience import reconnect_delay
+from pushq.database.session import Session
+from pushq.database.store import statement
+from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.events import BellDown, BellUp, NotificationReceived, publish
+from pushq.pool.doorbell import Doorbell
+
+CHANNEL = "pushq"
+CANARY_INTERVAL = 15.0
+CANARY_PATIENCE = 5.0
+
+
+class Silent(Exception):
+    """The connection is sound, and a notification that we sent to ourselves did not arrive."""
+
+
+class Listener:
+    """Listens on a session of its own, which is never in a transaction.
+
+    A connection may be dead, or lead through a pooler that swallows notifications, and look well. So a canary is sent
+    every few seconds, on a channel of our own: it has to come back.
+    """
+
+    def __init__(self, session: Session, doorbell: Doorbell, queues: Sequence[str]) -> None:
+        self._session = session
+        self._doorbell = doorbell
+        self._served = frozenset(queues) | {""}  # an empty payload is for everybody
+        self._canary_channel = f"pushq_canary_{uuid4().hex}"
+        self._canary_heard = anyio.Event()
+        self._lost = anyio.Event()
+
+    async def run(self) -> None:
+        """Listens until it is cancelled."""
+        failures = count(1)
+        while True:
+            try:
+                await self._listen()
+                failures = count(1)
+                await self._keep_hearing()
+            except (DatabaseAway, DatabaseRefused) as error:
+                self._is_deaf(str(error))
+                await anyio.sleep(reconnect_delay(next(failures)).total_seconds())
+            except Silent:
+                self._is_deaf(
+                    "notifications do not come back over this connection; polling. Behind a transaction pooler, give a "
+                    "direct connection in PUSHQ_LISTEN_DATABASE_URL, or set PUSHQ_WAKE=poll."
+                )
+                await anyio.sleep(CANARY_INTERVAL)
+            finally:
+                self._session.discard()
+
+    async def _listen(self) -> None:
+        self._lost = lost = anyio.Event()
+        await self._session.listen(
+            {CHANNEL: self._hear, self._canary_channel: self._hear_canary}, lost=lambda: lost.set()
+        )
+        await self._send_canary()
+        self._doorbell.is_wired = True
+        publish(BellUp())
+        # Ring even after a short loss: what was sent meanwhile is gone, and only a claim after LISTEN can tell.
+        self._doorbell.ring()
+
+    async def _keep_hearing(self) -> None:
+        while True:
+            with anyio.move_on_after(CANARY_INTERVAL):
+                await self._lost.wait()
+                raise DatabaseAway("The connection that listens was lost.")
+            await self._send_canary()
+
+    async def _send_canary(self) -> None:
+        self._canary_heard = anyio.Event()
+        await self._session.fetch(statement("canary"), self._canary_channel, deadline=CANARY_PATIENCE)
+        with anyio.move_on_after(CANARY_PATIENCE):
+            await self._canary_heard.wait()
+            return
+        raise Silent
+
+    def _hear(self, queue: str) -> None:
+        publish(NotificationReceived())
+        if queue in self._served:
+            self._doorbell.ring()
+
+    def _hear_canary(self, _: str) -> None:
+        self._canary_heard.set()
+
+    def _is_deaf(self, reason: str) -> None:
+        was_wired, self._doorbell.is_wired = self._doorbell.is_wired, False
+        if was_wired or not self._complained:
+            publish(BellDown(reason))
+        self._complained = True
+        self._doorbell.ring()  # wakes a sleeper, which now polls
+
+    _complained = False
