@@ -1,0 +1,92 @@
+"""Serves /metrics, /healthz and /readyz."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from pushq.errors import DatabaseAway, DatabaseRefused, UsageError
+
+Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
+"""From what the scraper accepts to an exposition and its content type."""
+Readiness = Callable[[], str | None]
+"""Why we are not ready; None: we are."""
+
+
+def application(metrics: Metrics, not_ready: Readiness, token: str | None) -> Starlette:
+    async def serve_metrics(request: Request) -> Response:
+        if token and not _has_token(request, token):
+            return PlainTextResponse(
+                "The token is missing or wrong: send 'Authorization: Bearer TOKEN'.\n",
+                401,
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        try:
+            body, content_type = await metrics(request.headers.get("accept", ""))
+        except (DatabaseAway, DatabaseRefused) as error:
+            return PlainTextResponse(f"{error}\n", 503)
+        return Response(body, media_type=content_type)
+
+    async def serve_health(_: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def serve_readiness(_: Request) -> Response:
+        reason = not_ready()
+        return PlainTextResponse(f"{reason}\n", 503) if reason else PlainTextResponse("ready\n")
+
+    return Starlette(
+        routes=[
+            Route("/metrics", serve_metrics),
+            Route("/healthz", serve_health),
+            Route("/readyz", serve_readiness),
+        ]
+    )
+
+
+def _has_token(request: Request, token: str) -> bool:
+    given = request.headers.get("authorization", "")
+    return secrets.compare_digest(given.encode(), f"Bearer {token}".encode())
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError when the port is taken or the host is not ours."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}; "
+            "choose another with --http-port (0: any free one) or PUSHQ_HTTP_PORT."
+        ) from None
+    return listening
+
+
+class _Server(uvicorn.Server):
+    """uvicorn would take SIGINT and SIGTERM for itself."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(listening: socket.socket, app: Starlette) -> None:
+    """Serves until it is cancelled."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    await _Server(config).serve(sockets=[listening])

@@ -1,0 +1,90 @@
+"""Writes events to standard error, one a line: for people, or as JSON. Never a payload, never a password."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from pushq.events import DatabaseBack, DatabaseLost, Event, subscribe
+
+LEVELS = ("debug", "info", "warning", "error")
+DATABASE_LOST_EVERY = 60.0
+
+
+@contextmanager
+def log_events(form: str, level: str, *, source: str, stream: TextIO | None = None) -> Iterator[None]:
+    """Logs what is at least as loud as `level`. `source` says which process speaks."""
+    with subscribe(Log(form, level, source, stream or sys.stderr)):
+        yield
+
+
+class Log:
+    """A subscriber. That the database is away is said once a minute, and by the supervisor alone."""
+
+    def __init__(self, form: str, level: str, source: str, stream: TextIO) -> None:
+        self._line = _json_line if form == "json" else _console_line
+        self._least = LEVELS.index(level)
+        self._source = source
+        self._stream = stream
+        self._silent_until = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if LEVELS.index(event.level) < self._least or self._is_repetition(event):
+            return
+        self._stream.write(self._line(event, self._source) + "\n")
+        self._stream.flush()
+
+    def _is_repetition(self, event: Event) -> bool:
+        if not isinstance(event, DatabaseLost | DatabaseBack):
+            return False
+        if self._source != "supervisor":
+            return True
+        if isinstance(event, DatabaseBack):
+            was_lost, self._silent_until = self._silent_until > 0, 0.0
+            return not was_lost
+        if time.monotonic() < self._silent_until:
+            return True
+        self._silent_until = time.monotonic() + DATABASE_LOST_EVERY
+        return False
+
+
+def _values(event: Event) -> dict[str, Any]:
+    return {field.name: getattr(event, field.name) for field in fields(event)}
+
+
+def _name(event: Event) -> str:
+    """JobEnded → job ended."""
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in type(event).__name__).strip()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _console_line(event: Event, source: str) -> str:
+    shown = " ".join(f"{name}={_shown(value)}" for name, value in _values(event).items() if value not in (None, ()))
+    return f"{_now()} {event.level:7} [{source}] {_name(event)} {shown}".rstrip()
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)).translate(_ESCAPES)
+    text = str(value).translate(_ESCAPES)
+    return f'"{text}"' if " " in text else text
+
+
+def _json_line(event: Event, source: str) -> str:
+    line = {"time": _now(), "level": event.level, "source": source, "event": _name(event), **_values(event)}
+    return json.dumps({key: value for key, value in line.items() if value is not None}, default=str)
+
+
+# A task's name may hold anything: a newline or an escape sequence must not forge a line or paint a terminal.
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}

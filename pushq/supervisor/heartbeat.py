@@ -1,0 +1,47 @@
+"""A supervisor's sign of life: while it lasts, its pools' claims hold."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from pushq.database.patience import wait_out
+from pushq.database.store import Store
+from pushq.events import LeaseLapsed, publish
+from pushq.supervisor.systemd import tell_systemd
+
+
+def new_name() -> str:
+    """A supervisor's name, new at every start."""
+    return f"{socket.gethostname()[:100]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+class Heartbeat:
+    """interval and lease in seconds. `revived` is called after a lease that had run out is live again."""
+
+    def __init__(
+        self, store: Store, name: str, *, interval: float, lease: float, revived: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._interval = interval
+        self._lease = lease
+        self._revived = revived
+
+    async def begin(self) -> None:
+        await self._beat()
+
+    async def run(self) -> None:
+        while True:
+            await anyio.sleep(self._interval)
+            if await wait_out(self._beat):
+                publish(LeaseLapsed(self._name))
+                await self._revived()
+            tell_systemd("WATCHDOG=1")
+
+    async def _beat(self) -> bool:
+        return await self._store.heartbeat(self._name, socket.gethostname(), os.getpid(), self._lease)

@@ -1,0 +1,108 @@
+"""A pool's process, as its parent holds it: a fresh interpreter, its line, and what it last told of itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+from anyio.abc import Process
+
+from pushq.pool.link import Assignment, Drain, Figures, Link, Look, Message, Ready, Unable
+
+
+class PoolProcess:
+    """`ready` is None until the pool has begun, `unable` is its sentence if it cannot."""
+
+    def __init__(self, assignment: Assignment, *, changed: Callable[[], None]) -> None:
+        self.assignment = assignment
+        self.figures = Figures()
+        self.ready: Ready | None = None
+        self.unable: str | None = None
+        self.was_killed = False
+        self._changed = changed
+        self._process: Process | None = None
+        self._link: Link | None = None
+        self._drain: Drain | None = None
+        self._heard_all = anyio.Event()
+
+    @property
+    def number(self) -> int:
+        return self.assignment.pool
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    async def run(self, *, spawned: Callable[[], None]) -> str:
+        """Starts the process and waits for its end; returns how it ended, "exit 0" when it was done."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self._process = await anyio.open_process(
+                [sys.executable, "-m", "pushq.pool", str(theirs.fileno()), str(os.getpid())],
+                stdin=None,
+                stdout=None,
+                stderr=None,
+                pass_fds=(theirs.fileno(),),
+                env={
+                    name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_PID")
+                },
+            )
+            theirs.close()
+            spawned()
+            ours.setblocking(False)
+            self._link = await Link.over(ours)
+            try:
+                async with anyio.create_task_group() as around:
+                    around.start_soon(self._hear, self._link)
+                    await self._say(self.assignment)
+                    if self._drain:
+                        await self._say(self._drain)
+                    code = await self._process.wait()
+                    # What it said last is still on the line; the line ends with the process.
+                    with anyio.move_on_after(0.5):
+                        await self._heard_all.wait()
+                    around.cancel_scope.cancel()
+            finally:
+                self.kill()
+                self._link = None
+        return f"exit {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+    async def drain(self, seconds: float) -> None:
+        """Has the pool claim no more, and stop its jobs after a while. One that is just being started is told then."""
+        self._drain = Drain(seconds)
+        await self._say(self._drain)
+
+    async def look(self) -> None:
+        await self._say(Look())
+
+    def kill(self) -> None:
+        """Ends the process at once. What it ran is ours to release."""
+        if self._process and self._process.returncode is None:
+            self.was_killed = True
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _say(self, message: Message) -> None:
+        if self._link:
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await self._link.send(message)
+
+    async def _hear(self, link: Link) -> None:
+
+        async for message in link:
+            match message:
+                case Ready():
+                    self.ready = message
+                case Unable(sentence):
+                    self.unable = sentence
+                case Figures():
+                    self.figures = message
+                case _:
+                    pass
+            self._changed()
+        self._heard_all.set()

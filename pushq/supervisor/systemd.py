@@ -1,0 +1,19 @@
+"""Tells systemd how we are: sd_notify(3), a datagram."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+
+
+def tell_systemd(state: str) -> None:
+    """Sends a state, for example READY=1. Does nothing where systemd does not listen."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
+        to.setblocking(False)
+        to.sendto(state.encode(), address)

@@ -1,0 +1,95 @@
+"""Upkeep that any supervisor may do, side by side with the others, without a leader.
+
+A sweep is a list of chores. Each is bounded, safe to repeat, and skips what somebody else is doing. A chore that meets a
+database that is away ends the sweep; the next one is soon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import anyio
+
+from pushq.database.store import Store, Taken
+from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.events import DatabaseLost, DaysChanged, JobsRequeued, publish
+from pushq.sweeper.witness import Witness
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did."""
+
+    dead: tuple[str, ...] = ()
+    requeued: int = 0
+    failed: int = 0
+    made: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    folded: int = 0
+
+
+class Sweeper:
+    """One supervisor's sweeper. retention in seconds."""
+
+    def __init__(self, store: Store, *, retention: float) -> None:
+        self._store = store
+        self._retention = timedelta(seconds=retention)
+        self._witness = Witness()
+
+    async def run(self, interval: float) -> None:
+        """Sweeps every `interval` seconds until it is cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except (DatabaseAway, DatabaseRefused) as error:
+                # Who could not be seen to live while the database was away is not dead.
+                self._witness.forget()
+                publish(DatabaseLost(str(error)))
+            await anyio.sleep(interval)
+
+    async def observe(self) -> None:
+        """Only looks at the supervisors: the first half of telling who is dead."""
+        await self._find_dead()
+
+    async def sweep(self) -> Swept:
+        taken, dead = await self._requeue_jobs_of_the_dead()
+        made = [day.isoformat() for day in await self._store.make_days()]
+        retired = [day.isoformat() for day in await self._store.retire_days(self._retention)]
+        dropped = await self._drop_retired_days()
+        if made or retired or dropped:
+            publish(DaysChanged(tuple(made), tuple(retired), tuple(dropped)))
+        folded = await self._store.fold()
+        await self._store.take_census()
+        failed = sum(job.status == "failed" for job in taken)
+        return Swept(tuple(dead), len(taken) - failed, failed, tuple(made), tuple(retired), tuple(dropped), folded)
+
+    async def _requeue_jobs_of_the_dead(self) -> tuple[Sequence[Taken], Sequence[str]]:
+        dead = await self._find_dead()
+        if not dead:
+            return [], []
+        without_row = [name for name, heartbeat in dead if heartbeat < 0]
+        buried = await self._store.bury([(name, heartbeat) for name, heartbeat in dead if heartbeat >= 0])
+        names = [*buried, *without_row]
+        taken = await self._store.requeue(names, crashed=True) if names else []
+        if names:
+            failed = sum(job.status == "failed" for job in taken)
+            publish(JobsRequeued(tuple(names), len(taken) - failed, failed))
+        return taken, names
+
+    async def _find_dead(self) -> list[tuple[str, int]]:
+        asked_at = anyio.current_time()
+        sightings = await self._store.observe()
+        return self._witness.dead(sightings, asked_at, anyio.current_time())
+
+    async def _drop_retired_days(self) -> list[str]:
+        dropped = []
+        for retired in await self._store.retired_days():
+            try:
+                await self._store.drop_day(retired)
+            except DatabaseAway:  # a long transaction stands in the way: the day is empty and can wait
+                break
+            dropped.append(retired.day.isoformat())
+        return dropped
