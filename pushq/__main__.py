@@ -1,0 +1,5 @@
+"""`python -m pushq`."""
+
+from pushq.cli import main
+
+main()

@@ -1,0 +1,226 @@
+"""pushq enqueue and pushq jobs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import anyio
+import click
+
+from pushq.cli.options import as_json
+from pushq.cli.output import Progress, printable, show_rows
+from pushq.database.desk import Desk, Filter
+from pushq.database.migrate import check_schema
+from pushq.errors import UsageError
+from pushq.job import NewJob, Status
+from pushq.settings import Settings
+
+
+@click.command()
+@click.argument("task")
+@click.option(
+    "--payload", default="{}", metavar="JSON", help="The handler's arguments, a JSON object; `-` reads standard input."
+)
+@click.option("--queue", default="default", show_default=True)
+@click.option(
+    "--priority", type=click.IntRange(-32768, 32767), default=0, show_default=True, help="Smaller runs first."
+)
+@click.option(
+    "--delay",
+    type=click.FloatRange(0, 10 * 365 * 86400),
+    default=0,
+    metavar="SECONDS",
+    help="Not before so many seconds from now.",
+)
+@click.option("--unique-key", help="At most one unfinished job has it.")
+@click.option(
+    "--wait",
+    "waits",
+    is_flag=True,
+    help="Wait until the job is finished, and show it; exit code 1 unless it succeeded.",
+)
+@as_json
+def enqueue(
+    task: str, payload: str, queue: str, priority: int, delay: float, unique_key: str | None, waits: bool, as_json: bool
+) -> None:
+    """Inserts a job and prints its id.
+
+    \b
+      pushq enqueue mail.welcome --payload '{"user_id": 42}'
+      pushq enqueue report.build --wait
+    """
+    job = NewJob(
+        task,
+        _payload(payload),
+        queue=queue,
+        priority=priority,
+        run_at=datetime.now(UTC) + timedelta(seconds=delay) if delay else None,
+        unique_key=unique_key,
+    )
+    settings = Settings.load()
+
+    async def run() -> Any:
+        async with Desk.opened(settings.url) as desk:
+            job_id = await desk.insert(job)
+            if job_id is None:
+                raise UsageError(f"An unfinished job has the unique key {unique_key!r}; nothing was inserted.")
+            return await _wait_finished(desk, job_id) if waits else {"id": job_id}
+
+    row = anyio.run(_after_check(settings, run))
+    if as_json:
+        show_rows([row], list(row), as_json=True, empty="")
+    elif waits:
+        _show_one(row)
+    else:
+        click.echo(row["id"])
+    if waits and row["status"] != Status.SUCCEEDED:
+        sys.exit(1)
+
+
+def _payload(text: str) -> dict[str, object]:
+    text = click.get_text_stream("stdin").read() if text == "-" else text
+    try:
+        payload = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"--payload is not JSON: {error}. Quote it for the shell: --payload '{{\"user_id\": 42}}'."
+        ) from None
+    if not isinstance(payload, dict):
+        raise UsageError(
+            f"--payload is a JSON {type(payload).__name__}, not an object; its keys are the handler's arguments."
+        )
+    return payload
+
+
+async def _wait_finished(desk: Desk, job_id: UUID) -> Any:
+    progress = Progress()
+    began = anyio.current_time()
+    while True:
+        row = await desk.find(job_id)
+        if row is None or Status(row["status"]).is_finished:
+            progress.end()
+            return row
+        progress.show(f"{job_id} {row['status']} {anyio.current_time() - began:.0f} s")
+        await anyio.sleep(min(1.0, 0.05 + (anyio.current_time() - began) / 10))
+
+
+LISTED = ("id", "task", "queue", "status", "attempt", "failures", "crashes", "enqueued_at", "finished_at", "error")
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def jobs(context: click.Context) -> None:
+    """Lists, shows, cancels and retries jobs. By itself: lists the newest.
+
+    \b
+      pushq jobs list --status failed --task mail.welcome
+      pushq jobs show 0192f0c1-…
+      pushq jobs retry 0192f0c1-… 0192f0c2-…
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(list_jobs)
+
+
+@jobs.command("list")
+@click.option("--status", type=click.Choice([status.value for status in Status]))
+@click.option("--queue")
+@click.option("--task")
+@click.option("--unknown", is_flag=True, help="Only queued jobs whose task no supervisor has ever known.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@as_json
+def list_jobs(
+    status: str | None = None,
+    queue: str | None = None,
+    task: str | None = None,
+    unknown: bool = False,
+    limit: int = 50,
+    as_json: bool = False,
+) -> None:
+    """Lists jobs, the newest first. A queued job whose task nobody knows is marked."""
+    settings = Settings.load()
+
+    async def run() -> Any:
+        async with Desk.opened(settings.url) as desk:
+            return await desk.list_jobs(Filter(status, queue, task, unknown), limit)
+
+    rows = anyio.run(_after_check(settings, run))
+    if not as_json:
+        rows = [dict(row) | {"error": _remark(row)} for row in rows]
+    show_rows(rows, LISTED, as_json=as_json, empty="No jobs match.")
+
+
+def _remark(row: Any) -> str | None:
+    if row["status"] == Status.QUEUED and not row["task_is_known"]:
+        return "waits: no supervisor knows this task"
+    if row["status"] == Status.QUEUED and row["queue_is_paused"]:
+        return "waits: its queue is paused"
+    return row["error"].splitlines()[0][:60] if row["error"] else None
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID, metavar="ID")
+@as_json
+def show(job_id: UUID, as_json: bool) -> None:
+    """Shows one job whole, with its last error."""
+    settings = Settings.load()
+
+    async def run() -> Any:
+        async with Desk.opened(settings.url) as desk:
+            return await desk.find(job_id)
+
+    row = anyio.run(_after_check(settings, run))
+    if row is None:
+        raise UsageError(f"There is no job {job_id}; it may have been dropped after its retention.")
+    if as_json:
+        show_rows([row], list(row.keys()), as_json=True, empty="")
+    else:
+        _show_one(row)
+
+
+def _show_one(row: Any) -> None:
+    for name, value in row.items():
+        if value is not None:
+            shown = value.isoformat() if isinstance(value, datetime) else str(value)
+            click.echo(f"{name:15} " + ("\n" + " " * 16).join(map(printable, shown.splitlines())))
+
+
+@jobs.command()
+@click.argument("job_ids", type=click.UUID, nargs=-1, required=True, metavar="ID...")
+@as_json
+def cancel(job_ids: tuple[UUID, ...], as_json: bool) -> None:
+    """Ends unfinished jobs as cancelled. The handler of a running one runs on; its outcome is not taken."""
+    _change("cancel", job_ids, "cancelled", as_json)
+
+
+@jobs.command()
+@click.argument("job_ids", type=click.UUID, nargs=-1, required=True, metavar="ID...")
+@as_json
+def retry(job_ids: tuple[UUID, ...], as_json: bool) -> None:
+    """Makes jobs run again, now, with a clean count of failures."""
+    _change("retry", job_ids, "queued", as_json)
+
+
+def _change(verb: str, job_ids: tuple[UUID, ...], wanted: str, as_json: bool) -> None:
+    """Does it to each, says what was done, and ends with 1 if it was not what was wanted for all."""
+    settings = Settings.load()
+
+    async def run() -> Any:
+        async with Desk.opened(settings.url) as desk:
+            return [{"id": job_id, "did": await desk.change(verb, job_id)} for job_id in job_ids]
+
+    rows = anyio.run(_after_check(settings, run))
+    show_rows(rows, ("id", "did"), as_json=as_json, empty="")
+    if any(row["did"] != wanted for row in rows):
+        sys.exit(1)
+
+
+def _after_check(settings: Settings, run: Any) -> Any:
+    async def checked() -> Any:
+        await check_schema(settings.url)
+        return await run()
+
+    return checked

@@ -1,0 +1,46 @@
+"""pushq migrate."""
+
+from __future__ import annotations
+
+import sys
+
+import anyio
+import click
+
+from pushq.database.migrate import migrate as apply_missing
+from pushq.database.migrate import migrations, missing, roles
+from pushq.database.url import describe
+from pushq.settings import Settings
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Only say what is missing: exit code 0 if nothing, 1 if something.")
+@click.option(
+    "--sql", "print_sql", is_flag=True, help="Print the migrations, for a tool of your own; needs no database."
+)
+@click.option(
+    "--roles", "print_roles", is_flag=True, help="Print grants for a producer, a worker and an observer role."
+)
+def migrate(check: bool, print_sql: bool, print_roles: bool) -> None:
+    """Prepares the database: applies the migrations that it lacks, each in a transaction.
+
+    Any number may run at once, for example one a deployed replica: they take turns.
+
+    \b
+      PUSHQ_DATABASE_URL=postgresql://localhost/app pushq migrate
+      pushq migrate --check || echo 'migrate first'
+      pushq migrate --roles | psql app
+    """
+    if print_sql:
+        click.echo("\n\n".join(f"begin;\n\n{one.sql.rstrip()}\n\ncommit;" for one in migrations()))
+    elif print_roles:
+        click.echo(roles(), nl=False)
+    elif check:
+        settings = Settings.load()
+        names = anyio.run(missing, settings.url)
+        click.echo(f"{describe(settings.url)}: " + (f"missing {', '.join(names)}" if names else "up to date"))
+        sys.exit(1 if names else 0)
+    else:
+        settings = Settings.load()
+        applied = anyio.run(apply_missing, settings.url)
+        click.echo(f"{describe(settings.url)}: " + (f"applied {', '.join(applied)}" if applied else "up to date"))

@@ -1,0 +1,79 @@
+"""Rows for people, as columns, or for programs, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+Row = Mapping[str, Any]
+
+
+def show_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
+    """Prints a listing; `empty` is said, to people, when there is nothing."""
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(dict(row), default=_plain, ensure_ascii=False))
+    elif rows:
+        click.echo(table([{column: row[column] for column in columns} for row in rows]))
+    else:
+        click.echo(empty, err=True)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Left-aligned columns; numbers to the right."""
+    header = list(rows[0])
+    cells = [[_cell(row[column]) for column in header] for row in rows]
+    widths = [max(len(line[index]) for line in [header, *cells]) for index in range(len(header))]
+    numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in header]
+    return "\n".join(_line(line, widths, numeric) for line in [header, *cells])
+
+
+def _line(cells: Iterable[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    padded = (
+        cell.rjust(width) if right else cell.ljust(width)
+        for cell, width, right in zip(cells, widths, numeric, strict=True)
+    )
+    return "  ".join(padded).rstrip()
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case datetime():
+            return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        case float():
+            return f"{value:.3f}"
+        case _:
+            return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor or forge a line: rows may hold anything."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+class Progress:
+    """One line that is written over, on a terminal; elsewhere a line now and then would only be noise."""
+
+    def __init__(self) -> None:
+        self._is_live = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        if self._is_live:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._is_live:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

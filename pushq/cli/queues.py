@@ -1,0 +1,68 @@
+"""pushq queues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import click
+
+from pushq.cli.options import as_json
+from pushq.cli.output import show_rows
+from pushq.database.desk import Desk
+from pushq.settings import Settings
+
+LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused")
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def queues(context: click.Context) -> None:
+    """Lists, pauses and resumes queues. By itself: lists them.
+
+    \b
+      pushq queues pause mail     # running jobs run on; queued ones wait
+      pushq queues resume mail
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(list_queues)
+
+
+@queues.command("list")
+@as_json
+def list_queues(as_json: bool = False) -> None:
+    """Lists queues with their unfinished jobs, counted now."""
+    show_rows(_at_desk(lambda desk: desk.list_queues()), LISTED, as_json=as_json, empty="No queue is known yet.")
+
+
+@queues.command()
+@click.argument("names", nargs=-1, required=True, metavar="QUEUE...")
+@as_json
+def pause(names: tuple[str, ...], as_json: bool) -> None:
+    """Stops pools from claiming the jobs of a queue."""
+    _change("pause", names, as_json)
+
+
+@queues.command()
+@click.argument("names", nargs=-1, required=True, metavar="QUEUE...")
+@as_json
+def resume(names: tuple[str, ...], as_json: bool) -> None:
+    """Lets pools claim the jobs of a queue again."""
+    _change("resume", names, as_json)
+
+
+def _change(verb: str, names: tuple[str, ...], as_json: bool) -> None:
+    async def change(desk: Desk) -> list[dict[str, str]]:
+        return [{"queue": name, "did": await desk.change(verb, name)} for name in names]
+
+    show_rows(_at_desk(change), ("queue", "did"), as_json=as_json, empty="")
+
+
+def _at_desk(what: Any) -> Any:
+    url = Settings.load().url
+
+    async def run() -> Any:
+        async with Desk.opened(url) as desk:
+            return await what(desk)
+
+    return anyio.run(run)

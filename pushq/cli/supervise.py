@@ -1,0 +1,124 @@
+"""pushq supervise, pushq exporter, pushq sweep: the long-running commands, and the sweeper by hand."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import asdict
+
+import anyio
+import click
+
+from pushq.cli.options import HTTP, LOGGING, as_json, settings_options
+from pushq.cli.output import Progress
+from pushq.database.migrate import check_schema
+from pushq.database.session import Session
+from pushq.database.store import Store
+from pushq.exporter.http import application, bind, serve
+from pushq.exporter.logs import log_events
+from pushq.exporter.metrics import ProcessFigures, expose
+from pushq.settings import Settings
+from pushq.supervisor import Supervisor
+from pushq.sweeper import Swept, Sweeper
+
+SUPERVISE = (
+    "queues", "concurrency", "processes", *HTTP, "poll_interval", "wake", "heartbeat_interval", "lease",
+    "shutdown_timeout", "sweep_interval", "retention", *LOGGING,
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("tasks", metavar="MODULE:TASKS")
+@settings_options(*SUPERVISE)
+def supervise(tasks: str, **flags: object) -> None:
+    """Runs jobs, of the tasks registered in MODULE:TASKS.
+
+    Stops on SIGTERM or Ctrl-C: claims no more, gives running jobs their time, and puts back what is left. A second
+    signal stops at once.
+
+    \b
+      pushq supervise app.jobs:tasks
+      pushq supervise app.jobs:tasks --queue mail --queue default --concurrency 50 --processes 2
+    """
+    settings = Settings.load(**flags)
+
+    async def run() -> None:
+        await check_schema(settings.url)
+        with bind(settings.http_host, settings.http_port) as listening:
+            await Supervisor(settings, tasks, listening).run()
+
+    with log_events(settings.log_format, settings.log_level, source="supervisor"):
+        anyio.run(run)
+
+
+@click.command()
+@settings_options(*HTTP, *LOGGING)
+def exporter(**flags: object) -> None:
+    """Serves /metrics, /healthz and /readyz, and runs no jobs.
+
+    Its counters are the same as those of every supervisor. One scrape target of the two is enough.
+    """
+    settings = Settings.load(**flags)
+
+    async def run() -> None:
+        await check_schema(settings.url)
+        session = Session(settings.url, "pushq exporter", deadline=5.0)
+        store = Store(session)
+        web = application(
+            lambda accept: expose(store, ProcessFigures(), accept),
+            lambda: None,
+            settings.http_token.get_secret_value() if settings.http_token else None,
+        )
+        with bind(settings.http_host, settings.http_port) as listening:
+            click.echo(f"http://{settings.http_host}:{listening.getsockname()[1]}/metrics", err=True)
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(serve, listening, web)
+                    await anext(signals)
+                    group.cancel_scope.cancel()
+        await session.close()
+
+    with log_events(settings.log_format, settings.log_level, source="exporter"):
+        anyio.run(run)
+
+
+@click.command()
+@settings_options("lease", "heartbeat_interval", "retention")
+@as_json
+def sweep(as_json: bool, **flags: object) -> None:
+    """Watches the supervisors for one lease, then sweeps once and shows what it did.
+
+    Supervisors do this by themselves. Use it where none is running: after a host has died for good, or from cron as the
+    owner of the tables.
+    """
+    settings = Settings.load(**flags)
+
+    async def run() -> Swept:
+        await check_schema(settings.url)
+        session = Session(settings.url, "pushq sweep", deadline=60)
+        sweeper = Sweeper(Store(session), retention=settings.retention)
+        try:
+            await _watch(sweeper, settings.lease)
+            return await sweeper.sweep()
+        finally:
+            await session.close()
+
+    swept = asdict(anyio.run(run))
+    if as_json:
+        click.echo(json.dumps(swept))
+    else:
+        for what, value in swept.items():
+            click.echo(f"{what:9} {', '.join(value) or '-' if isinstance(value, tuple) else value}")
+
+
+async def _watch(sweeper: Sweeper, lease: float) -> None:
+    """Notes who gives signs of life. A supervisor with a longer lease than ours is not judged."""
+    progress = Progress()
+    until = anyio.current_time() + lease
+    await sweeper.observe()
+    while (left := until - anyio.current_time()) > 0:
+        progress.show(f"watching the supervisors for {left:.0f} more seconds")
+        await anyio.sleep(min(1.0, left))
+        await sweeper.observe()
+    await anyio.sleep(0.05)
+    progress.end()

@@ -1,0 +1,128 @@
+"""The tasks of the tests' supervisors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from datetime import timedelta
+
+from pushq import Cancel, Retry, Tasks, current_job
+from pushq.backoff import exponential
+
+tasks = Tasks()
+at_once = exponential(timedelta(milliseconds=1), longest=timedelta(milliseconds=2))
+
+
+@tasks.register("echo")
+async def echo(**payload: object) -> dict[str, object]:
+    return payload
+
+
+@tasks.register("attempts", max_attempts=3, backoff=at_once)
+async def attempts() -> int:
+    return current_job().attempt
+
+
+@tasks.register("sleep")
+async def sleep(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "slept"
+
+
+@tasks.register("sleep.thread")
+def sleep_in_thread(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
+@tasks.register("block")
+async def block(seconds: float) -> str:
+    time.sleep(seconds)  # noqa: ASYNC251 - a handler that does what it must not
+    return "blocked"
+
+
+@tasks.register("typed")
+async def typed(user_id: int, name: str = "nobody") -> dict[str, object]:
+    return {"user_id": user_id, "name": name}
+
+
+@tasks.register("fail", max_attempts=3, backoff=at_once)
+async def fail(message: str = "no") -> None:
+    raise ValueError(message)
+
+
+@tasks.register("fail.until", max_attempts=10, backoff=at_once)
+async def fail_until(attempt: int) -> int:
+    if current_job().attempt < attempt:
+        raise ValueError("not yet")
+    return current_job().attempt
+
+
+@tasks.register("raise.hostile", max_attempts=1)
+async def raise_hostile() -> None:
+    raise ValueError("nul \x00, lone surrogate \ud800, and " + "long " * 10_000)
+
+
+@tasks.register("raise.exit", max_attempts=1)
+async def raise_exit() -> None:
+    raise SystemExit(3)
+
+
+@tasks.register("snooze", max_attempts=1)
+async def snooze(times: int) -> int:
+    if current_job().attempt <= times:
+        raise Retry(after=timedelta(milliseconds=1))
+    return current_job().attempt
+
+
+@tasks.register("cancel")
+async def cancel() -> None:
+    raise Cancel("nothing to do")
+
+
+@tasks.register("result")
+async def result(kind: str) -> object:
+    return {"nan": float("nan"), "object": object(), "nul": "a\x00b", "surrogate": "\ud800", "large": "x" * 2_000_000}[
+        kind
+    ]
+
+
+@tasks.register("timeout.async", max_attempts=1, timeout=timedelta(milliseconds=100))
+async def time_out() -> None:
+    await asyncio.sleep(60)
+
+
+running_now: set[str] = set()
+lock = threading.Lock()
+
+
+@tasks.register("timeout.thread", max_attempts=2, timeout=timedelta(milliseconds=100), backoff=at_once)
+def time_out_in_thread() -> None:
+    """Outlasts its timeout; says so if two of its attempts overlap."""
+    me = str(current_job().id)
+    with lock:
+        assert me not in running_now, "two attempts overlap"
+        running_now.add(me)
+    time.sleep(0.5)
+    with lock:
+        running_now.discard(me)
+
+
+@tasks.register("die")
+async def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@tasks.register("die.once")
+async def die_once() -> str:
+    if current_job().crashes == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "lived"
+
+
+@tasks.register("pid")
+async def pid() -> int:
+    return os.getpid()

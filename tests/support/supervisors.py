@@ -1,0 +1,127 @@
+"""Real supervisors, as an operator starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.error import HTTPError
+
+from tests.support.waiting import wait_until
+
+QUICK = {"HEARTBEAT_INTERVAL": "0.5", "LEASE": "1.5", "SWEEP_INTERVAL": "0.5", "SHUTDOWN_TIMEOUT": "5"}
+ROOT = Path(__file__).parents[2]
+
+
+def pushq(*arguments: str, url: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "pushq", *arguments],
+        env=environment(url, **settings),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def environment(url: str | None, **settings: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PUSHQ_", "PG"))}
+    given = {f"PUSHQ_{name}": value for name, value in settings.items()}
+    return clean | given | ({"PUSHQ_DATABASE_URL": url} if url else {})
+
+
+@dataclass
+class RunningSupervisor:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def port(self) -> int:
+        line = wait_until(lambda: [line for line in self.said.splitlines() if "http_port=" in line])[0]
+        return int(line.rpartition("http_port=")[2])
+
+    @property
+    def pools(self) -> list[int]:
+        """The process ids of its children, the oldest first."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, response.read().decode()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def wait_ready(self) -> None:
+        wait_until(lambda: self.get("/readyz")[0] == 200, within=20)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill_all(self) -> None:
+        """The whole process group, as when the host dies."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self, within: float = 20) -> int:
+        """SIGTERM; its exit code."""
+        self.process.terminate()
+        return self.process.wait(within)
+
+
+@contextmanager
+def supervising(
+    url: str, *flags: str, tasks: str = "tests.support.handlers:tasks", ready: bool = True, **settings: str
+) -> Iterator[RunningSupervisor]:
+    """A supervisor with quick settings, in a process group of its own."""
+    with TemporaryDirectory() as directory:
+        log = Path(directory) / "log"
+        with log.open("wb") as writable:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pushq", "supervise", tasks, "--http-port", "0", *flags],
+                env=environment(url, **(QUICK | settings)),
+                cwd=ROOT,
+                stderr=writable,
+                start_new_session=True,
+            )
+        supervisor = RunningSupervisor(process, log)
+        try:
+            if ready:
+                supervisor.wait_ready()
+            yield supervisor
+        except BaseException:
+            print(supervisor.said)
+            raise
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)
+            _wait_group_gone(process.pid)
+
+
+def _wait_group_gone(group: int) -> None:
+    """Pools die with their supervisor; nothing is left for the next test."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
