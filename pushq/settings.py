@@ -104,7 +104,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.lease < 3 * self.heartbeat_interval:
+        if self.lease < 3 * self.heartbeat_interval * (1 - 1e-9):  # 0.6 is three times 0.2, though not to a float
             raise ValueError(
                 f"PUSHQ_LEASE={self.lease:g} cannot be used: it must be at least three times "
                 f"PUSHQ_HEARTBEAT_INTERVAL={self.heartbeat_interval:g}, so that one lost heartbeat costs nothing."

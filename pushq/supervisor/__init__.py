@@ -6,6 +6,7 @@ heartbeat, hide the metrics, or leave a job behind.
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -43,7 +44,8 @@ from pushq.sweeper import Sweeper
 KILLED_AFTER = 1.0
 """Seconds that a pool has to write its last outcomes, after the deadline of its jobs."""
 LAST_WORDS = 1.5
-"""Seconds for the supervisor's own last statements: it is gone within grace + 3 seconds whatever the database does."""
+"""Seconds for the supervisor's own last statements, all together: it is gone within grace + 3 seconds whatever the
+database does."""
 
 respawn_delay = exponential(timedelta(seconds=1), longest=timedelta(seconds=30))
 SETTLED_AFTER = 60.0
@@ -66,6 +68,7 @@ class Supervisor:
         self._stopping = anyio.Event()
         self._unable: str | None = None
         self._released = 0
+        self._gone_by = math.inf
         self._suspected = anyio.Event()
         self._announced: set[int] = set()
         self._told_ready = False
@@ -152,7 +155,7 @@ class Supervisor:
 
     async def _charge(self, pool: PoolProcess, how: str) -> None:
         """A crash is charged to the jobs that were running. They are due again at once."""
-        with anyio.move_on_after(LAST_WORDS if self._is_draining else None):
+        with self._in_time():
             taken = await wait_out(lambda: self._store.requeue([self.name], pool=pool.number, crashed=True))
             failed = sum(job.status == "failed" for job in taken)
             publish(PoolDied(pool.number, how, len(taken) - failed, failed))
@@ -163,7 +166,7 @@ class Supervisor:
 
     async def _release(self, pool: PoolProcess) -> None:
         """What a pool still held when it was stopped runs again elsewhere, at no charge."""
-        with anyio.move_on_after(LAST_WORDS), suppress(DatabaseAway, DatabaseRefused):
+        with self._in_time(), suppress(DatabaseAway, DatabaseRefused):
             self._released += len(await self._store.requeue([self.name], pool=pool.number, crashed=False))
 
     async def _watch_for_suspects(self, pools: TaskGroup) -> None:
@@ -201,6 +204,7 @@ class Supervisor:
     async def _drain(self) -> None:
         grace = self._settings.shutdown_timeout
         self._is_draining = True
+        self._gone_by = anyio.current_time() + grace + KILLED_AFTER + LAST_WORDS
         self._stopping.set()
         publish(Draining(grace))
         tell_systemd(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round((grace + 5) * 1_000_000)}")
@@ -210,6 +214,7 @@ class Supervisor:
         self._kill_pools()
 
     def _kill_pools(self) -> None:
+        self._gone_by = min(self._gone_by, anyio.current_time() + LAST_WORDS)
         for pool in self._pools.values():
             pool.kill()
 
@@ -221,11 +226,16 @@ class Supervisor:
 
     async def _say_goodbye(self) -> None:
         """Releases what is left, if anything, and gives the lease back."""
-        with anyio.move_on_after(LAST_WORDS, shield=True), suppress(DatabaseAway, DatabaseRefused):
+        self._gone_by = min(self._gone_by, anyio.current_time() + LAST_WORDS)
+        with self._in_time(), suppress(DatabaseAway, DatabaseRefused):
             self._released += len(await self._store.requeue([self.name], crashed=False))
             await self._store.goodbye(self.name)
         for session in (self._pulse, self._upkeep):
             session.discard()
+
+    def _in_time(self) -> anyio.CancelScope:
+        """What the database does not answer before we have to be gone is left to somebody's sweeper."""
+        return anyio.CancelScope(deadline=self._gone_by)
 
     # What it shows --------------------------------------------------------------------------------------------
 

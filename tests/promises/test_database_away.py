@@ -1,0 +1,106 @@
+"""Faults are the normal case: the database goes away, comes back, or never answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import asyncpg
+
+from pushq.database.embedded import EmbeddedServer
+from pushq.database.migrate import migrate
+from tests.support.jobs import Connection, finished, has_count, insert
+from tests.support.supervisors import supervising
+from tests.support.waiting import wait_until
+
+
+@asynccontextmanager
+async def a_server_to_hurt() -> AsyncIterator[tuple[EmbeddedServer, Connection]]:
+    with EmbeddedServer() as server:
+        await migrate(server.url())
+        connection = await asyncpg.connect(server.url())
+        try:
+            yield server, connection
+        finally:
+            _resume(server)
+            connection.terminate()
+
+
+async def test_sigterm_ends_the_process_in_time_though_the_database_does_not_answer() -> None:
+    async with a_server_to_hurt() as (server, connection):
+        with supervising(server.url(), SHUTDOWN_TIMEOUT="1") as supervisor:
+            await insert(connection, "sleep", 3, payload={"seconds": 0.5})
+            await has_count(connection, 3, "status = 'running'")
+            _pause(server)
+            began = time.monotonic()
+            supervisor.stop()
+
+            assert time.monotonic() - began < 1 + 3
+
+
+async def test_a_crash_of_the_database_is_waited_out_and_no_outcome_is_lost() -> None:
+    async with a_server_to_hurt() as (server, connection):
+        with supervising(server.url(), "--concurrency", "50") as supervisor:
+            jobs = await insert(connection, "sleep", 50, payload={"seconds": 1.5})
+            await has_count(connection, 50, "status = 'running'")
+            victim = await connection.fetchval(
+                "select pid from pg_stat_activity where application_name like '%claims' limit 1"
+            )
+            os.kill(victim, signal.SIGKILL)  # the whole server goes into recovery, and every connection is lost
+            wait_until(lambda: _is_gone(victim))
+            again = await _connect(server)
+            rows = await finished(again, *jobs)
+            assert supervisor.process.poll() is None
+            assert supervisor.said.count("database lost") <= 1
+            await finished(again, *await insert(again, "echo", 3))
+            await again.close()
+
+    assert {row["status"] for row in rows} == {"succeeded"}
+    assert {row["failures"] for row in rows} == {0}
+
+
+async def test_a_database_that_stands_still_for_longer_than_the_lease_costs_no_attempt() -> None:
+    async with a_server_to_hurt() as (server, connection):
+        with supervising(server.url()) as supervisor, supervising(server.url()):
+            jobs = await insert(connection, "sleep", 5, payload={"seconds": 3})
+            await has_count(connection, 5, "status = 'running'")
+            _pause(server)
+            wait_until(lambda: "database lost" in supervisor.said, within=20)
+            _resume(server)
+            rows = await finished(connection, *jobs)
+
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
+
+
+def _pause(server: EmbeddedServer) -> None:
+    """The postmaster and its backends stop, as on a host that hangs."""
+    _signal(server, signal.SIGSTOP)
+
+
+def _resume(server: EmbeddedServer) -> None:
+    _signal(server, signal.SIGCONT)
+
+
+def _signal(server: EmbeddedServer, number: signal.Signals) -> None:
+    """To each process: backends lead process groups of their own."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    for pid in (server.process.pid, *map(int, children)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+async def _connect(server: EmbeddedServer) -> Connection:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return await asyncpg.connect(server.url())
+        except (OSError, asyncpg.PostgresError):
+            assert time.monotonic() < deadline

@@ -1,0 +1,88 @@
+"""Guarantee 8: SIGTERM ends the process within the grace period, loses nothing and spends no attempt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.support.jobs import Connection, count, finished, has_count, insert
+from tests.support.supervisors import RunningSupervisor, supervising
+from tests.support.waiting import wait_until
+
+
+def _interrupt_the_group(supervisor: RunningSupervisor) -> None:
+    os.killpg(supervisor.process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+
+
+def _terminate(supervisor: RunningSupervisor) -> None:
+    supervisor.process.terminate()
+
+
+@pytest.mark.parametrize("stop", [_terminate, _interrupt_the_group])
+async def test_running_jobs_finish_and_queued_ones_stay(
+    database_url: str, connection: Connection, stop: object
+) -> None:
+    with supervising(database_url, "--concurrency", "5") as supervisor:
+        await insert(connection, "sleep", 20, payload={"seconds": 1.0})
+        await has_count(connection, 5, "status = 'running'")
+        stop(supervisor)  # type: ignore[operator]
+        assert supervisor.process.wait(10) == 0
+
+    assert await count(connection, "status = 'succeeded' and attempt = 1") == 5
+    assert await count(connection, "status = 'queued' and attempt = 0") == 15
+    assert await count(connection, "status = 'running'") == 0
+    assert await connection.fetchval("select count(*) from pushq.supervisors") == 0
+
+
+async def test_what_outlasts_the_grace_period_is_released_at_no_charge(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url, "--concurrency", "10", SHUTDOWN_TIMEOUT="0.5") as supervisor:
+        asynchronous = await insert(connection, "sleep", 3, payload={"seconds": 60})
+        threads = await insert(connection, "sleep.thread", 3, payload={"seconds": 60})
+        await has_count(connection, 6, "status = 'running'")
+        began = time.monotonic()
+        assert supervisor.stop() == 0
+        seconds = time.monotonic() - began
+
+    assert seconds < 0.5 + 3
+    released = "status = 'queued' and attempt = 1 and failures = 0 and crashes = 0 and token is null"
+    assert await count(connection, released) == len(asynchronous) + len(threads)
+
+
+async def test_a_blocked_loop_is_released_too(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, SHUTDOWN_TIMEOUT="0.5") as supervisor:
+        await insert(connection, "block", payload={"seconds": 60})
+        await has_count(connection, 1, "status = 'running'")
+        began = time.monotonic()
+        assert supervisor.stop() == 0
+
+    assert time.monotonic() - began < 0.5 + 3
+    assert await count(connection, "status = 'queued' and failures = 0 and crashes = 0") == 1
+
+
+async def test_a_second_signal_stops_at_once_and_loses_nothing(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, SHUTDOWN_TIMEOUT="30") as supervisor:
+        await insert(connection, "sleep", 3, payload={"seconds": 60})
+        await has_count(connection, 3, "status = 'running'")
+        began = time.monotonic()
+        supervisor.process.terminate()
+        wait_until(lambda: "draining" in supervisor.said)
+        supervisor.process.terminate()
+        assert supervisor.process.wait(10) == 0
+
+    assert time.monotonic() - began < 5
+    assert await count(connection, "status = 'queued' and failures = 0 and crashes = 0") == 3
+
+
+async def test_released_jobs_run_again_elsewhere(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, SHUTDOWN_TIMEOUT="0.1") as first, supervising(database_url, POLL_INTERVAL="0"):
+        jobs = await insert(connection, "sleep", 20, payload={"seconds": 0.5})
+        await has_count(connection, 20, "status in ('running', 'succeeded')")
+        first.stop()
+        rows = await finished(connection, *jobs)
+
+    assert {(row["status"], row["failures"], row["crashes"]) for row in rows} == {("succeeded", 0, 0)}

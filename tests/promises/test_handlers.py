@@ -1,0 +1,158 @@
+"""What a handler may do, and what becomes of its job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.jobs import Connection, finished, insert
+from tests.support.supervisors import supervising
+
+
+async def test_every_ending_of_a_handler_has_its_outcome(database_url: str, connection: Connection) -> None:
+    cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        # task: payload, the finished row
+        "echo": ({"a": [1, None]}, {"status": "succeeded", "result": '{"a": [1, null]}', "attempt": 1}),
+        "fail": ({}, {"status": "failed", "attempt": 3, "failures": 3, "error": "ValueError: no"}),
+        "fail.until": ({"attempt": 3}, {"status": "succeeded", "attempt": 3, "failures": 2, "error": None}),
+        "snooze": ({"times": 3}, {"status": "succeeded", "attempt": 4, "failures": 0}),
+        "cancel": ({}, {"status": "cancelled", "attempt": 1, "error": "nothing to do"}),
+        "raise.exit": ({}, {"status": "failed", "attempt": 1, "error": "SystemExit: 3"}),
+        "timeout.async": (
+            {},
+            {"status": "failed", "failures": 1, "error": "TimeoutError: the attempt took longer than 0.1 s"},
+        ),
+        # A call in a thread cannot be stopped: it keeps its worker, and is retried only when it has returned.
+        "timeout.thread": (
+            {},
+            {
+                "status": "failed",
+                "failures": 2,
+                "attempt": 2,
+                "error": "TimeoutError: the attempt took longer than 0.1 s",
+            },
+        ),
+    }
+    with supervising(database_url):
+        ids = [(await insert(connection, task, payload=payload))[0] for task, (payload, _) in cases.items()]
+        rows = await finished(connection, *ids)
+
+    for row, (task, (_, expected)) in zip(rows, cases.items(), strict=True):
+        assert expected == {name: row[name] for name in expected}, task
+
+
+async def test_a_job_s_own_limits_win_over_its_task_s(database_url: str, connection: Connection) -> None:
+    with supervising(database_url):
+        (once,) = await insert(connection, "fail", max_attempts=1)
+        brief = await connection.fetchval(
+            "insert into pushq.jobs (task, payload, max_attempts, timeout) "
+            "values ('sleep', '{\"seconds\": 30}', 1, '50ms') returning id"
+        )
+        failed, timed_out = await finished(connection, once, brief)
+
+    assert failed["attempt"] == 1
+    assert timed_out["error"] == "TimeoutError: the attempt took longer than 0.05 s"
+
+
+async def test_a_payload_that_does_not_fit_fails_at_once_and_names_the_field(
+    database_url: str, connection: Connection
+) -> None:
+    cases = {
+        '{"user_id": "many"}': "user_id",
+        '{"user_id": 1, "nam": "x"}': "nam",
+        "{}": "user_id",
+    }
+    with supervising(database_url):
+        ids = [(await insert(connection, "typed", payload=payload))[0] for payload in cases]
+        rows = await finished(connection, *ids)
+
+    for row, field in zip(rows, cases.values(), strict=True):
+        assert (row["status"], row["attempt"], row["failures"]) == ("failed", 1, 1)
+        assert row["error"].startswith(f"PayloadError: The payload does not fit task 'typed': {field}: ")
+        assert "many" not in row["error"]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param('{"a": ' + "[" * 5000 + "]" * 5000 + "}", id="5,000 levels"),
+        pytest.param('{"a": ' + "1" * 10_000 + "}", id="10,000 digits"),
+    ],
+)
+async def test_a_payload_that_python_cannot_read_fails_at_once_and_its_batch_does_not(
+    database_url: str, connection: Connection, payload: str
+) -> None:
+    async with connection.transaction():
+        (hostile,) = await insert(connection, "echo", payload=payload)
+        others = await insert(connection, "echo", 20)
+    with supervising(database_url):
+        rows = await finished(connection, hostile, *others)
+
+    assert (rows[0]["status"], rows[0]["attempt"]) == ("failed", 1)
+    assert rows[0]["error"].startswith("PayloadError: The payload of task 'echo' ")
+    assert {row["status"] for row in rows[1:]} == {"succeeded"}
+
+
+async def test_a_result_that_cannot_be_stored_fails_at_once_since_the_work_is_done(
+    database_url: str, connection: Connection
+) -> None:
+    kinds = ("nan", "object", "nul", "surrogate", "large")
+    with supervising(database_url):
+        ids = [(await insert(connection, "result", payload={"kind": kind}))[0] for kind in kinds]
+        rows = await finished(connection, *ids)
+
+    for row in rows:
+        assert (row["status"], row["attempt"], row["result"]) == ("failed", 1, None)
+        assert row["error"].startswith("ResultError: the work is done, but its result cannot be stored: ")
+
+
+async def test_an_error_of_hostile_text_is_made_storable(database_url: str, connection: Connection) -> None:
+    with supervising(database_url):
+        (row,) = await finished(connection, *await insert(connection, "raise.hostile"))
+
+    assert row["status"] == "failed"
+    assert row["error"].startswith("ValueError: nul \N{REPLACEMENT CHARACTER}, lone surrogate ?, and long ")
+    assert row["error"].endswith("… (cut)")
+
+
+async def test_rows_at_the_edges_of_what_a_producer_may_insert_all_run(
+    database_url: str, connection: Connection
+) -> None:
+    edges = [
+        {"run_at": "1970-01-01 00:00:00+00"},
+        {"priority": -32768},
+        {"priority": 32767},
+        {"max_attempts": 10000},
+        {"timeout": "1 year"},
+        {"timeout": "1 microsecond", "max_attempts": 1},
+        {"payload": '{"a": 1e400, "\\ud83d\\ude00": -0.0}'},
+        {"payload": '{"x": "' + "y" * 1_000_000 + '"}'},
+        {"unique_key": "k" * 200, "tenant_id": "\N{SNOWMAN}" * 200, "correlation_id": "'; drop table jobs; --"},
+        {"submitted_by": "\x1b[31mred\n"},
+    ]
+    ids = []
+    async with connection.transaction():
+        for edge in edges:
+            columns = {"task": "echo"} | edge
+            names = ", ".join(columns)
+            literals = ", ".join("'" + str(value).replace("'", "''") + "'" for value in columns.values())
+            ids.append(await connection.fetchval(f"insert into pushq.jobs ({names}) values ({literals}) returning id"))
+    with supervising(database_url):
+        rows = await finished(connection, *ids)
+
+    # inf cannot be stored back; a microsecond is over before it began
+    assert [row["status"] for row in rows].count("succeeded") >= len(edges) - 2
+
+
+async def test_a_handler_is_found_in_the_registry_and_never_by_its_name(
+    database_url: str, connection: Connection
+) -> None:
+    names = ("os.system", "builtins.eval", "tests.support.handlers.echo", "__import__", "subprocess:run")
+    with supervising(database_url):
+        for name in names:
+            await insert(connection, name, payload={"command": "true"})
+        await finished(connection, *await insert(connection, "echo"))
+        statuses = await connection.fetch("select distinct status from pushq.jobs_unfinished")
+
+    assert [row["status"] for row in statuses] == ["queued"]

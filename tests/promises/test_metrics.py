@@ -1,0 +1,152 @@
+"""Guarantee 11: /metrics is bounded, its counters never fall and equal a count of the rows, whoever is asked."""
+
+from __future__ import annotations
+
+import re
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.jobs import Connection, count, finished, has_count, insert
+from tests.support.supervisors import RunningSupervisor, supervising
+from tests.support.waiting import eventually, wait_until
+
+NAMES = """
+    pushq_jobs pushq_jobs_finished_total pushq_job_run_seconds pushq_job_wait_seconds pushq_queue_oldest_seconds
+    pushq_job_retries_total pushq_jobs_requeued_total pushq_supervisors pushq_workers pushq_wakeups_total
+    pushq_notifications_received_total pushq_listener_up
+""".split()
+
+
+def scrape(supervisor: RunningSupervisor, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels."""
+    families = text_string_to_metric_families(supervisor.get("/metrics")[1])
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def counters(supervisor: RunningSupervisor) -> dict[str, float]:
+    """Every counter's sample that the table feeds."""
+    local = ("pushq_wakeups", "pushq_notifications", "process_", "python_")
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in text_string_to_metric_families(supervisor.get("/metrics")[1])
+        if family.type in ("counter", "histogram") and not family.name.startswith(local)
+        for sample in family.samples
+    }
+
+
+async def test_every_name_is_there_from_the_first_scrape(database_url: str) -> None:
+    with supervising(database_url) as supervisor:
+        _, text = supervisor.get("/metrics")
+
+    for name in NAMES:
+        assert re.search(rf"^# TYPE {name}(?:$| )", text, re.MULTILINE), name
+
+
+async def test_the_counters_equal_a_count_of_the_rows_and_are_the_same_from_everybody(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url) as one, supervising(database_url) as other:
+        await insert(connection, "echo", 40)
+        await insert(connection, "fail", 3)
+        await insert(connection, "cancel", 2)
+        (queued,) = await insert(connection, "echo", queue="nowhere")
+        await connection.fetchval("select pushq.cancel($1)", queued)
+        await has_count(connection, 46, "finished_on < 'infinity'")
+
+        for status in ("succeeded", "failed", "cancelled"):
+            rows = await count(connection, f"status = '{status}'")
+            assert rows == scrape(one, "pushq_jobs_finished_total", status=status)
+        assert await count(connection, "started_at is not null") == scrape(one, "pushq_job_run_seconds_count")
+        assert scrape(one, "pushq_job_retries_total", task="fail") == 6
+        assert scrape(one, "pushq_jobs_finished_total", queue="_other") == 1
+        assert scrape(one, "pushq_supervisors") == 2
+        assert counters(one) == counters(other)
+
+
+async def test_the_counters_do_not_change_when_rows_are_folded_or_dropped_or_a_supervisor_restarts(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url) as supervisor:
+        await finished(connection, *await insert(connection, "echo", 30))
+        before = counters(supervisor)
+        wait_until(lambda: counters(supervisor) == before)
+        await _folded(connection)
+        assert counters(supervisor) == before
+        supervisor.stop()
+
+    await _age_all_days(connection)
+    with supervising(database_url, RETENTION="1") as supervisor:
+        await has_count(connection, 0, "true")
+        assert counters(supervisor) == before
+
+
+async def _folded(connection: Connection) -> None:
+    async def look() -> bool:
+        return await connection.fetchval("select count(*) from pushq.tally_log") == 0
+
+    await eventually(look)
+
+
+async def _age_all_days(connection: Connection) -> None:
+    """Moves today's finished rows to a day long past, with its partition."""
+    await connection.execute(
+        """
+        create table pushq.jobs_2020_01_01 (like pushq.jobs including defaults including constraints);
+        alter table pushq.jobs attach partition pushq.jobs_2020_01_01 for values from ('2020-01-01') to ('2020-01-02');
+        insert into pushq.days (day) values ('2020-01-01');
+        with moved as (delete from pushq.jobs where finished_on < 'infinity' returning *)
+        insert into pushq.jobs_2020_01_01
+        select (jsonb_populate_record(null::pushq.jobs, to_jsonb(moved) || '{"finished_on": "2020-01-01"}')).* from moved;
+        """
+    )
+
+
+async def test_jobs_that_the_sweeper_failed_or_requeued_are_counted(database_url: str, connection: Connection) -> None:
+    with supervising(database_url) as supervisor:
+        await finished(connection, *await insert(connection, "die"), within=40)
+        assert scrape(supervisor, "pushq_jobs_finished_total", task="die", status="failed") == 1
+        assert scrape(supervisor, "pushq_jobs_requeued_total", task="die") == 2
+
+
+async def test_tasks_and_queues_that_nobody_knows_make_no_labels(database_url: str, connection: Connection) -> None:
+    with supervising(database_url) as supervisor:
+        await connection.execute(
+            "insert into pushq.jobs (task, queue) select 'task' || n, 'queue' || n from generate_series(1, 500) as n"
+        )
+        await _time_for_a_census(connection)
+        wait_until(lambda: scrape(supervisor, "pushq_jobs", queue="_other", status="queued") == 500)
+        await connection.execute("select pushq.cancel(id) from pushq.jobs_unfinished")
+        assert scrape(supervisor, "pushq_jobs_finished_total", queue="_other", task="_other", status="cancelled") == 500
+        assert len(supervisor.get("/metrics")[1].splitlines()) < 120
+
+
+async def test_the_oldest_due_job_and_the_unfinished_ones_are_shown(database_url: str, connection: Connection) -> None:
+    await insert(connection, "unheard.of", 3)
+    await connection.execute(
+        "update pushq.jobs_unfinished set run_at = '2000-01-01', enqueued_at = now() - interval '1 hour'"
+    )
+    with supervising(database_url) as supervisor:
+        await _time_for_a_census(connection)
+        wait_until(lambda: scrape(supervisor, "pushq_jobs", queue="default", status="queued") == 3)
+        assert 3600 <= scrape(supervisor, "pushq_queue_oldest_seconds", queue="default") < 3700
+
+
+async def _time_for_a_census(connection: Connection) -> None:
+    await connection.execute("update pushq.census_clock set taken_at = '-infinity'")
+
+
+async def test_openmetrics_is_served_when_asked_for_and_a_token_guards_metrics_only(database_url: str) -> None:
+    with supervising(database_url, HTTP_TOKEN="secret") as supervisor:
+        assert supervisor.get("/metrics")[0] == 401
+        assert supervisor.get("/healthz")[0] == 200
+        status, text = supervisor.get(
+            "/metrics", Authorization="Bearer secret", Accept="application/openmetrics-text; version=1.0.0"
+        )
+
+    assert status == 200
+    assert text.endswith("# EOF\n")

@@ -1,0 +1,94 @@
+"""Guarantees 7 and 9: a dead pool's jobs are back in under a second; a job that keeps killing ends as failed, and only it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.support.jobs import Connection, count, finished, has_count, insert
+from tests.support.supervisors import supervising
+from tests.support.waiting import eventually
+
+
+async def test_the_jobs_of_a_killed_pool_are_requeued_within_a_second_and_all_succeed(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url, "--concurrency", "200") as supervisor:
+        jobs = await insert(connection, "sleep", 200, payload={"seconds": 1.5})
+        await has_count(connection, 200, "status = 'running'")
+        killed_at = time.monotonic()
+        os.kill(supervisor.pools[0], signal.SIGKILL)
+        await has_count(connection, 200, "crashes = 1", within=1)
+        seconds = time.monotonic() - killed_at
+        rows = await finished(connection, *jobs)
+
+    assert seconds < 1
+    assert {(row["status"], row["attempt"], row["crashes"], row["failures"]) for row in rows} == {
+        ("succeeded", 2, 1, 0)
+    }
+
+
+async def test_the_jobs_of_a_dead_host_are_requeued_within_its_lease_and_two_sweeps(
+    database_url: str, connection: Connection
+) -> None:
+    lease, sweep = 1.5, 0.5
+    with supervising(database_url, "--concurrency", "50") as doomed:
+        jobs = await insert(connection, "sleep", 50, payload={"seconds": 60})
+        await has_count(connection, 50, "status = 'running'")
+        with supervising(database_url, "--queue", "elsewhere"):
+            doomed.kill_all()
+            died_at = time.monotonic()
+            await has_count(connection, 50, "crashes = 1 and status = 'queued'", within=10)
+            seconds = time.monotonic() - died_at
+
+        assert seconds < lease + 2 * sweep + 0.5  # and what a loaded machine adds
+        assert await count(connection, "status = 'running'") == 0
+        assert len(jobs) == 50
+
+
+async def test_a_job_that_kills_its_process_three_times_ends_as_failed_and_only_it(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url, "--concurrency", "20"):
+        (killer,) = await insert(connection, "die")
+        others = await insert(connection, "sleep", 10, payload={"seconds": 0.3})
+        (killer_row,) = await finished(connection, killer, within=40)
+        rows = await finished(connection, *others, within=40)
+
+    assert (killer_row["status"], killer_row["crashes"], killer_row["failures"]) == ("failed", 3, 0)
+    assert killer_row["error"] == "ProcessDied: the process that ran the job died, for the 3. time"
+    assert {row["status"] for row in rows} == {"succeeded"}
+    assert max(row["crashes"] for row in rows) <= 2
+
+
+async def test_a_pool_that_died_once_is_up_again_and_its_job_may_live(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url):
+        (row,) = await finished(connection, *await insert(connection, "die.once"))
+
+    assert (row["status"], row["result"], row["crashes"]) == ("succeeded", '"lived"', 1)
+
+
+async def test_pools_die_with_their_supervisor_even_when_their_loop_is_blocked(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url) as supervisor:
+        await insert(connection, "block", payload={"seconds": 60})
+        await has_count(connection, 1, "status = 'running'")
+        pools = supervisor.pools
+        supervisor.process.kill()
+        supervisor.process.wait(10)
+
+        for pool in pools:
+            await _gone(pool)
+
+
+async def _gone(pid: int) -> None:
+    async def look() -> bool:
+        status = Path(f"/proc/{pid}/status")
+        return not status.exists() or "State:\tZ" in status.read_text()
+
+    await eventually(look)
