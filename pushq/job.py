@@ -33,7 +33,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A claimed job. `payload` is JSON text: it is decoded by the worker, so that a hostile one hurts only its own job."""
+    """A claimed job. `payload` is JSON text: the worker decodes it, so that a hostile one hurts only its own job."""
 
     id: UUID
     task: str

@@ -131,7 +131,7 @@ def _delay(backoff: Backoff, failures: int) -> tuple[timedelta, str]:
         if timedelta(0) <= delay <= LONGEST_DELAY:
             return delay, ""
         complaint = f"returned {delay}"
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a backoff is the user's code
         complaint = f"raised {type(error).__name__}"
     return exponential()(failures), f"\n(The task's backoff {complaint}; the default one was used.)"
 
@@ -153,7 +153,7 @@ def _line(error: BaseException) -> str:
     )
     try:
         message = str(error)
-    except Exception as broken:  # a handler's own class may do anything
+    except Exception as broken:  # noqa: BLE001 - a handler's own class may do anything
         message = f"(its message cannot be shown: {type(broken).__name__})"
     return f"{name}: {message}" if message else name
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from pushq.database.store import statement
 from pushq.errors import PayloadError
 from pushq.job import NewJob
 
-if TYPE_CHECKING:
-    import asyncpg
+
+class Connection(Protocol):
+    """What we use of a connection of asyncpg, or of one that its pool has lent."""
+
+    async def fetch(self, query: str, /, *args: Any) -> list[Any]: ...
 
 
 class Queue:
@@ -21,19 +24,20 @@ class Queue:
     def __init__(self, name: str | None = None) -> None:
         self._name = name
 
-    async def insert(self, job: NewJob, *, connection: asyncpg.Connection[Any]) -> UUID | None:
+    async def insert(self, job: NewJob, *, connection: Connection) -> UUID | None:
         """Inserts a job on the caller's connection, in its transaction if there is one.
 
-        Returns the job's id, or None when an unfinished job has its unique_key (or id). Raises PayloadError for a payload that
-        is not JSON, and asyncpg's CheckViolationError, with the constraint's name, for a value that breaks a rule.
+        Returns the job's id, or None when an unfinished job has its unique_key (or id). Raises PayloadError for a
+        payload that is not JSON, and asyncpg's CheckViolationError, with the constraint's name, for a value that breaks
+        a rule.
         """
         ids = await self.insert_many([job], connection=connection)
         return ids[0] if ids else None
 
-    async def insert_many(self, jobs: Iterable[NewJob], *, connection: asyncpg.Connection[Any]) -> list[UUID]:
-        """Inserts jobs in one statement: all of them or, when one is refused, none. Raises like insert.
+    async def insert_many(self, jobs: Iterable[NewJob], *, connection: Connection) -> list[UUID]:
+        """Inserts jobs in one statement: all or, when one is refused, none. Raises like insert.
 
-        Returns the ids of those that were inserted, in no particular order: jobs whose unique_key is taken are left out.
+        Returns the ids of those that were inserted, in any order: jobs whose unique_key is taken are left out.
         """
         rows = [self._row(job) for job in jobs]
         if not rows:

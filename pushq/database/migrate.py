@@ -83,7 +83,7 @@ async def _missing(session: Session, url: str | None) -> list[Migration]:
     known = {migration.version for migration in migrations()}
     if newer := applied - known:
         raise SchemaError(
-            f"{describe(url)} has schema version {max(newer)}, newer than this pushq's {max(known)}; upgrade pushq here."
+            f"{describe(url)} has schema version {max(newer)}, and this pushq knows {max(known)}; upgrade pushq."
         )
     return [migration for migration in migrations() if migration.version not in applied]
 

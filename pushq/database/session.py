@@ -1,8 +1,8 @@
 """One connection to the database, opened when it is first needed and thrown away at the first doubt.
 
-A part of pushq that talks to the database owns a Session for as long as it lives; the connections behind it come and go.
-Every wait for the driver has a deadline, and whatever means "the database is away" is raised as DatabaseAway, so that
-callers know one failure to wait out. Everything else is a bug, and rises.
+A part of pushq that talks to the database owns a Session for as long as it lives; the connections behind it come and
+go. Every wait for the driver has a deadline, and whatever means "the database is away" is raised as DatabaseAway, so
+that callers know one failure to wait out. Everything else is a bug, and rises.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Session:
     async def fetch(self, statement: str, *arguments: object, deadline: float | None = None) -> list[asyncpg.Record]:
         """The rows of one statement, in a transaction of its own.
 
-        Raises DatabaseAway when its fate is unknown or it was refused for a reason that passes, DatabaseRefused when the
-        server will not have us, and ValueRefused when an argument cannot be stored.
+        Raises DatabaseAway when its fate is unknown or it was refused for a reason that passes, DatabaseRefused when
+        the server will not have us, and ValueRefused when an argument cannot be stored.
         """
         seconds = deadline or self._deadline
         async with self._turn, self._in_use(seconds) as connection:

@@ -4,8 +4,8 @@ This file joins the parts, which know nothing of one another: they share streams
 
     listener ─ring→ doorbell → claimer ─jobs→ workers ─outcomes→ finisher
 
-Stop is drain: the claimer ends, and with it the stream of jobs; the workers finish what they have, or are stopped at the
-deadline; the stream of outcomes ends; the finisher writes the last batch. Only then the listener goes.
+Stop is drain: the claimer ends, and with it the stream of jobs; the workers finish what they have, or are stopped at
+the deadline; the stream of outcomes ends; the finisher writes the last batch. Only then the listener goes.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def main() -> None:
     code = 0
     try:
         anyio.run(_serve, socket.socket(fileno=int(sys.argv[1])))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - it is printed, and the process ends
         traceback.print_exc()
         code = 1
     sys.stdout.flush()

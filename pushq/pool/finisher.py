@@ -63,7 +63,7 @@ async def _store(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
 
 
 async def _write_apart(store: Store, batch: Sequence[Outcome], error: ValueRefused) -> None:
-    """One outcome that the database refuses must not hold up the others; by itself it becomes a failure that says so."""
+    """An outcome that the database refuses must not hold up the others: it becomes a failure that says so."""
     if len(batch) > 1:
         for outcome in batch:
             await _write(store, [outcome])

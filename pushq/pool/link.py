@@ -108,7 +108,7 @@ class Link:
         except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise EOFError from error
         kind, values = json.loads(line)
-        return _MESSAGES[kind](**{name: _tuple(value) for name, value in values.items()})  # type: ignore[return-value, operator]
+        return _MESSAGES[kind](**{name: _tuple(value) for name, value in values.items()})
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         while True:

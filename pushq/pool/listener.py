@@ -60,10 +60,8 @@ class Listener:
                 self._session.discard()
 
     async def _listen(self) -> None:
-        self._lost = lost = anyio.Event()
-        await self._session.listen(
-            {CHANNEL: self._hear, self._canary_channel: self._hear_canary}, lost=lambda: lost.set()
-        )
+        self._lost = anyio.Event()
+        await self._session.listen({CHANNEL: self._hear, self._canary_channel: self._hear_canary}, lost=self._lost.set)
         await self._send_canary()
         self._doorbell.is_wired = True
         publish(BellUp())

@@ -44,10 +44,11 @@ def _import(module_name: str) -> object:
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise TasksError(
-                f"There is no module {error.name!r} in {Path.cwd()} or among the installed packages; name it as in an import."
+                f"There is no module {error.name!r} in {Path.cwd()} or among the installed packages; "
+                "name it as in an import."
             ) from None
         raise TasksError(_failed(module_name, error)) from None
-    except BaseException as error:  # a module may do anything when it is imported, also sys.exit()
+    except BaseException as error:  # noqa: BLE001 - a module may do anything, also sys.exit()
         raise TasksError(_failed(module_name, error)) from None
 
 

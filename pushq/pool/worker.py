@@ -70,7 +70,7 @@ class Attempts:
                 ending = Returned(value)
             except anyio.get_cancelled_exc_class():
                 raise
-            except BaseException as error:  # SystemExit and KeyboardInterrupt too: only our own parent stops us
+            except BaseException as error:  # noqa: BLE001 - SystemExit too: only our own parent stops us
                 ending = Raised(error)
         # A loop that was blocked has not had the time to cancel: the clock decides.
         if limit and (scope.cancelled_caught or ending is None or anyio.current_time() >= scope.deadline):

@@ -76,7 +76,8 @@ class Supervisor:
     async def run(self) -> None:
         """Runs until SIGTERM or SIGINT, and drains.
 
-        Raises TasksError when the pools cannot begin, DatabaseAway or DatabaseRefused when there is no database to begin with.
+        Raises TasksError when the pools cannot begin, and DatabaseAway or DatabaseRefused when there is no database to
+        begin with.
         """
         heartbeat = Heartbeat(
             self._store,
@@ -123,7 +124,7 @@ class Supervisor:
                     await self._stopping.wait()
 
     async def _run_pool(self, pools: TaskGroup, *, solo: bool = False) -> None:
-        pool = PoolProcess(self._assignment(solo), changed=self._notice)
+        pool = PoolProcess(self._assignment(solo=solo), changed=self._notice)
         self._pools[pool.number] = pool
         how = await pool.run(spawned=lambda: publish(PoolStarted(pool.number, pool.pid, solo)))
         del self._pools[pool.number]
@@ -136,7 +137,7 @@ class Supervisor:
         else:
             pools.start_soon(self._charge, pool, how)
 
-    def _assignment(self, solo: bool) -> Assignment:
+    def _assignment(self, *, solo: bool) -> Assignment:
         settings = self._settings
         return Assignment(
             supervisor=self.name,

@@ -1,7 +1,7 @@
 """Upkeep that any supervisor may do, side by side with the others, without a leader.
 
-A sweep is a list of chores. Each is bounded, safe to repeat, and skips what somebody else is doing. A chore that meets a
-database that is away ends the sweep; the next one is soon.
+A sweep is a list of chores. Each is bounded, safe to repeat, and skips what somebody else is doing. A chore that
+meets a database that is away ends the sweep; the next one is soon.
 """
 
 from __future__ import annotations

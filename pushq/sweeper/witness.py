@@ -1,8 +1,8 @@
 """Tells the dead from the living, by two witnesses.
 
-A pause of the database makes every living supervisor's lease run out by the database's clock, and a clock may jump. So a
-supervisor is dead only if its lease has run out *and* its heartbeat's counter has stood still for a full lease by this
-process's own monotonic clock, while the database answered.
+A pause of the database makes every living supervisor's lease run out by the database's clock, and a clock may jump. So
+a supervisor is dead only if its lease has run out *and* its heartbeat's counter has stood still for a full lease by
+this process's own monotonic clock, while the database answered.
 """
 
 from __future__ import annotations

@@ -6,12 +6,22 @@ import asyncio
 import random
 import subprocess
 from pathlib import Path
+from typing import Literal
+from uuid import UUID
 
 import asyncpg
 
 from tests.support.jobs import Connection, count, finished, has_count, insert, row_of
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
+
+ISOLATIONS: list[Literal["read_committed", "repeatable_read", "serializable"]] = [
+    "read_committed",
+    "repeatable_read",
+    "serializable",
+]
+# Of our own database alone: other tests share the server.
+SESSIONS = "from pg_stat_activity where datname = current_database() and application_name like "
 
 
 async def test_a_job_inserted_by_psql_starts_without_any_polling(
@@ -20,9 +30,9 @@ async def test_a_job_inserted_by_psql_starts_without_any_polling(
     statement = "insert into pushq.jobs (task, payload) values ('echo', '{\"a\": 1}') returning id"
     with supervising(database_url, POLL_INTERVAL="0"):
         for _ in range(5):
-            psql = [server_bin_directory / "psql", database_url, "-Atqc", statement]
-            printed = await asyncio.to_thread(subprocess.run, psql, capture_output=True, text=True, check=True)
-            (row,) = await finished(connection, printed.stdout.strip(), within=5)
+            psql = [str(server_bin_directory / "psql"), database_url, "-Atqc", statement]
+            printed = subprocess.run(psql, capture_output=True, text=True, check=True).stdout
+            (row,) = await finished(connection, UUID(printed.strip()), within=5)
 
             assert row["status"] == "succeeded"
             assert row["result"] == '{"a": 1}'
@@ -37,8 +47,7 @@ async def test_no_wake_up_is_lost_when_transactions_stay_open_for_random_times(
         own = await asyncpg.connect(database_url)
         for _ in range(jobs):
             await asyncio.sleep(chance.random() * 0.02)
-            isolation = chance.choice(["read_committed", "repeatable_read", "serializable"])
-            async with own.transaction(isolation=isolation):
+            async with own.transaction(isolation=chance.choice(ISOLATIONS)):
                 await insert(own, "echo")
                 await asyncio.sleep(chance.choice([0, 0, 0, chance.random() * 0.1]))
         await own.close()
@@ -120,29 +129,25 @@ async def test_a_prepared_transaction_is_rung_by_hand(database_url: str, connect
 
 
 async def test_after_the_listener_was_cut_off_nothing_is_missed(database_url: str, connection: Connection) -> None:
-    cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and application_name like '%listens'"
+    cut = f"select count(pg_terminate_backend(pid)) {SESSIONS} '%listens'"
     with supervising(database_url, POLL_INTERVAL="0"):
         for _ in range(10):
             assert await connection.fetchval(cut) == 1
             await finished(connection, *await insert(connection, "echo", 3), within=10)
 
             async def listens() -> bool:
-                return bool(
-                    await connection.fetchval(
-                        "select true from pg_stat_activity where datname = current_database() and application_name like '%listens'"
-                    )
-                )
+                return bool(await connection.fetchval(f"select true {SESSIONS} '%listens'"))
 
             await eventually(listens)
 
 
 async def test_after_the_database_was_cut_off_the_pool_comes_back(database_url: str, connection: Connection) -> None:
-    cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and application_name like 'pushq %'"
+    cut = f"select count(pg_terminate_backend(pid)) {SESSIONS} 'pushq %'"
     with supervising(database_url) as supervisor:
         (running,) = await insert(connection, "sleep", payload={"seconds": 1})
 
         async def runs() -> bool:
-            return (await row_of(connection, running))["status"] == "running"
+            return bool((await row_of(connection, running))["status"] == "running")
 
         await eventually(runs)
         assert await connection.fetchval(cut) >= 4

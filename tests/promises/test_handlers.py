@@ -119,7 +119,7 @@ async def test_an_error_of_hostile_text_is_made_storable(database_url: str, conn
 async def test_rows_at_the_edges_of_what_a_producer_may_insert_all_run(
     database_url: str, connection: Connection
 ) -> None:
-    edges = [
+    edges: list[dict[str, object]] = [
         {"run_at": "1970-01-01 00:00:00+00"},
         {"priority": -32768},
         {"priority": 32767},
@@ -134,7 +134,7 @@ async def test_rows_at_the_edges_of_what_a_producer_may_insert_all_run(
     ids = []
     async with connection.transaction():
         for edge in edges:
-            columns = {"task": "echo"} | edge
+            columns: dict[str, object] = {"task": "echo"} | edge
             names = ", ".join(columns)
             literals = ", ".join("'" + str(value).replace("'", "''") + "'" for value in columns.values())
             ids.append(await connection.fetchval(f"insert into pushq.jobs ({names}) values ({literals}) returning id"))

@@ -87,7 +87,7 @@ async def test_the_counters_do_not_change_when_rows_are_folded_or_dropped_or_a_s
 
 async def _folded(connection: Connection) -> None:
     async def look() -> bool:
-        return await connection.fetchval("select count(*) from pushq.tally_log") == 0
+        return bool(await connection.fetchval("select count(*) from pushq.tally_log") == 0)
 
     await eventually(look)
 
@@ -101,7 +101,8 @@ async def _age_all_days(connection: Connection) -> None:
         insert into pushq.days (day) values ('2020-01-01');
         with moved as (delete from pushq.jobs where finished_on < 'infinity' returning *)
         insert into pushq.jobs_2020_01_01
-        select (jsonb_populate_record(null::pushq.jobs, to_jsonb(moved) || '{"finished_on": "2020-01-01"}')).* from moved;
+        select (jsonb_populate_record(null::pushq.jobs, to_jsonb(moved) || '{"finished_on": "2020-01-01"}')).*
+        from moved;
         """
     )
 

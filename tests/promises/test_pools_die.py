@@ -1,4 +1,4 @@
-"""Guarantees 7 and 9: a dead pool's jobs are back in under a second; a job that keeps killing ends as failed, and only it."""
+"""Guarantees 7 and 9: a dead pool's jobs are back in under a second; who keeps killing ends as failed, and only he."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ async def test_days_past_retention_are_emptied_and_dropped_while_an_insert_is_op
         create table pushq.jobs_2020_01_01 (like pushq.jobs including defaults including constraints);
         alter table pushq.jobs attach partition pushq.jobs_2020_01_01 for values from ('2020-01-01') to ('2020-01-02');
         insert into pushq.days (day) values ('2020-01-01');
-        insert into pushq.jobs (task, status, finished_on, finished_at) values ('old', 'succeeded', '2020-01-01', now());
+        insert into pushq.jobs (task, status, finished_on, finished_at)
+        values ('old', 'succeeded', '2020-01-01', now());
         """
     )
     session = Session(database_url, "test", deadline=1)

@@ -1,0 +1,97 @@
+"""The house: imports go down only, and each part knows what it may."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "pushq"
+
+LAYERS = (
+    ("errors", "settings", "backoff", "events"),
+    ("job",),
+    ("task", "outcome"),
+    ("database",),
+    ("queue",),
+    ("sweeper",),
+    ("exporter",),
+    ("pool",),
+    ("supervisor",),
+    ("demo",),
+    ("cli",),
+    ("__main__", "__init__"),
+)
+"""From the ground up: a layer imports from those before it, and from itself."""
+
+# Two that reach up on purpose: the desk inserts as any producer does, and a pool's process composes as a command does.
+EXCEPTIONS = {("database.desk", "queue")}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The pushq modules that a file imports at run time, without the package's name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pushq."):
+            found.add(node.module.removeprefix("pushq."))
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("pushq.") for alias in node.names if alias.name.startswith("pushq.")}
+    return found
+
+
+def level(module: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) if module.split(".", maxsplit=1)[0] in layer)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_go_down_only(path: Path) -> None:
+    module = module_of(path)
+    upward = {other for other in imports_of(path) if level(other) > level(module)}
+
+    assert {other for other in upward if (module, other) not in EXCEPTIONS} == set()
+
+
+def test_only_the_database_imports_asyncpg() -> None:
+    importers = {module_of(path) for path in FILES if "asyncpg" in _top_level_names(path)}
+
+    assert {module for module in importers if not module.startswith("database.")} == set()
+
+
+def test_the_pool_s_parts_never_import_one_another() -> None:
+    parts = {"claimer", "worker", "finisher", "listener"}
+    for part in parts:
+        others = {f"pool.{other}" for other in parts - {part}}
+        assert imports_of(PACKAGE / "pool" / f"{part}.py") & others == set()
+
+
+def test_the_supervisor_never_imports_the_user_s_code() -> None:
+    for path in (PACKAGE / "supervisor").glob("*.py"):
+        assert imports_of(path) & {"task", "pool.loading", "pool"} == set()
+
+
+def test_every_task_of_the_event_loop_has_a_parent() -> None:
+    for path in FILES:
+        assert "create_task(" not in path.read_text().replace("create_task_group(", ""), path
+
+
+def _top_level_names(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    return {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }

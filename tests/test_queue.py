@@ -1,0 +1,70 @@
+"""The producer's side in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from pushq import NewJob, Queue
+from pushq.errors import PayloadError
+from tests.support.jobs import Connection, count, row_of
+
+
+async def test_a_job_is_inserted_in_the_caller_s_transaction(connection: Connection) -> None:
+    transaction = connection.transaction()
+    await transaction.start()
+    assert await Queue().insert(NewJob("a"), connection=connection)
+    await transaction.rollback()
+
+    assert await count(connection) == 0
+
+
+async def test_every_column_arrives(connection: Connection) -> None:
+    job = NewJob(
+        "report",
+        {"id": 12345678901234567890123},
+        queue="slow",
+        priority=-3,
+        run_at=datetime.now(UTC) + timedelta(days=1),
+        max_attempts=2,
+        timeout=timedelta(minutes=5),
+        unique_key="report-7",
+        tenant_id="acme",
+        correlation_id="request-9",
+        id=uuid4(),
+    )
+    assert await Queue().insert(job, connection=connection) == job.id
+    row = await row_of(connection, job.id or uuid4())
+
+    expected = dataclasses.asdict(job) | {"payload": '{"id": 12345678901234567890123}'}
+    assert expected == {name: row[name] for name in expected}
+
+
+async def test_many_are_inserted_at_once_and_those_whose_key_is_taken_are_left_out(connection: Connection) -> None:
+    jobs = [NewJob("a", unique_key=key) for key in ("x", "y", "x")] + [NewJob("a")] * 100
+
+    assert len(await Queue("mail").insert_many(jobs, connection=connection)) == 102
+    assert await Queue("mail").insert(NewJob("a", unique_key="y"), connection=connection) is None
+    assert await Queue().insert_many([], connection=connection) == []
+    assert await count(connection, "queue = 'mail'") == 102
+
+
+async def test_a_connection_lent_by_a_pool_will_do(database_url: str) -> None:
+    async with asyncpg.create_pool(database_url, min_size=1, max_size=1) as pool, pool.acquire() as connection:
+        assert await Queue().insert(NewJob("a"), connection=connection)
+
+
+async def test_a_value_that_breaks_a_rule_is_refused_by_its_constraint(connection: Connection) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="jobs_task_has_1_to_200_characters"):
+        await Queue().insert_many([NewJob("a"), NewJob("")], connection=connection)
+    assert await count(connection) == 0
+
+
+async def test_a_payload_that_is_not_json_is_refused(connection: Connection) -> None:
+    for value in (float("nan"), object()):
+        with pytest.raises(PayloadError, match="is not JSON"):
+            await Queue().insert(NewJob("a", {"x": value}), connection=connection)
