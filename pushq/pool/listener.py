@@ -16,8 +16,6 @@ from pushq.events import BellDown, BellUp, NotificationReceived, publish
 from pushq.pool.doorbell import Doorbell
 
 CHANNEL = "pushq"
-CANARY_INTERVAL = 15.0
-CANARY_PATIENCE = 5.0
 
 
 class Silent(Exception):
@@ -28,16 +26,27 @@ class Listener:
     """Listens on a session of its own, which is never in a transaction.
 
     A connection may be dead, or lead through a pooler that swallows notifications, and look well. So a canary is sent
-    every few seconds, on a channel of our own: it has to come back.
+    every `interval` seconds, on a channel of our own: it has to come back within `patience` seconds.
     """
 
-    def __init__(self, session: Session, doorbell: Doorbell, queues: Sequence[str]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        doorbell: Doorbell,
+        queues: Sequence[str],
+        *,
+        interval: float = 15.0,
+        patience: float = 5.0,
+    ) -> None:
         self._session = session
         self._doorbell = doorbell
+        self._interval = interval
+        self._patience = patience
         self._served = frozenset(queues) | {""}  # an empty payload is for everybody
         self._canary_channel = f"pushq_canary_{uuid4().hex}"
         self._canary_heard = anyio.Event()
         self._lost = anyio.Event()
+        self._has_complained = False
 
     async def run(self) -> None:
         """Listens until it is cancelled."""
@@ -55,7 +64,7 @@ class Listener:
                     "notifications do not come back over this connection; polling. Behind a transaction pooler, give a "
                     "direct connection in PUSHQ_LISTEN_DATABASE_URL, or set PUSHQ_WAKE=poll."
                 )
-                await anyio.sleep(CANARY_INTERVAL)
+                await anyio.sleep(self._interval)
             finally:
                 self._session.discard()
 
@@ -70,15 +79,15 @@ class Listener:
 
     async def _keep_hearing(self) -> None:
         while True:
-            with anyio.move_on_after(CANARY_INTERVAL):
+            with anyio.move_on_after(self._interval):
                 await self._lost.wait()
                 raise DatabaseAway("The connection that listens was lost.")
             await self._send_canary()
 
     async def _send_canary(self) -> None:
         self._canary_heard = anyio.Event()
-        await self._session.fetch(statement("canary"), self._canary_channel, deadline=CANARY_PATIENCE)
-        with anyio.move_on_after(CANARY_PATIENCE):
+        await self._session.fetch(statement("canary"), self._canary_channel, deadline=self._patience)
+        with anyio.move_on_after(self._patience):
             await self._canary_heard.wait()
             return
         raise Silent
@@ -93,9 +102,7 @@ class Listener:
 
     def _is_deaf(self, reason: str) -> None:
         was_wired, self._doorbell.is_wired = self._doorbell.is_wired, False
-        if was_wired or not self._complained:
+        if was_wired or not self._has_complained:
             publish(BellDown(reason))
-        self._complained = True
+        self._has_complained = True
         self._doorbell.ring()  # wakes a sleeper, which now polls
-
-    _complained = False

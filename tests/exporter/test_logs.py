@@ -1,0 +1,63 @@
+"""Logs: one event a line, for people or for programs."""
+
+from __future__ import annotations
+
+import io
+import json
+from uuid import UUID
+
+from pushq.events import DatabaseBack, DatabaseLost, JobEnded, PoolReady, WokenUp, publish
+from pushq.exporter.logs import log_events
+
+ENDED = JobEnded(UUID(int=0), "mail", "default", 1, "failed", 0.25, "ValueError")
+
+
+def logged(*events: object, form: str = "console", level: str = "info", source: str = "supervisor") -> list[str]:
+    stream = io.StringIO()
+    with log_events(form, level, source=source, stream=stream):
+        for event in events:
+            publish(event)  # type: ignore[arg-type]
+    return stream.getvalue().splitlines()
+
+
+def test_an_event_is_a_line_for_people() -> None:
+    (line,) = logged(ENDED)
+
+    assert line.endswith(
+        "error   [supervisor] job ended id=00000000-0000-0000-0000-000000000000 task=mail queue=default "
+        "attempt=1 outcome=failed seconds=0.250 error=ValueError"
+    )
+
+
+def test_an_event_is_a_line_of_json_for_programs() -> None:
+    (line,) = logged(PoolReady(1, 3, ("a", "b")), form="json")
+
+    shown = json.loads(line)
+    assert shown.pop("time").endswith("Z")
+    assert shown == {
+        "level": "info",
+        "source": "supervisor",
+        "event": "pool ready",
+        "pool": 1,
+        "tasks": 3,
+        "queues": ["a", "b"],
+    }
+
+
+def test_what_is_quieter_than_the_level_is_left_out() -> None:
+    assert len(logged(WokenUp("poll"), ENDED, level="warning")) == 1
+
+
+def test_a_name_cannot_forge_a_line_or_paint_a_terminal() -> None:
+    hostile = JobEnded(UUID(int=0), "x\n2026 info forged\x1b[31m\u2028", "q\r", 1, "failed", 0.0)
+
+    for form in ("console", "json"):
+        (line,) = logged(hostile, form=form)
+        assert line.isprintable()
+
+
+def test_that_the_database_is_away_is_said_once_a_minute_and_by_the_supervisor_alone() -> None:
+    lines = logged(*[DatabaseLost("away")] * 50, DatabaseBack(3.0), DatabaseLost("away"))
+
+    assert [("lost" in line, "back" in line) for line in lines] == [(True, False), (False, True), (True, False)]
+    assert logged(DatabaseLost("away"), source="pool 1") == []

@@ -1,0 +1,140 @@
+"""The gate: who rings, who may skip, and who must be waited for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from pushq.database.session import Session
+from pushq.database.store import Store
+from pushq.pool.gate import Gate
+from tests.support.jobs import Connection, insert
+from tests.support.waiting import eventually
+
+
+@asynccontextmanager
+async def a_gate(url: str, queue: str = "default") -> AsyncIterator[Gate]:
+    session = Session(url, "test gate")
+    yield Gate(Store(session), [queue])
+    await session.close()
+
+
+@asynccontextmanager
+async def heard(url: str) -> AsyncIterator[list[str]]:
+    """The payloads of the notifications that arrive."""
+    listener = await asyncpg.connect(url)
+    payloads: list[str] = []
+    await listener.add_listener("pushq", lambda *arguments: payloads.append(arguments[3]))
+    yield payloads
+    await listener.close()
+
+
+async def settle(gate: Gate) -> None:
+    while not gate.is_settled:
+        await gate.settle()
+
+
+async def _sync(connection: Connection, payloads: list[str], mark: str) -> list[str]:
+    """What was heard before a mark that is sent now."""
+    await connection.execute(f"notify pushq, '{mark}'")
+
+    async def arrived() -> bool:
+        return mark in payloads
+
+    await eventually(arrived)
+    return payloads[: payloads.index(mark)]
+
+
+async def test_an_insert_rings_while_the_gate_is_open_and_not_before_or_after(
+    database_url: str, connection: Connection
+) -> None:
+    async with a_gate(database_url) as gate, heard(database_url) as payloads:
+        await insert(connection, "a")
+        assert await _sync(connection, payloads, "-before-") == []
+        await settle(gate)
+        await insert(connection, "a", 1000)
+        assert await _sync(connection, payloads, "-open-") == ["-before-", "default"]
+        await gate.shut()
+        await insert(connection, "a")
+        assert await _sync(connection, payloads, "-shut-") == ["-before-", "default", "-open-", ""]
+
+
+@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
+async def test_an_old_snapshot_sees_the_gate_as_it_is_now(
+    database_url: str, connection: Connection, isolation: str
+) -> None:
+    async with a_gate(database_url) as gate, heard(database_url) as payloads:
+        async with connection.transaction(isolation=isolation):  # type: ignore[arg-type]
+            await connection.fetchval("select count(*) from pushq.jobs")  # the snapshot is taken
+            await settle(gate)
+            await insert(connection, "a")
+        assert await _sync(connection, payloads, "-mark-") == ["default"]
+
+
+async def test_who_skipped_the_bell_and_has_not_ended_is_waited_for(database_url: str, connection: Connection) -> None:
+    async with a_gate(database_url) as gate:
+        transaction = connection.transaction()
+        await transaction.start()
+        await insert(connection, "a")
+        for _ in range(5):
+            await gate.settle()
+            assert gate.is_open
+            assert not gate.is_settled
+        await transaction.commit()
+        await gate.settle()
+        assert gate.is_settled
+
+
+async def test_a_prepared_transaction_is_waited_for(database_url: str, connection: Connection) -> None:
+    async with a_gate(database_url) as gate:
+        await connection.execute("begin; insert into pushq.jobs (task) values ('a'); prepare transaction 'gate'")
+        await gate.settle()
+        await gate.settle()
+        assert not gate.is_settled
+        await connection.execute("commit prepared 'gate'")
+        await settle(gate)
+
+
+async def test_a_writer_that_comes_after_the_gate_was_opened_is_not_waited_for(
+    database_url: str, connection: Connection
+) -> None:
+    async with a_gate(database_url) as gate:
+        await gate.settle()
+        transaction = connection.transaction()
+        await transaction.start()
+        await insert(connection, "a")
+        await settle(gate)
+        await transaction.rollback()
+
+
+async def test_a_gate_that_somebody_shut_is_found_shut_at_the_renewal(
+    database_url: str, connection: Connection
+) -> None:
+    async with a_gate(database_url) as idle, a_gate(database_url) as busy:
+        await settle(idle)
+        await settle(busy)
+        await busy.shut()
+        transaction = connection.transaction()
+        await transaction.start()
+        await insert(connection, "a")  # skips
+
+        idle._renew_at = 0  # it is time, or the ring of the one who shut has woken it
+        await idle.settle()
+
+        assert not idle.is_settled
+        await transaction.commit()
+        await settle(idle)
+
+
+async def test_a_gate_runs_out_by_itself_when_its_pool_is_dead(database_url: str, connection: Connection) -> None:
+    async with heard(database_url) as payloads:
+        session = Session(database_url, "test")
+        await Store(session).open_gate(["default"], 50)
+        await session.close()
+        await insert(connection, "a")
+        await connection.execute("select pg_sleep(0.06)")
+        await insert(connection, "a")
+        assert await _sync(connection, payloads, "-mark-") == ["default"]
