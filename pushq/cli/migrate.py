@@ -42,5 +42,5 @@ def migrate(check: bool, print_sql: bool, print_roles: bool) -> None:
         sys.exit(1 if names else 0)
     else:
         settings = Settings.load()
-        applied = anyio.run(apply_missing, settings.url)
+        applied = anyio.run(apply_missing, settings.listen_url)
         click.echo(f"{describe(settings.url)}: " + (f"applied {', '.join(applied)}" if applied else "up to date"))

@@ -19,7 +19,7 @@ from pushq.exporter.logs import log_events
 from pushq.exporter.metrics import ProcessFigures, expose
 from pushq.settings import Settings
 from pushq.supervisor import Supervisor
-from pushq.sweeper import Swept, Sweeper
+from pushq.sweeper import Sweeper, Swept
 
 SUPERVISE = (
     "queues", "concurrency", "processes", *HTTP, "poll_interval", "wake", "heartbeat_interval", "lease",

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 from uuid import UUID
 
-
 from pushq.database.migrate import check_schema
 from pushq.database.session import Session
 from pushq.database.store import statement
@@ -47,7 +46,7 @@ class Desk:
             await session.close()
 
     async def insert(self, job: NewJob) -> UUID | None:
-        return await Queue().insert(job, connection=self._session)  # type: ignore[arg-type] - all it uses is fetch
+        return await Queue().insert(job, connection=self._session)
 
     async def list_jobs(self, wanted: Filter, limit: int) -> list[Any]:
         """Rows of a job's columns but payload and result, and of task_is_known and queue_is_paused; the newest first."""

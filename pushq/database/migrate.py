@@ -50,6 +50,12 @@ async def migrate(url: str | None) -> list[str]:
     """
     session = Session(url, "pushq migrate", deadline=600, settings={"enable_seqscan": "on"})
     try:
+        await session.fetch("select 1")
+        if session.is_pooled:
+            raise SchemaError(
+                f"{describe(url)} is reached through a transaction pooler, which cannot keep migrators apart; "
+                "give a direct connection in PUSHQ_LISTEN_DATABASE_URL."
+            )
         await session.fetch("select pg_advisory_lock($1)", _LOCK)
         return [migration.name for migration in await _missing(session, url) if await _apply(session, migration)]
     finally:

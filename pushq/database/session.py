@@ -66,6 +66,7 @@ class Session:
         }
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._turn = anyio.Lock()
+        self.is_pooled = False  # whether a transaction pooler stands in between: it refuses settings at the start
 
     async def fetch(self, statement: str, *arguments: object, deadline: float | None = None) -> list[asyncpg.Record]:
         """The rows of one statement, in a transaction of its own.
@@ -75,7 +76,11 @@ class Session:
         """
         seconds = deadline or self._deadline
         async with self._turn, self._in_use(seconds) as connection:
-            return await connection.fetch(statement, *arguments)
+            if not self.is_pooled:
+                return await connection.fetch(statement, *arguments)
+            async with connection.transaction(isolation="read_committed"):
+                await connection.execute(_set_locally(self._settings))
+                return await connection.fetch(statement, *arguments)
 
     async def execute_alone(self, statement: str, *, deadline: float | None = None) -> None:
         """Runs a statement that must not stand in a transaction block."""
@@ -133,12 +138,23 @@ class Session:
             raise
 
     async def _connect(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
-        return await asyncpg.connect(
-            normalise(self._url) if self._url else None,
-            timeout=seconds,
-            server_settings=self._settings,
-            max_cached_statement_lifetime=0,
-        )
+        dsn = normalise(self._url) if self._url else None
+        if not self.is_pooled:
+            try:
+                return await asyncpg.connect(
+                    dsn, timeout=seconds, server_settings=self._settings, max_cached_statement_lifetime=0
+                )
+            except asyncpg.ProtocolViolationError as error:
+                if "startup parameter" not in str(error):
+                    raise
+        self.is_pooled = True
+        # Each transaction may meet another server connection: nothing can be prepared, or set for longer than it lasts.
+        return await asyncpg.connect(dsn, timeout=seconds, statement_cache_size=0)
+
+
+def _set_locally(settings: Mapping[str, str]) -> str:
+    quoted = {name: value.replace("'", "''") for name, value in settings.items()}
+    return "".join(f"set local {name} = '{value}';" for name, value in quoted.items())
 
 
 def _message(error: BaseException) -> str:

@@ -107,6 +107,9 @@ class Store:
         (row,) = await self._fetch("gate_passers", among)
         return list(row["transactions"])
 
+    async def send_canary(self, channel: str) -> None:
+        await self._fetch("canary", channel)
+
     # Outcomes -------------------------------------------------------------------------------------------------
 
     async def finish(self, outcomes: Sequence[Outcome]) -> set[UUID]:

@@ -79,7 +79,7 @@ async def _run(
         around.start_soon(_obey, link, claiming, attempts, doorbell)
         around.start_soon(keeper.report, link)
         if listens:
-            around.start_soon(Listener(notifications, doorbell, claimant.queues).run)
+            around.start_soon(Listener(notifications, claims, doorbell, claimant.queues).run)
         async with anyio.create_task_group() as work_group:
             work_group.start_soon(finish, outcomes, receive_outcome)
             for _ in range(assignment.concurrency):

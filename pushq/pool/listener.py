@@ -10,7 +10,7 @@ import anyio
 
 from pushq.database.patience import reconnect_delay
 from pushq.database.session import Session
-from pushq.database.store import statement
+from pushq.database.store import Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import BellDown, BellUp, NotificationReceived, publish
 from pushq.pool.doorbell import Doorbell
@@ -19,19 +19,21 @@ CHANNEL = "pushq"
 
 
 class Silent(Exception):
-    """The connection is sound, and a notification that we sent to ourselves did not arrive."""
+    """The connection looks well, and a notification that we sent did not arrive."""
 
 
 class Listener:
     """Listens on a session of its own, which is never in a transaction.
 
-    A connection may be dead, or lead through a pooler that swallows notifications, and look well. So a canary is sent
-    every `interval` seconds, on a channel of our own: it has to come back within `patience` seconds.
+    A connection may be dead, or lead through a pooler that swallows notifications, and look well. So every `interval`
+    seconds a canary is sent, on a channel of our own and from another connection: it has to arrive within `patience`
+    seconds. (A pooler delivers what a connection sends to itself.)
     """
 
     def __init__(
         self,
         session: Session,
+        sender: Store,
         doorbell: Doorbell,
         queues: Sequence[str],
         *,
@@ -39,6 +41,7 @@ class Listener:
         patience: float = 5.0,
     ) -> None:
         self._session = session
+        self._sender = sender
         self._doorbell = doorbell
         self._interval = interval
         self._patience = patience
@@ -86,7 +89,7 @@ class Listener:
 
     async def _send_canary(self) -> None:
         self._canary_heard = anyio.Event()
-        await self._session.fetch(statement("canary"), self._canary_channel, deadline=self._patience)
+        await self._sender.send_canary(self._canary_channel)
         with anyio.move_on_after(self._patience):
             await self._canary_heard.wait()
             return

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from pushq.database.session import Session
+from pushq.database.store import Store
 from pushq.events import BellDown, BellUp, Event, subscribe
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.listener import Listener
@@ -18,8 +19,9 @@ from tests.support.waiting import eventually
 
 @asynccontextmanager
 async def listening(url: str, queue: str = "mail") -> AsyncIterator[tuple[Session, Doorbell, list[Event]]]:
-    session, doorbell, events = Session(url, "test listens", deadline=2), Doorbell(), list[Event]()
-    listener = Listener(session, doorbell, [queue], interval=0.1, patience=0.3)
+    session, sender = Session(url, "test listens", deadline=2), Session(url, "test sends", deadline=2)
+    doorbell, events = Doorbell(), list[Event]()
+    listener = Listener(session, Store(sender), doorbell, [queue], interval=0.1, patience=0.3)
     with subscribe(events.append):
         async with anyio.create_task_group() as group:
             group.start_soon(listener.run)
@@ -27,6 +29,7 @@ async def listening(url: str, queue: str = "mail") -> AsyncIterator[tuple[Sessio
             await doorbell.wait_rung()
             yield session, doorbell, events
             group.cancel_scope.cancel()
+    await sender.close()
 
 
 async def _said(events: list[Event], kind: type[Event], times: int = 1) -> None:
