@@ -19,7 +19,7 @@ $$;
 
 -- The gate of a queue.
 create function pushq.gate(queue text) returns regclass
-language sql immutable parallel safe
+language sql stable parallel safe
 return ('pushq.gate_' || (hashtext(queue) & 63))::regclass;
 
 -- Until when somebody is idle, as the gates count: milliseconds since 1970 by this server's clock.

@@ -46,7 +46,7 @@ end
 $$;
 
 -- Makes a job run again, now, with a clean count of failures and crashes: 'queued'; else 'running', 'unknown', or
--- 'unique_key is taken' when an unfinished job has its key. A queued job that waits for its time is made due.
+-- 'unique_key is taken' or 'id is taken' when an unfinished job has it. A queued job that waits for its time is made due.
 create function pushq.retry(id uuid) returns text
 language plpgsql
 as $$
@@ -54,6 +54,7 @@ as $$
 declare
     was text;
     its_queue text;
+    rule text;
 begin
     select status, queue into was, its_queue
     from pushq.jobs_unfinished as job
@@ -90,7 +91,8 @@ begin
     return case when found then 'queued' else 'unknown' end;
 exception
     when unique_violation then
-        return 'unique_key is taken';
+        get stacked diagnostics rule = constraint_name;
+        return case rule when 'jobs_unfinished_unique_key' then 'unique_key is taken' else 'id is taken' end;
 end
 $$;
 

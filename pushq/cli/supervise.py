@@ -16,7 +16,7 @@ from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.exporter.http import application, bind, serve
 from pushq.exporter.logs import log_events
-from pushq.exporter.metrics import ProcessFigures, expose
+from pushq.exporter.metrics import Exposition, ProcessFigures
 from pushq.settings import Settings
 from pushq.supervisor import Supervisor
 from pushq.sweeper import Sweeper, Swept
@@ -63,9 +63,8 @@ def exporter(**flags: object) -> None:
     async def run() -> None:
         await check_schema(settings.url)
         session = Session(settings.url, "pushq exporter", deadline=5.0)
-        store = Store(session)
         web = application(
-            lambda accept: expose(store, ProcessFigures(), accept),
+            Exposition(Store(session), ProcessFigures),
             lambda: None,
             settings.http_token.get_secret_value() if settings.http_token else None,
         )

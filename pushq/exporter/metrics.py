@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -30,17 +32,39 @@ class ProcessFigures:
     listeners_up: int = 0
 
 
-async def expose(store: Store, figures: ProcessFigures, accept: str) -> tuple[bytes, str]:
-    """The exposition and its content type: OpenMetrics if it was asked for, else Prometheus text.
+class Exposition:
+    """What /metrics says. `figures` is asked for this process's own at each scrape.
 
-    Three short statements, whatever the history: the tallies hold a row a combination of labels and buckets.
+    A scrape is three short statements, whatever the history: the tallies hold a row a combination of labels and
+    buckets. Scrapes that come together share one, so that a storm of them cannot hold up a heartbeat.
     """
-    live = await store.live()
-    snapshot = _Snapshot(await store.tallies(), await store.gauges(), live, figures)
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(snapshot)
-    encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+
+    def __init__(self, store: Store, figures: Callable[[], ProcessFigures]) -> None:
+        self._store = store
+        self._figures = figures
+        self._turn = anyio.Lock()
+        self._taken_at = -math.inf
+        self._registry = CollectorRegistry(auto_describe=False)
+
+    async def __call__(self, accept: str) -> tuple[bytes, str]:
+        """The exposition and its content type: OpenMetrics if it was asked for, else Prometheus text.
+
+        Raises DatabaseAway and DatabaseRefused.
+        """
+        came_at = anyio.current_time()
+        async with self._turn:
+            if self._taken_at < came_at:
+                await self._scrape()
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    async def _scrape(self) -> None:
+        taken_at = anyio.current_time()
+        live = await self._store.live()
+        snapshot = _Snapshot(await self._store.tallies(), await self._store.gauges(), live, self._figures())
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(snapshot)
+        self._taken_at = taken_at
 
 
 class _Snapshot(Collector):

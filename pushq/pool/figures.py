@@ -12,6 +12,7 @@ from pushq.events import (
     DatabaseBack,
     DatabaseLost,
     Event,
+    JobsClaimed,
     NotificationReceived,
     WokenUp,
     WorkersBusy,
@@ -33,9 +34,9 @@ class FigureKeeper:
             case WorkersBusy(busy, workers):
                 figures.busy, figures.workers = busy, workers
             case WokenUp(source):
-                # To be woken is to have claimed, and found nothing, just before.
+                # To be woken is to have claimed, and found nothing, just before: the database answers.
                 figures.wakeups[source] = figures.wakeups.get(source, 0) + 1
-                figures.has_claimed = True
+                figures.has_claimed, figures.trouble = True, None
             case NotificationReceived():
                 figures.notifications += 1
             case BellUp():
@@ -44,10 +45,8 @@ class FigureKeeper:
                 figures.hears = False
             case DatabaseLost(reason):
                 figures.trouble = reason
-            case DatabaseBack():
+            case DatabaseBack() | JobsClaimed():
                 figures.trouble = None
-            case _:
-                pass
 
     async def report(self, link: Link) -> None:
         """Sends the figures whenever they have changed, twice a second at most."""

@@ -16,6 +16,7 @@ from pushq.events import BellDown, BellUp, NotificationReceived, publish
 from pushq.pool.doorbell import Doorbell
 
 CHANNEL = "pushq"
+LOST = "The connection that listens was lost."
 
 
 class Silent(Exception):
@@ -73,7 +74,7 @@ class Listener:
 
     async def _listen(self) -> None:
         self._lost = anyio.Event()
-        await self._session.listen({CHANNEL: self._hear, self._canary_channel: self._hear_canary}, lost=self._lost.set)
+        await self._session.listen({CHANNEL: self._hear, self._canary_channel: self._hear_canary}, lost=self._lose)
         await self._send_canary()
         self._doorbell.is_wired = True
         publish(BellUp())
@@ -84,7 +85,7 @@ class Listener:
         while True:
             with anyio.move_on_after(self._interval):
                 await self._lost.wait()
-                raise DatabaseAway("The connection that listens was lost.")
+                raise DatabaseAway(LOST)
             await self._send_canary()
 
     async def _send_canary(self) -> None:
@@ -92,6 +93,8 @@ class Listener:
         await self._sender.send_canary(self._canary_channel)
         with anyio.move_on_after(self._patience):
             await self._canary_heard.wait()
+            if self._lost.is_set():
+                raise DatabaseAway(LOST)
             return
         raise Silent
 
@@ -102,6 +105,10 @@ class Listener:
 
     def _hear_canary(self, _: str) -> None:
         self._canary_heard.set()
+
+    def _lose(self) -> None:
+        self._lost.set()
+        self._canary_heard.set()  # nobody need wait for it any longer
 
     def _is_deaf(self, reason: str) -> None:
         was_wired, self._doorbell.is_wired = self._doorbell.is_wired, False

@@ -33,7 +33,7 @@ from pushq.events import (
     publish,
 )
 from pushq.exporter.http import application, serve
-from pushq.exporter.metrics import ProcessFigures, expose
+from pushq.exporter.metrics import Exposition, ProcessFigures
 from pushq.pool.link import Assignment
 from pushq.settings import Settings
 from pushq.supervisor.heartbeat import Heartbeat, new_name
@@ -87,7 +87,7 @@ class Supervisor:
             revived=self._tell_pools_to_look,
         )
         sweeper = Sweeper(Store(self._upkeep), retention=self._settings.retention)
-        web = application(lambda accept: expose(self._store, self._figures(), accept), self._why_not_ready, self._token)
+        web = application(Exposition(self._store, self._figures), self._why_not_ready, self._token)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             await heartbeat.begin()
             publish(
