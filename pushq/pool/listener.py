@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from uuid import uuid4
 
@@ -74,7 +75,9 @@ class Listener:
 
     async def _listen(self) -> None:
         self._lost = anyio.Event()
-        await self._session.listen({CHANNEL: self._hear, self._canary_channel: self._hear_canary}, lost=self._lose)
+        await self._session.listen(
+            {CHANNEL: self._hear, self._canary_channel: self._hear_canary}, lost=partial(self._lose, self._lost)
+        )
         await self._send_canary()
         self._doorbell.is_wired = True
         publish(BellUp())
@@ -106,9 +109,10 @@ class Listener:
     def _hear_canary(self, _: str) -> None:
         self._canary_heard.set()
 
-    def _lose(self) -> None:
-        self._lost.set()
-        self._canary_heard.set()  # nobody need wait for it any longer
+    def _lose(self, lost: anyio.Event) -> None:
+        lost.set()
+        if lost is self._lost:  # and not one that we discarded ourselves
+            self._canary_heard.set()  # nobody need wait for it any longer
 
     def _is_deaf(self, reason: str) -> None:
         was_wired, self._doorbell.is_wired = self._doorbell.is_wired, False
