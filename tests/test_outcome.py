@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from pushq import Cancel, Job, Retry
 from pushq.backoff import Backoff
@@ -74,21 +77,130 @@ def _raises(_: int) -> timedelta:
     raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("backoff", [_raises, lambda _: timedelta(-1), lambda _: timedelta(9999), lambda _: 3])
+def _exits(_: int) -> timedelta:
+    raise SystemExit("\x00" * 1000)
+
+
+class Agreeable:
+    """Is between any two things."""
+
+    def __ge__(self, _: object) -> bool:
+        return True
+
+    __le__ = __ge__
+
+    def __str__(self) -> str:
+        return "\x00" * 1000
+
+
+@pytest.mark.parametrize(
+    "backoff",
+    [_raises, _exits, lambda _: timedelta(-1), lambda _: timedelta(9999), lambda _: 3, lambda _: Agreeable()],
+)
 def test_a_backoff_that_does_not_work_is_replaced_and_named(backoff: Backoff) -> None:
     outcome = decided(Raised(ValueError("no")), backoff=backoff)
 
     assert outcome.kind is Kind.RETRIED
     assert timedelta(0) < outcome.delay < MINUTE
     assert "The task's backoff" in (outcome.error or "")
+    assert "\x00" not in (outcome.error or "")
 
 
-def test_an_error_whose_message_cannot_be_shown_is_an_error_all_the_same() -> None:
-    class Hostile(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError
+def test_the_remark_on_a_backoff_survives_a_long_error() -> None:
+    error = decided(Raised(ValueError("x" * 20_000)), backoff=_raises).error or ""
 
-    assert "its message cannot be shown: RuntimeError" in (decided(Raised(Hostile())).error or "")
+    assert error.endswith("(The task's backoff raised ZeroDivisionError; the default one was used.)")
+    assert "… (cut)" in error
+    assert len(error) == 10_000
+
+
+class Unsayable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise SystemExit
+
+    __format__ = __len__  # type: ignore[assignment]
+
+
+class Subtle(Exception):
+    def __str__(self) -> str:
+        return Text("subtle")
+
+
+class NamelessType(type):
+    @property
+    def __module__(cls) -> str:  # type: ignore[override]
+        raise SystemExit
+
+
+class Nameless(Exception, metaclass=NamelessType):
+    pass
+
+
+class Faceless(Exception):
+    @property
+    def __class__(self) -> type:
+        raise SystemExit
+
+
+class Closed(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> tuple[Any, ...]:
+        raise SystemExit
+
+
+class Unreadable(Retry):
+    @property  # type: ignore[misc]
+    def after(self) -> timedelta:
+        raise SystemExit
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (Unsayable, "its message cannot be shown: SystemExit"),
+        (Subtle, "Subtle: subtle"),
+        (lambda: Nameless("n"), "Exception: n"),
+        (Faceless, "cannot be looked at: SystemExit"),
+        (lambda: Closed("closed", [ValueError("inside")]), "ValueError: inside"),
+        (Unreadable, "cannot be looked at: SystemExit"),
+        (lambda: Cancel(Unsayable()), "its message cannot be shown"),  # type: ignore[arg-type]
+    ],
+    ids=["message", "message of str's own kind", "type's name", "class", "group", "delay", "reason"],
+)
+def test_an_error_that_breaks_when_it_is_looked_at_is_an_error_all_the_same(
+    error: Callable[[], Exception], shown: str
+) -> None:  # made here, since pytest looks at what it is given
+    assert shown in (decided(Raised(error())).error or "")
+
+
+def test_retry_and_cancel_may_have_subclasses_that_forget_their_parent() -> None:
+    class Later(Retry):
+        def __init__(self) -> None:
+            pass
+
+    class Enough(Cancel):
+        def __init__(self) -> None:
+            pass
+
+    assert decided(Raised(Later())) == Outcome(JOB, Kind.SNOOZED)
+    assert decided(Raised(Enough())).error == "cancelled by its handler"
+
+
+def test_a_retry_with_a_delay_that_is_none_is_a_failure() -> None:
+    retry = Retry()
+    retry.after = timedelta(-1)
+
+    assert decided(Raised(retry)).kind is Kind.RETRIED
 
 
 def test_a_group_shows_what_it_holds() -> None:
@@ -97,12 +209,26 @@ def test_a_group_shows_what_it_holds() -> None:
     assert error == "ExceptionGroup: two (2 sub-exceptions)\n  ValueError: a\n  KeyError: 'b'"
 
 
+def test_a_group_shows_one_line_of_what_its_groups_hold_however_deep() -> None:
+    error: Exception = ValueError("first\nsecond")
+    for _ in range(5000):
+        error = ExceptionGroup("in", [error])
+
+    assert decided(Raised(error)).error == "ExceptionGroup: in (1 sub-exception)\n  ValueError: first"
+
+
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=50))
 def test_any_text_can_be_made_storable(text: str) -> None:
     stored = storable_text(text)
 
     assert "\x00" not in stored
     assert stored.encode().decode() == stored
+
+
+def test_what_cannot_be_stored_is_visibly_replaced_and_what_is_too_long_is_visibly_cut() -> None:
+    assert storable_text("a\x00b\ud800c") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"
+    assert storable_text("x" * 10_000) == "x" * 10_000
+    assert storable_text("x" * 10_001) == "x" * 9_993 + "… (cut)"
 
 
 class Color(Enum):
@@ -121,6 +247,30 @@ def test_values_with_an_obvious_form_are_stored() -> None:
     assert storable_result(Point(1, when)) == '{"x": 1, "when": "2026-01-02T00:00:00Z"}'
     assert storable_result([UUID(int=0), Color.RED]) == '["00000000-0000-0000-0000-000000000000", "red"]'
     assert storable_result("the text of \\u0000") == '"the text of \\\\u0000"'
+
+
+class Untouchable:
+    def __getattribute__(self, _: str) -> object:
+        raise SystemExit
+
+
+class Uncountable(dict[str, int]):
+    def items(self) -> Any:
+        raise SystemExit
+
+
+class Reading(BaseModel):
+    value: float
+
+
+DEEP: list[object] = []
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+
+def without_end() -> Iterator[int]:
+    while True:
+        yield 1
 
 
 class Unrepresentable:
@@ -148,6 +298,11 @@ CIRCULAR.append(CIRCULAR)
         10**5000,
         "x" * 1024 * 1024,
         {(1, 2): 3},
+        {float("nan"): 1},
+        Reading(value=float("nan")),
+        DEEP,
+        b"\xff",
+        without_end(),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -156,6 +311,26 @@ def test_a_value_that_cannot_be_stored_is_refused(value: object) -> None:
         storable_result(value)
 
 
+def test_a_result_that_cannot_be_stored_fails_the_job_at_once_and_says_that_the_work_is_done() -> None:
+    for value in (Untouchable(), Uncountable(a=1)):
+        outcome = decided(Returned(value))
+
+        assert outcome.kind is Kind.FAILED
+        assert outcome.error == "ResultError: the work is done, but its result cannot be stored: SystemExit"
+
+
+def test_a_coroutine_that_nobody_awaited_is_not_called_work_that_is_done() -> None:
+    async def forgotten() -> None: ...
+
+    coroutine = forgotten()
+    outcome = decided(Returned(coroutine))
+    coroutine.close()
+
+    assert outcome.kind is Kind.FAILED
+    assert "make it an `async def`" in (outcome.error or "")
+
+
 def test_a_delay_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="between 0 and a year"):
-        Retry(after=timedelta(days=-1))
+    for after in (timedelta(days=-1), timedelta(days=366), 5):
+        with pytest.raises(ValueError, match="between 0 and a year"):
+            Retry(after=after)  # type: ignore[arg-type]

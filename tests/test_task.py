@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextvars
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, assert_type
-from uuid import UUID
+from functools import partial
+from typing import Annotated, Any, assert_type
+from uuid import UUID, uuid4
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from pushq import NewJob, Task, Tasks, current_job
 from pushq.errors import PayloadError, PushqError, TasksError
-from pushq.job import TRANSITIONS, Status
 from pushq.task import running
 from tests.test_outcome import JOB
 
@@ -21,6 +23,20 @@ tasks = Tasks()
 
 class Address(BaseModel):
     city: str
+
+
+class Unfinished(BaseModel):
+    a: "Missing"  # type: ignore[name-defined] # noqa: F821, UP037
+
+
+class Handle:
+    """Nothing that JSON has."""
+
+    async def open(self, path: int) -> int:
+        return path
+
+    async def __call__(self, number: int) -> int:
+        return number
 
 
 @tasks.register("mail.welcome", queue="mail", max_attempts=3, timeout=timedelta(seconds=30))
@@ -40,6 +56,8 @@ def open_ended(known: int, **rest: object) -> tuple[int, dict[str, object]]:
 
 async def test_a_task_is_called_like_the_function_it_wraps() -> None:
     assert_type(odd_names(1, 2, 3), list[int])
+    assert_type(await welcome(user_id=7), str)
+    assert_type(welcome.job(user_id=7), NewJob)
     assert await welcome(user_id=7) == "7 None None"
     assert odd_names(1, 2, _private=3) == [1, 2, 3, 0]
     assert isinstance(welcome, Task)
@@ -99,31 +117,78 @@ def test_a_name_that_was_meant_is_pointed_out() -> None:
         tasks.find("mail.welcom")
 
 
-def test_what_cannot_work_is_refused_when_it_is_registered() -> None:
-    registry = Tasks()
-    registry.register("taken")(lambda: None)
+async def generator() -> AsyncIterator[int]:
+    yield 1
 
-    async def generator() -> AsyncIterator[int]:
+
+class Generator:
+    def __call__(self) -> Iterator[int]:
         yield 1
 
-    def positional(a: int, /) -> None: ...
-    def variadic(*a: int) -> None: ...
-    def unresolved(a: "Nothing") -> None: ...  # type: ignore[name-defined] # noqa: F821, UP037
 
-    for function, complaint in (
+def positional(a: int, /) -> None: ...
+def variadic(*a: int) -> None: ...
+def field(a: int = Field(3)) -> None: ...
+def unresolved(a: "Nothing") -> None: ...  # type: ignore[name-defined] # noqa: F821, UP037
+def unfinished(a: Unfinished) -> None: ...
+def syntax(a: "int(") -> None: ...  # type: ignore[valid-type, syntax, unused-ignore] # noqa: F722
+def not_json(a: Handle) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "complaint"),
+    [
         (generator, "is a generator"),
+        (partial(generator), "generator is a generator"),
+        (Generator(), "Generator is a generator"),
         (positional, "can only be given by position"),
         (variadic, "can only be given by position"),
-        (unresolved, "cannot be resolved"),
+        (field, "has a Field for its default"),
+        (unresolved, "cannot be resolved: name 'Nothing' is not defined; define or import"),
+        (unfinished, "'Missing' is not defined"),
+        (syntax, "cannot be resolved"),
+        (not_json, "JSON cannot fill"),
+        (Handle, "is not a function"),
         (3, "is not a function"),
-    ):
-        with pytest.raises(TasksError, match=complaint):
-            registry.register("task")(function)  # type: ignore[arg-type]
-    with pytest.raises(TasksError, match="Two tasks are named 'taken'"):
-        registry.register("taken")(lambda: None)
-    for options in ({"max_attempts": 0}, {"timeout": timedelta(0)}, {"queue": ""}, {"name": "x" * 201}):
-        with pytest.raises(TasksError):
-            registry.register(**({"name": "task"} | options))
+    ],
+)
+def test_what_cannot_work_is_refused_when_it_is_registered(function: Any, complaint: str) -> None:
+    registry = Tasks()
+    with pytest.raises(TasksError, match=f"^Task 'it': .*{complaint}"):
+        registry.register("it")(function)
+
+    assert registry.names == ()
+
+
+def test_two_tasks_of_one_name_are_refused_and_both_are_named() -> None:
+    registry = Tasks()
+    registry.register("taken")(odd_names.function)
+    with pytest.raises(TasksError, match=r"Two tasks are named 'taken': .*\.odd_names and .*\.add; rename one"):
+        registry.register("taken")(add)
+
+    assert registry.find("taken").function is odd_names.function
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_attempts": 0},
+        {"max_attempts": 10_001},
+        {"max_attempts": True},
+        {"timeout": timedelta(0)},
+        {"timeout": 30},
+        {"queue": ""},
+        {"queue": "\ud800"},
+        {"name": "x" * 201},
+        {"name": "a\x00b"},
+        {"name": lambda: None},
+        {"backoff": 3},
+    ],
+    ids=repr,
+)
+def test_an_option_out_of_range_is_refused_in_a_sentence(options: dict[str, Any]) -> None:
+    with pytest.raises(TasksError, match=r"task.*\.$"):
+        Tasks().register(**({"name": "task"} | options))
 
 
 def test_a_registry_knows_its_names_and_queues() -> None:
@@ -149,13 +214,103 @@ def test_the_current_job_is_there_in_a_handler_and_nowhere_else() -> None:
         current_job()
 
 
-def test_every_status_has_its_transitions_and_only_retry_leaves_a_finished_one() -> None:
-    assert set(TRANSITIONS) == set(Status)
-    for status, following in TRANSITIONS.items():
-        if status.is_finished:
-            assert following == {Status.QUEUED}
+def test_the_current_job_stays_with_its_own_context() -> None:
+    with running(JOB):
+        assert contextvars.copy_context().run(current_job) is JOB
+        with pytest.raises(PushqError):
+            contextvars.Context().run(current_job)
 
 
-def test_a_time_without_a_zone_is_refused() -> None:
-    with pytest.raises(ValueError, match="has no time zone"):
-        NewJob("x", run_at=datetime(2026, 1, 1))  # noqa: DTZ001
+def test_a_parameter_may_have_the_name_of_a_method_s_own() -> None:
+    def reflexive(self: int, cls: int) -> int:
+        return self - cls
+
+    task = Tasks().register("reflexive")(reflexive)
+
+    assert task.job(self=3, cls=1).payload == {"self": 3, "cls": 1}
+    assert task(**task.arguments('{"self": 3, "cls": 1}')) == 2
+
+
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+@pytest.mark.parametrize(
+    ("handler", "argument"),
+    [(partial(add, b=2), "a"), (partial(add, 1), "b"), (Handle().open, "path"), (Handle(), "number")],
+    ids=["partial by name", "partial by position", "bound method", "object"],
+)
+def test_whatever_can_be_called_is_checked_like_a_function(handler: Callable[..., object], argument: str) -> None:
+    task = Tasks().register("it")(handler)
+
+    assert task.is_async
+    assert task.job(**{argument: 7}).payload == {argument: 7}
+    with pytest.raises(PayloadError, match=f"{argument}: Input should be a valid integer"):
+        task.arguments(json.dumps({argument: "seven"}))
+
+
+def test_one_function_may_have_two_names() -> None:
+    registry = Tasks()
+    first = registry.register("first")(add)
+
+    assert registry.register("second")(first).function is add
+
+
+def test_the_others_are_checked_by_their_annotation_too() -> None:
+    task = Tasks().register("counts")(lambda **_: None)
+    task.arguments('{"x": "any"}')
+
+    def counts(**numbers: int) -> None: ...
+
+    with pytest.raises(PayloadError, match="x: Input should be a valid integer"):
+        Tasks().register("counts")(counts).arguments('{"x": "no"}')
+
+
+def test_what_a_value_was_made_with_is_what_every_attempt_gets() -> None:
+    class Order(BaseModel):
+        key: UUID = Field(default_factory=uuid4)
+
+    def place(order: Order, times: int = 1) -> None: ...
+
+    place.__annotations__["order"] = Order  # it is local, and annotations are text here
+    task, order = Tasks().register("place")(place), Order()
+    job = task.job(order)
+
+    assert job.payload == {"order": {"key": str(order.key)}}
+    assert task.arguments(json.dumps(job.payload)) == {"order": order, "times": 1}
+
+
+CIRCULAR: list[object] = []
+CIRCULAR.append(CIRCULAR)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), {"a": float("inf")}, "\x00", "\ud800", 10**5000, object(), b"\xff", CIRCULAR],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_argument_that_jsonb_cannot_hold_is_refused_and_never_becomes_null(value: object) -> None:
+    with pytest.raises(PayloadError, match="cannot be JSON"):
+        open_ended.job(1, x=value)
+
+
+def test_a_validator_that_breaks_hurts_only_its_own_job() -> None:
+    def breaks(_: str) -> str:
+        raise ZeroDivisionError("secret")
+
+    def handler(a: str) -> None: ...
+
+    handler.__annotations__["a"] = Annotated[str, AfterValidator(breaks)]
+    with pytest.raises(PayloadError, match=r"^A validator of task 'it' raised ZeroDivisionError\.$"):
+        Tasks().register("it")(handler).arguments('{"a": ""}')
+
+
+def test_running_out_of_memory_is_not_the_payload_s_fault() -> None:
+    def exhausts(_: str) -> str:
+        raise MemoryError
+
+    def handler(a: str) -> None: ...
+
+    handler.__annotations__["a"] = Annotated[str, AfterValidator(exhausts)]
+    with pytest.raises(MemoryError):
+        Tasks().register("it")(handler).arguments('{"a": ""}')

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from io import TextIOWrapper
 
 import click
 
@@ -24,7 +26,8 @@ class _Commands(click.Group):
         except PushqError as error:
             click.echo(f"pushq: {error}", err=True)
             sys.exit(2 if isinstance(error, UsageError) else 1)
-        except BrokenPipeError:
+        except BrokenPipeError:  # `pushq jobs | head`: the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
             sys.exit(0)
 
 
@@ -47,4 +50,6 @@ for command in (migrate, supervise, demo, enqueue, jobs, queues, exporter, sweep
 
 
 def main() -> None:
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a row may hold what the terminal's encoding has not
     cli(prog_name="pushq")

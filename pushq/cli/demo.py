@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import statistics
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
@@ -13,7 +15,12 @@ import anyio
 import click
 
 from pushq.cli.output import Progress, table
-from pushq.demo import Demo, fetch_metrics, find_files, open_demo, prepare, serving, supervising
+from pushq.database.embedded import EmbeddedServer
+from pushq.database.migrate import migrate
+from pushq.database.session import Session
+from pushq.demo import Demo
+from pushq.demo.files import find_files
+from pushq.demo.processes import supervising
 
 SHOWN = ("pushq_jobs_finished_total", "pushq_job_retries_total", "pushq_wakeups_total", "pushq_supervisors")
 
@@ -25,14 +32,19 @@ def demo(folder: Path | None, keep: bool) -> None:
     """Shows pushq at work, with a PostgreSQL of its own: one job a file of FOLDER.
 
     Without FOLDER: the Python standard library's own sources. Files that do not decode fail, and are retried.
+
+    \b
+      pushq demo
+      pushq demo ~/src --keep
     """
     files = find_files(folder or Path(sysconfig.get_path("stdlib")))
     progress = Progress()
     try:
-        with serving(progress.show) as server:
-            anyio.run(prepare, server)
+        progress.show("starting PostgreSQL")
+        with EmbeddedServer(durable=True) as server:
+            anyio.run(migrate, server.url())
             progress.show("starting the supervisor")
-            with supervising(server, processes=min(2, os.cpu_count() or 1)) as (supervisor, port):
+            with supervising(server.url(), processes=min(2, os.cpu_count() or 1)) as (supervisor, port):
                 anyio.run(_show, server, supervisor, port, files, progress, keep)
     except KeyboardInterrupt:
         progress.end()
@@ -40,43 +52,59 @@ def demo(folder: Path | None, keep: bool) -> None:
         sys.exit(0 if keep else 130)
 
 
-async def _show(server, supervisor, port, files: Sequence[Path], progress: Progress, keep: bool) -> None:  # type: ignore[no-untyped-def]
-    demo = await open_demo(server, supervisor, port)
-    began = anyio.current_time()
+async def _show(
+    server: EmbeddedServer,
+    supervisor: subprocess.Popen[bytes],
+    port: int,
+    files: Sequence[Path],
+    progress: Progress,
+    keep: bool,
+) -> None:
+    session = Session(server.url(), "pushq demo")
+    demo = Demo(session, supervisor, port)
     click.echo(f"{len(files):,} jobs, one a file: insert into pushq.jobs (task, payload) select …")
-    await demo.insert(files)
-    async for counts in demo.watch(len(files)):
-        seconds = max(anyio.current_time() - began, 0.001)
-        progress.show(
-            f"{counts.finished:,} of {counts.total:,} finished, {counts.failed:,} failed, "
-            f"{counts.finished / seconds:,.0f} jobs/s"
-        )
-    progress.end()
+    await _run(demo, files, progress)
     click.echo("\n" + table(await demo.summary()))
-    waits = await demo.pick_ups(20)
-    click.echo(
-        f"\nAnd then, idle, 20 single INSERTs: from INSERT to started {1000 * statistics.median(waits):.1f} ms (median), "
-        f"{1000 * max(waits):.1f} ms (slowest)."
-    )
+    await _show_pick_ups(demo)
     await _show_metrics(demo)
-    _show_psql(demo, keep)
+    _show_psql(server, keep=keep)
+    await session.close()
     if keep:
         await anyio.sleep_forever()
 
 
+async def _run(demo: Demo, files: Sequence[Path], progress: Progress) -> None:
+    began = anyio.current_time()
+    await demo.insert(files)
+    async for counts in demo.watch(len(files)):
+        rate = counts.finished / max(anyio.current_time() - began, 0.001)
+        progress.show(f"{counts.finished:,} of {counts.total:,} finished, {counts.failed:,} failed, {rate:,.0f} jobs/s")
+    progress.end()
+
+
+async def _show_pick_ups(demo: Demo) -> None:
+    waits = [1000 * seconds for seconds in await demo.pick_ups(20)]
+    click.echo(
+        "\nThen, idle, 20 single INSERTs, from the commit to the start of the job: "
+        f"{statistics.median(waits):.1f} ms (median), {max(waits):.1f} ms (slowest)."
+    )
+
+
 async def _show_metrics(demo: Demo) -> None:
-    click.echo(f"\nhttp://127.0.0.1:{demo.port}/metrics says, among others:")
-    for line in (await fetch_metrics(demo.port)).splitlines():
+    click.echo(f"\n{demo.metrics_url} says, among others:")
+    for line in await demo.metrics():
         if line.startswith(SHOWN):
             click.echo(f"  {line}")
 
 
-def _show_psql(demo: Demo, keep: bool) -> None:
-    click.echo("\nInsert one by hand" + (":" if keep else ", while `pushq demo --keep` runs:"))
-    psql = demo.server.bin_directory / "psql"
-    statement = f"""insert into pushq.jobs (task, payload) values ('text.lines', '{{"path": "{__file__}"}}')"""
-    click.echo(
-        f'  {psql if keep else "psql"} "{demo.url if keep else "$URL"}" -c "{statement.replace(chr(34), chr(92) + chr(34))}"'
-    )
+def _show_psql(server: EmbeddedServer, *, keep: bool) -> None:
+    values = f"""'text.lines', '{{\\"path\\": \\"{Path(__file__)}\\"}}'"""
+    command = f'-c "insert into pushq.jobs (task, payload) values ({values})"'  # noqa: S608 - only printed
     if keep:
-        click.echo(f"See it:\n  DATABASE_URL='{demo.url}' pushq jobs\nCtrl-C ends it.")
+        url = shlex.quote(server.url())
+        click.echo(f"\nInsert one by hand, and see it:\n  {server.bin_directory / 'psql'} {url} {command}")
+        click.echo(f"  DATABASE_URL={url} pushq jobs\nCtrl-C ends it.")
+    else:
+        click.echo(
+            f"\nInsert one by hand while `pushq demo --keep` runs, with the URL that it prints:\n  psql URL {command}"
+        )

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import anyio
 import click
 
+from pushq.cli.desk import at_desk
 from pushq.cli.options import as_json
-from pushq.cli.output import Progress, printable, show_rows
+from pushq.cli.output import Progress, Row, printable, show_rows
 from pushq.database.desk import Desk, Filter
-from pushq.database.migrate import check_schema
 from pushq.errors import UsageError
 from pushq.job import NewJob, Status
-from pushq.settings import Settings
+from pushq.settings import TEN_YEARS
+
+
+def _refuse_nan(context: click.Context, option: click.Parameter, value: float) -> float:
+    """NaN is in every range: no comparison with it fails."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is not a number of seconds.", context, option)
+    return value
 
 
 @click.command()
@@ -25,13 +32,14 @@ from pushq.settings import Settings
 @click.option(
     "--payload", default="{}", metavar="JSON", help="The handler's arguments, a JSON object; `-` reads standard input."
 )
-@click.option("--queue", default="default", show_default=True)
+@click.option("--queue", default="default", show_default=True, help="The lane that it waits in.")
 @click.option(
     "--priority", type=click.IntRange(-32768, 32767), default=0, show_default=True, help="Smaller runs first."
 )
 @click.option(
     "--delay",
-    type=click.FloatRange(0, 10 * 365 * 86400),
+    type=click.FloatRange(0, TEN_YEARS),
+    callback=_refuse_nan,
     default=0,
     metavar="SECONDS",
     help="Not before so many seconds from now.",
@@ -61,16 +69,14 @@ def enqueue(
         run_at=datetime.now(UTC) + timedelta(seconds=delay) if delay else None,
         unique_key=unique_key,
     )
-    settings = Settings.load()
 
-    async def run() -> Any:
-        async with Desk.opened(settings.url) as desk:
-            job_id = await desk.insert(job)
-            if job_id is None:
-                raise UsageError(f"An unfinished job has the unique key {unique_key!r}; nothing was inserted.")
-            return await _wait_finished(desk, job_id) if waits else {"id": job_id}
+    async def insert(desk: Desk) -> Row:
+        job_id = await desk.insert(job)
+        if job_id is None:
+            raise UsageError(f"An unfinished job has the unique key {unique_key!r}; nothing was inserted.")
+        return await _wait_finished(desk, job_id) if waits else {"id": job_id}
 
-    row = anyio.run(_after_check(settings, run))
+    row = at_desk(insert)
     if as_json:
         show_rows([row], list(row), as_json=True, empty="")
     elif waits:
@@ -82,7 +88,7 @@ def enqueue(
 
 
 def _payload(text: str) -> dict[str, object]:
-    text = click.get_text_stream("stdin").read() if text == "-" else text
+    text = sys.stdin.read() if text == "-" else text
     try:
         payload = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -96,16 +102,27 @@ def _payload(text: str) -> dict[str, object]:
     return payload
 
 
-async def _wait_finished(desk: Desk, job_id: UUID) -> Any:
-    progress = Progress()
-    began = anyio.current_time()
+async def _wait_finished(desk: Desk, job_id: UUID) -> Row:
+    progress, began = Progress(), anyio.current_time()
+    try:
+        return await _poll(desk, job_id, progress, began)
+    except BaseException:
+        click.echo(f"No longer waiting for job {job_id}, which takes its course.", err=True)
+        raise
+    finally:
+        progress.end()
+
+
+async def _poll(desk: Desk, job_id: UUID, progress: Progress, began: float) -> Row:
     while True:
         row = await desk.find(job_id)
-        if row is None or Status(row["status"]).is_finished:
-            progress.end()
+        if row is None:
+            raise UsageError(f"Job {job_id} was deleted while we waited for it.")
+        if Status(row["status"]).is_finished:
             return row
-        progress.show(f"{job_id} {row['status']} {anyio.current_time() - began:.0f} s")
-        await anyio.sleep(min(1.0, 0.05 + (anyio.current_time() - began) / 10))
+        waited = anyio.current_time() - began
+        progress.show(f"{job_id} {row['status']} {waited:.0f} s")
+        await anyio.sleep(min(1.0, 0.05 + waited / 10))
 
 
 LISTED = ("id", "task", "queue", "status", "attempt", "failures", "crashes", "enqueued_at", "finished_at", "error")
@@ -126,34 +143,25 @@ def jobs(context: click.Context) -> None:
 
 
 @jobs.command("list")
-@click.option("--status", type=click.Choice([status.value for status in Status]))
-@click.option("--queue")
-@click.option("--task")
+@click.option(
+    "--status", type=click.Choice([status.value for status in Status]), help="Only jobs that have come to this."
+)
+@click.option("--queue", help="Only jobs of this queue.")
+@click.option("--task", help="Only jobs of this task.")
 @click.option("--unknown", is_flag=True, help="Only queued jobs whose task no supervisor has ever known.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="No more than so many.")
 @as_json
 def list_jobs(
-    status: str | None = None,
-    queue: str | None = None,
-    task: str | None = None,
-    unknown: bool = False,
-    limit: int = 50,
-    as_json: bool = False,
+    status: str | None, queue: str | None, task: str | None, unknown: bool, limit: int, as_json: bool
 ) -> None:
-    """Lists jobs, the newest first. A queued job whose task nobody knows is marked."""
-    settings = Settings.load()
-
-    async def run() -> Any:
-        async with Desk.opened(settings.url) as desk:
-            return await desk.list_jobs(Filter(status, queue, task, unknown), limit)
-
-    rows = anyio.run(_after_check(settings, run))
+    """Lists jobs, the newest first. A queued job that waits for more than its time says why."""
+    rows = at_desk(lambda desk: desk.list_jobs(Filter(status, queue, task, unknown), limit))
     if not as_json:
-        rows = [dict(row) | {"error": _remark(row)} for row in rows]
+        rows = [row | {"error": _remark(row)} for row in rows]
     show_rows(rows, LISTED, as_json=as_json, empty="No jobs match.")
 
 
-def _remark(row: Any) -> str | None:
+def _remark(row: Row) -> str | None:
     if row["status"] == Status.QUEUED and not row["task_is_known"]:
         return "waits: no supervisor knows this task"
     if row["status"] == Status.QUEUED and row["queue_is_paused"]:
@@ -166,13 +174,7 @@ def _remark(row: Any) -> str | None:
 @as_json
 def show(job_id: UUID, as_json: bool) -> None:
     """Shows one job whole, with its last error."""
-    settings = Settings.load()
-
-    async def run() -> Any:
-        async with Desk.opened(settings.url) as desk:
-            return await desk.find(job_id)
-
-    row = anyio.run(_after_check(settings, run))
+    row = at_desk(lambda desk: desk.find(job_id))
     if row is None:
         raise UsageError(f"There is no job {job_id}; it may have been dropped after its retention.")
     if as_json:
@@ -181,7 +183,7 @@ def show(job_id: UUID, as_json: bool) -> None:
         _show_one(row)
 
 
-def _show_one(row: Any) -> None:
+def _show_one(row: Row) -> None:
     for name, value in row.items():
         if value is not None:
             shown = value.isoformat() if isinstance(value, datetime) else str(value)
@@ -206,21 +208,11 @@ def retry(job_ids: tuple[UUID, ...], as_json: bool) -> None:
 
 def _change(verb: str, job_ids: tuple[UUID, ...], wanted: str, as_json: bool) -> None:
     """Does it to each, says what was done, and ends with 1 if it was not what was wanted for all."""
-    settings = Settings.load()
 
-    async def run() -> Any:
-        async with Desk.opened(settings.url) as desk:
-            return [{"id": job_id, "did": await desk.change(verb, job_id)} for job_id in job_ids]
+    async def change(desk: Desk) -> list[Row]:
+        return [{"id": job_id, "did": await desk.change(verb, job_id)} for job_id in job_ids]
 
-    rows = anyio.run(_after_check(settings, run))
+    rows = at_desk(change)
     show_rows(rows, ("id", "did"), as_json=as_json, empty="")
     if any(row["did"] != wanted for row in rows):
         sys.exit(1)
-
-
-def _after_check(settings: Settings, run: Any) -> Any:
-    async def checked() -> Any:
-        await check_schema(settings.url)
-        return await run()
-
-    return checked

@@ -1,11 +1,12 @@
-"""Flags for settings, each made from the setting's own name and description."""
+"""Flags for settings, each made from the setting's own name, type and description."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from pydantic.fields import FieldInfo
 
 from pushq.settings import Settings
 
@@ -25,13 +26,19 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
 
 def _option(name: str) -> Callable[[Command], Command]:
     field = Settings.model_fields[name]
-    about = f"{field.description or name}  [PUSHQ_{name.upper()}"
+    about = f"{field.description}  [PUSHQ_{name.upper()}"
     if name == "queues":
         return click.option("--queue", "queues", multiple=True, metavar="NAME", help=f"{about}; repeatable]")
-    default = (
-        f"; default {field.default:g}]" if isinstance(field.default, int | float) else f"; default {field.default}]"
-    )
-    return click.option(f"--{name.replace('_', '-')}", metavar="VALUE", help=about + default)
+    default = f"{field.default:g}" if isinstance(field.default, float) else field.default
+    return click.option(f"--{name.replace('_', '-')}", metavar=_metavar(field), help=f"{about}; default {default}]")
+
+
+def _metavar(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return "|".join(get_args(field.annotation))
+    if field.annotation is float:
+        return "SECONDS"
+    return "N" if field.annotation is int else "VALUE"
 
 
 LOGGING = ("log_format", "log_level")

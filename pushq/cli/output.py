@@ -11,13 +11,14 @@ from typing import Any
 import click
 
 Row = Mapping[str, Any]
+"""Column to value."""
 
 
 def show_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
     """Prints a listing; `empty` is said, to people, when there is nothing."""
     if as_json:
         for row in rows:
-            click.echo(json.dumps(dict(row), default=_plain, ensure_ascii=False))
+            click.echo(json.dumps(dict(row), default=_plain))  # in ASCII: a terminal obeys more than ASCII's controls
     elif rows:
         click.echo(table([{column: row[column] for column in columns} for row in rows]))
     else:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import anyio
 import click
 
+from pushq.cli.desk import at_desk
 from pushq.cli.options import as_json
 from pushq.cli.output import show_rows
 from pushq.database.desk import Desk
-from pushq.settings import Settings
 
 LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused")
 
@@ -30,9 +27,9 @@ def queues(context: click.Context) -> None:
 
 @queues.command("list")
 @as_json
-def list_queues(as_json: bool = False) -> None:
+def list_queues(as_json: bool) -> None:
     """Lists queues with their unfinished jobs, counted now."""
-    show_rows(_at_desk(lambda desk: desk.list_queues()), LISTED, as_json=as_json, empty="No queue is known yet.")
+    show_rows(at_desk(lambda desk: desk.list_queues()), LISTED, as_json=as_json, empty="No queue is known yet.")
 
 
 @queues.command()
@@ -55,14 +52,4 @@ def _change(verb: str, names: tuple[str, ...], as_json: bool) -> None:
     async def change(desk: Desk) -> list[dict[str, str]]:
         return [{"queue": name, "did": await desk.change(verb, name)} for name in names]
 
-    show_rows(_at_desk(change), ("queue", "did"), as_json=as_json, empty="")
-
-
-def _at_desk(what: Any) -> Any:
-    url = Settings.load().url
-
-    async def run() -> Any:
-        async with Desk.opened(url) as desk:
-            return await what(desk)
-
-    return anyio.run(run)
+    show_rows(at_desk(change), ("queue", "did"), as_json=as_json, empty="")

@@ -57,6 +57,10 @@ def exporter(**flags: object) -> None:
     """Serves /metrics, /healthz and /readyz, and runs no jobs.
 
     Its counters are the same as those of every supervisor. One scrape target of the two is enough.
+
+    \b
+      pushq exporter --http-host 0.0.0.0
+      PUSHQ_HTTP_TOKEN=secret pushq exporter      # /metrics then asks for: Authorization: Bearer secret
     """
     settings = Settings.load(**flags)
 
@@ -88,7 +92,11 @@ def sweep(as_json: bool, **flags: object) -> None:
     """Watches the supervisors for one lease, then sweeps once and shows what it did.
 
     Supervisors do this by themselves. Use it where none is running: after a host has died for good, or from cron as the
-    owner of the tables.
+    owner of the tables. A supervisor whose own lease is longer than ours is not judged.
+
+    \b
+      pushq sweep
+      pushq sweep --lease 60 --json
     """
     settings = Settings.load(**flags)
 
@@ -111,13 +119,12 @@ def sweep(as_json: bool, **flags: object) -> None:
 
 
 async def _watch(sweeper: Sweeper, lease: float) -> None:
-    """Notes who gives signs of life. A supervisor with a longer lease than ours is not judged."""
+    """Notes who gives signs of life."""
     progress = Progress()
-    until = anyio.current_time() + lease
     await sweeper.observe()
+    until = anyio.current_time() + lease
     while (left := until - anyio.current_time()) > 0:
         progress.show(f"watching the supervisors for {left:.0f} more seconds")
         await anyio.sleep(min(1.0, left))
         await sweeper.observe()
-    await anyio.sleep(0.05)
     progress.end()

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Self
 from uuid import UUID
 
+import asyncpg
+
 from pushq.database.migrate import check_schema
 from pushq.database.session import Session
 from pushq.database.store import statement
-from pushq.errors import UsageError, ValueRefused
+from pushq.errors import PayloadError, UsageError, ValueRefused
 from pushq.job import NewJob
 from pushq.queue import Queue
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +39,39 @@ class Desk:
     @classmethod
     @asynccontextmanager
     async def opened(cls, url: str | None) -> AsyncIterator[Self]:
-        """Raises SchemaError, DatabaseAway and DatabaseRefused, and on the way out UsageError for a refused value."""
-        await check_schema(url)
+        """Raises DatabaseAway, DatabaseRefused, UsageError for a refused value, and SchemaError.
+
+        The schema is looked at only when something proves to be missing: a producer may insert, and not look.
+        """
         session = Session(url, "pushq", deadline=60, settings={"enable_seqscan": "on", "enable_hashjoin": "on"})
         try:
             yield cls(session)
         except ValueRefused as error:
             raise UsageError(f"The database refused it: {error}.") from None
+        except PayloadError as error:
+            raise UsageError(str(error)) from None
+        except asyncpg.SyntaxOrAccessError:
+            await check_schema(url)
+            raise
         finally:
             await session.close()
 
     async def insert(self, job: NewJob) -> UUID | None:
         return await Queue().insert(job, connection=self._session)
 
-    async def list_jobs(self, wanted: Filter, limit: int) -> list[Any]:
-        """Rows of a job's columns but payload and result, and of task_is_known and queue_is_paused; the newest first."""
-        return await self._session.fetch(
-            statement("list_jobs"), wanted.status, wanted.queue, wanted.task, wanted.is_unknown, limit
-        )
+    async def list_jobs(self, wanted: Filter, limit: int) -> list[Row]:
+        """A job's columns but payload and result, and task_is_known and queue_is_paused; the newest first."""
+        asked = (wanted.status, wanted.queue, wanted.task, wanted.is_unknown, limit)
+        return [dict(row) for row in await self._session.fetch(statement("list_jobs"), *asked)]
 
-    async def find(self, job_id: UUID) -> Any:
+    async def find(self, job_id: UUID) -> Row | None:
         """A job's columns, payload and result as JSON text; None: there is none. An id used again: the newest."""
         rows = await self._session.fetch(statement("find_job"), job_id)
-        return rows[0] if rows else None
+        return dict(rows[0]) if rows else None
 
-    async def list_queues(self) -> list[Any]:
-        """Rows of (queue, queued, running, oldest_seconds, served, paused)."""
-        return await self._session.fetch(statement("list_queues"))
+    async def list_queues(self) -> list[Row]:
+        """Rows of queue, queued, running, oldest_seconds, served, paused."""
+        return [dict(row) for row in await self._session.fetch(statement("list_queues"))]
 
     async def change(self, verb: str, what: UUID | str) -> str:
         """Calls pushq.cancel, retry, pause or resume, and returns what it did."""

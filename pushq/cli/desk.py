@@ -1,0 +1,23 @@
+"""Runs one question or change at the desk, with the database of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+
+from pushq.database.desk import Desk
+from pushq.settings import Settings
+
+T = TypeVar("T")
+
+
+def at_desk(what: Callable[[Desk], Awaitable[T]]) -> T:
+    url = Settings.load().url
+
+    async def run() -> T:
+        async with Desk.opened(url) as desk:
+            return await what(desk)
+
+    return anyio.run(run)

@@ -1,0 +1,82 @@
+"""The demo's processes: a PostgreSQL and a real supervisor, which do not outlive it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import IO
+
+from pushq.errors import PushqError
+
+_PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def supervising(url: str, *, processes: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A `pushq supervise` of the demo's tasks, and the port that it serves /metrics on.
+
+    It is in a session of its own: Ctrl-C is for us, who then stop it.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHQ_")}
+    command = [sys.executable, "-m", "pushq", "supervise", "pushq.demo.tasks:tasks"]
+    flags = [
+        "--http-port=0",
+        "--log-format=json",
+        f"--processes={processes}",
+        "--concurrency=4",
+        "--shutdown-timeout=2",
+    ]
+    supervisor = subprocess.Popen(
+        [*command, *flags],
+        env=environment | {"PUSHQ_DATABASE_URL": url},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_dies_with_us(),  # noqa: PLW1509 - no thread of ours holds a lock here
+    )
+    assert supervisor.stderr is not None
+    try:
+        yield supervisor, _port(supervisor.stderr)
+    finally:
+        _stop(supervisor)
+
+
+def _port(log: IO[bytes]) -> int:
+    """It says where it serves when it starts. The rest is read too, so that it never waits for a full pipe."""
+    said: list[bytes] = []
+    for line in log:
+        said.append(line)
+        if b'"supervisor started"' in line:
+            Thread(target=log.read, daemon=True).start()
+            return int(json.loads(line)["http_port"])
+    raise PushqError(f"The demo's supervisor did not start; it said: {b''.join(said).decode(errors='replace').strip()}")
+
+
+def _stop(supervisor: subprocess.Popen[bytes]) -> None:
+    supervisor.terminate()
+    try:
+        supervisor.wait(10)
+    except subprocess.TimeoutExpired:
+        supervisor.kill()
+        supervisor.wait()
+
+
+def _dies_with_us() -> Callable[[], None] | None:
+    """For the child, before it becomes another program: it gets SIGTERM when we die, however we die. Linux only."""
+    if sys.platform != "linux":
+        return None
+    parent, libc = os.getpid(), ctypes.CDLL(None)
+
+    def prepare() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare

@@ -1,0 +1,177 @@
+"""Every user's mistake gets a sentence with its remedy on standard error, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.supervisors import environment, pushq, supervising
+
+NOBODY = "postgresql://me:hunter2@127.0.0.1:1/app"
+
+MODULES = {
+    "syntax": "def broken(:",
+    "importing": "import a_module_that_is_not_there",
+    "exiting": "raise SystemExit(3)",
+    "raising": "raise RuntimeError('first line\\nsecond')",
+    "empty": "from pushq import Tasks\ntasks = Tasks()",
+    "other": "from pushq import Tasks\nmy_tasks = Tasks()\nnumber = 3",
+    "twice": "from pushq import Tasks\ntasks = Tasks()\nfor _ in 'ab':\n    @tasks.register('mail')\n    def f(): ...",
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("app", "does not name a registry of tasks; write MODULE:TASKS"),
+        ("nowhere.jobs:tasks", "There is no module 'nowhere' in "),
+        ("syntax:tasks", "Module 'syntax' fails to import: SyntaxError"),
+        ("importing:tasks", "fails to import: ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
+        ("exiting:tasks", "Module 'exiting' fails to import: SystemExit: 3"),
+        ("raising:tasks", "Module 'raising' fails to import: RuntimeError: first line, at "),
+        ("empty:tasks", "'empty:tasks' has no tasks; put @tasks.register(NAME) above a function"),
+        ("other:tasks", "Module 'other' has no 'tasks'; did you mean 'other:my_tasks'?"),
+        ("other:number", "'other:number' is a int, not a registry of tasks"),
+        ("twice:tasks", "Two tasks are named 'mail'"),
+    ],
+)
+def test_a_registry_that_cannot_be_used_is_named(database_url: str, tmp_path: Path, place: str, sentence: str) -> None:
+    for name, source in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    ended = subprocess.run(
+        [sys.executable, "-m", "pushq", "supervise", place, "--http-port", "0", "--log-level", "error"],
+        env=environment(database_url) | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert sentence in ended.stderr
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"CONCURRENCY": "many"}, "PUSHQ_CONCURRENCY=many cannot be used"),
+        ({"CONCURRENCY": "0"}, "PUSHQ_CONCURRENCY=0 cannot be used"),
+        ({"CONCURENCY": "5"}, "There is no setting PUSHQ_CONCURENCY; did you mean PUSHQ_CONCURRENCY?"),
+        ({"LEASE": "5"}, "PUSHQ_LEASE=5 cannot be used: it must be at least three times"),
+        ({"WAKE": "shout"}, "PUSHQ_WAKE=shout cannot be used"),
+        ({"WAKE": "poll", "POLL_INTERVAL": "0"}, "PUSHQ_WAKE=poll cannot be used with PUSHQ_POLL_INTERVAL=0"),
+        ({"DATABASE_URL": "mysql://me:hunter2@host/app"}, "must begin with postgresql://"),
+        ({"DATABASE_URL": "postgresql://me:hunter2@host:port/app"}, "has no port from 1 to 65535"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(settings: dict[str, str], sentence: str) -> None:
+    ended = pushq("supervise", "tests.support.handlers:tasks", **settings)
+
+    assert sentence in ended.stderr
+    assert "hunter2" not in ended.stderr
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["supervise", "tests.support.handlers:tasks"], ["migrate"], ["jobs"], ["queues"], ["enqueue", "x"], ["exporter"]],
+    ids=lambda command: command[0],
+)
+def test_a_database_that_is_not_there_ends_the_command_with_1(command: list[str]) -> None:
+    ended = pushq(*command, url=NOBODY)
+
+    assert "Database app at 127.0.0.1:1 is away: " in ended.stderr
+    assert "hunter2" not in ended.stderr
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["supervise", "tests.support.handlers:tasks"], ["jobs"], ["queues"], ["enqueue", "x"], ["exporter"], ["sweep"]],
+    ids=lambda command: command[0],
+)
+def test_a_database_that_was_not_migrated_is_told_apart(empty_database_url: str, command: list[str]) -> None:
+    ended = pushq(*command, url=empty_database_url)
+
+    assert "has no pushq schema; run `pushq migrate`." in ended.stderr
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+
+
+def test_a_database_or_role_that_does_not_exist_is_the_user_s_to_mend(database_url: str) -> None:
+    for url in (database_url.replace("/pushq_test_", "/no_such_"), database_url.replace("//pushq@", "//nobody_here@")):
+        ended = pushq("supervise", "tests.support.handlers:tasks", url=url)
+
+        assert "refused us: " in ended.stderr
+        assert "does not exist" in ended.stderr
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+
+
+def test_a_port_that_is_taken_is_named_with_the_remedy(database_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for command in (["supervise", "tests.support.handlers:tasks"], ["exporter"]):
+            ended = pushq(*command, "--http-port", str(port), url=database_url)
+
+            assert f"Cannot listen on 127.0.0.1:{port}: address already in use; choose another with" in ended.stderr
+            assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+
+
+def test_wrong_usage_ends_with_2() -> None:
+    for wrong in (["supervise"], ["jobs", "show", "not-an-id"], ["frobnicate"], ["jobs", "list", "--status", "lost"]):
+        ended = pushq(*wrong)
+
+        assert ended.returncode == 2, wrong
+        assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["x", "--payload", "{"], "--payload is not JSON"),
+        (["x", "--payload", "[1]"], "--payload is a JSON list, not an object"),
+        (["x" * 201], "jobs_task_has_1_to_200_characters"),
+        (["x", "--queue", ""], "jobs_queue_has_1_to_200_characters"),
+    ],
+)
+def test_a_job_that_cannot_be_enqueued_is_refused_in_a_sentence(
+    database_url: str, arguments: list[str], sentence: str
+) -> None:
+    ended = pushq("enqueue", *arguments, url=database_url)
+
+    assert sentence in ended.stderr
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+
+
+def test_parameters_that_are_for_libpq_do_no_harm(database_url: str) -> None:
+    extra = "&channel_binding=prefer&connect_timeout=5&keepalives_idle=30&gssencmode=disable"
+    with supervising(database_url + extra):
+        ended = pushq("enqueue", "echo", "--wait", "--json", DATABASE_URL=database_url + extra)
+
+    assert (ended.returncode, '"status": "succeeded"' in ended.stdout) == (0, True)
+
+
+def test_the_help_of_every_command_teaches() -> None:
+    for command in ([], ["migrate"], ["supervise"], ["enqueue"], ["jobs"], ["queues"]):
+        assert "pushq " in pushq(*command, "--help").stdout.partition("\n")[2], command
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback(database_url: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pushq", "queues", "list", "--json"],
+            env=environment(database_url),
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert "Traceback" not in ended.stderr

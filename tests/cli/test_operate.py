@@ -1,0 +1,242 @@
+"""enqueue, jobs and queues: what people do by hand, against a supervisor that runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.support.jobs import Connection, count, finished, has_count, insert, row_of
+from tests.support.supervisors import ROOT, environment, pushq, supervising
+
+LISTED = {
+    "id", "task", "queue", "status", "priority", "run_at", "attempt", "failures", "crashes", "max_attempts",
+    "unique_key", "tenant_id", "correlation_id", "submitted_by", "enqueued_at", "started_at", "finished_at",
+    "supervisor", "error", "task_is_known", "queue_is_paused",
+}  # fmt: skip
+SHOWN = (LISTED - {"task_is_known", "queue_is_paused"}) | {"payload", "result", "timeout"}
+
+
+def listed(url: str, *arguments: str) -> list[dict[str, Any]]:
+    ended = pushq(*arguments, "--json", url=url)
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+async def test_enqueue_prints_the_id_of_the_job_that_it_inserted(database_url: str, connection: Connection) -> None:
+    options = ["--queue", "mail", "--priority", "-5", "--delay", "3600", "--unique-key", "once"]
+    ended = pushq("enqueue", "mail.welcome", "--payload", '{"name": "Zoë"}', *options, url=database_url)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    row = await row_of(connection, UUID(ended.stdout.strip()))
+    assert json.loads(row["payload"]) == {"name": "Zoë"}
+    assert (row["task"], row["queue"], row["priority"], row["unique_key"]) == ("mail.welcome", "mail", -5, "once")
+    assert 3590 < (row["run_at"] - row["enqueued_at"]).total_seconds() < 3610
+
+
+async def test_enqueue_reads_the_payload_from_standard_input(database_url: str, connection: Connection) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "pushq", "enqueue", "echo", "--payload", "-", "--json"],
+        input='{"lines": "a\\nb"}\n',
+        env=environment(database_url),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    row = await row_of(connection, UUID(json.loads(ended.stdout)["id"]))
+    assert json.loads(row["payload"]) == {"lines": "a\nb"}
+
+
+async def test_a_unique_key_that_is_taken_is_said_and_nothing_is_inserted(
+    database_url: str, connection: Connection
+) -> None:
+    await insert(connection, "echo", unique_key="once")
+    ended = pushq("enqueue", "echo", "--unique-key", "once", url=database_url)
+
+    assert ended.stderr == "pushq: An unfinished job has the unique key 'once'; nothing was inserted.\n"
+    assert (ended.returncode, ended.stdout, await count(connection)) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--payload", '{"a": NaN}'], "is not JSON"),
+        (["--payload", '{"a": 1e400}'], "is not JSON"),
+        (["--payload", '{"a": "\\u0000"}'], "The database refused it: unsupported Unicode escape"),
+        (["--payload", '{"a": "\\ud800"}'], "The database refused it: "),
+        (["--queue", "q" * 201], "jobs_queue_has_1_to_200_characters"),
+        (["--unique-key", ""], "jobs_unique_key_has_1_to_200_characters"),
+    ],
+)
+def test_a_value_that_cannot_be_stored_is_refused_in_a_sentence(
+    database_url: str, arguments: list[str], sentence: str
+) -> None:
+    ended = pushq("enqueue", "echo", *arguments, url=database_url)
+
+    assert sentence in ended.stderr
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+
+
+def test_a_delay_that_is_not_a_number_is_wrong_usage() -> None:
+    ended = pushq("enqueue", "echo", "--delay", "nan")
+
+    assert "Invalid value for '--delay'" in ended.stderr
+    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
+
+
+async def test_waiting_ends_with_the_job_and_tells_by_the_exit_code_what_came_of_it(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url):
+        succeeded = pushq("enqueue", "echo", "--payload", '{"a": 1}', "--wait", url=database_url)
+        failed = pushq("enqueue", "fail", "--wait", "--json", url=database_url)
+
+    assert succeeded.returncode == 0
+    assert "status          succeeded\n" in succeeded.stdout
+    assert 'result          {"a": 1}\n' in succeeded.stdout
+    assert failed.returncode == 1
+    row = json.loads(failed.stdout)
+    assert set(row) == SHOWN
+    assert (row["status"], row["failures"], row["error"]) == ("failed", 3, "ValueError: no")
+
+
+async def test_ctrl_c_stops_the_waiting_and_not_the_job(database_url: str, connection: Connection) -> None:
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "pushq", "enqueue", "unheard.of", "--wait"],
+        env=environment(database_url),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    await has_count(connection, 1, "status = 'queued'")
+    waiting.send_signal(signal.SIGINT)
+    output, errors = waiting.communicate(timeout=20)
+
+    assert (waiting.returncode, output, "Traceback" in errors) == (1, "", False)
+    job_id = await connection.fetchval("select id from pushq.jobs where status = 'queued'")
+    assert f"No longer waiting for job {job_id}" in errors
+
+
+async def test_jobs_are_listed_newest_first_and_filtered(database_url: str, connection: Connection) -> None:
+    for task, queue in [("one", "a"), ("two", "a"), ("two", "b")]:
+        await insert(connection, task, queue=queue)
+    await connection.execute("insert into pushq.tasks (name) values ('one')")
+    [cancelled] = await insert(connection, "three", queue="c")
+    await connection.execute("select pushq.cancel($1)", cancelled)
+
+    everything = listed(database_url, "jobs", "list")
+    assert [job["task"] for job in everything] == ["three", "two", "two", "one"]
+    assert set(everything[0]) == LISTED
+    assert [job["queue"] for job in listed(database_url, "jobs", "list", "--task", "two")] == ["b", "a"]
+    assert [job["task"] for job in listed(database_url, "jobs", "list", "--queue", "a", "--task", "two")] == ["two"]
+    assert [job["task"] for job in listed(database_url, "jobs", "list", "--status", "cancelled")] == ["three"]
+    assert [job["queue"] for job in listed(database_url, "jobs", "list", "--unknown")] == ["b", "a"]
+    assert [job["task"] for job in listed(database_url, "jobs", "list", "--limit", "1")] == ["three"]
+    assert listed(database_url, "jobs", "list", "--queue", "nowhere") == []
+    assert pushq("jobs", "list", "--queue", "nowhere", url=database_url).stderr == "No jobs match.\n"
+
+
+async def test_a_job_that_waits_for_more_than_its_time_says_why(database_url: str, connection: Connection) -> None:
+    await insert(connection, "nobody.knows")
+    await connection.execute("insert into pushq.tasks (name) values ('known')")
+    await insert(connection, "known", queue="stopped")
+    await connection.execute("select pushq.pause('stopped')")
+
+    paused, unknown = pushq("jobs", url=database_url).stdout.splitlines()[1:]
+    assert paused.endswith("waits: its queue is paused")
+    assert unknown.endswith("waits: no supervisor knows this task")
+
+
+async def test_a_job_is_shown_whole(database_url: str, connection: Connection) -> None:
+    [job_id] = await insert(connection, "echo", payload={"a": [1, 2]})
+
+    [row] = listed(database_url, "jobs", "show", str(job_id))
+    assert set(row) == SHOWN
+    assert (row["id"], row["payload"], row["result"]) == (str(job_id), '{"a": [1, 2]}', None)
+    shown = pushq("jobs", "show", str(job_id), url=database_url).stdout
+    assert 'payload         {"a": [1, 2]}\n' in shown
+
+
+async def test_jobs_are_cancelled_and_retried(database_url: str, connection: Connection) -> None:
+    with supervising(database_url):
+        [waits] = await insert(connection, "unheard.of")
+        assert listed(database_url, "jobs", "cancel", str(waits)) == [{"id": str(waits), "did": "cancelled"}]
+        assert (await row_of(connection, waits))["status"] == "cancelled"
+
+        [fails] = await insert(connection, "fail")
+        await finished(connection, fails)
+        assert listed(database_url, "jobs", "retry", str(fails)) == [{"id": str(fails), "did": "queued"}]
+        [row] = await finished(connection, fails)
+        assert (row["status"], row["attempt"], row["failures"]) == ("failed", 6, 3)
+
+
+async def test_what_could_not_be_done_to_a_job_is_said_with_exit_code_1(
+    database_url: str, connection: Connection
+) -> None:
+    [job_id] = await insert(connection, "echo")
+    nobody = str(uuid4())
+    ended = pushq("jobs", "cancel", str(job_id), str(job_id), nobody, "--json", url=database_url)
+
+    assert [json.loads(line)["did"] for line in ended.stdout.splitlines()] == [
+        "cancelled", "already cancelled", "unknown",
+    ]  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_an_id_that_no_job_has_is_named(database_url: str) -> None:
+    nobody = str(uuid4())
+    ended = pushq("jobs", "show", nobody, url=database_url)
+
+    assert ended.stderr == f"pushq: There is no job {nobody}; it may have been dropped after its retention.\n"
+    assert ended.returncode == 2
+
+
+async def test_what_rows_hold_cannot_forge_a_line_or_move_the_cursor(database_url: str, connection: Connection) -> None:
+    hostile = "x\x1b[2J\n\r\x9b31m\u2028\u202eforged  succeeded"
+    [job_id] = await insert(connection, hostile, queue="q\nq", payload={"a": hostile})
+    await connection.execute("update pushq.jobs_unfinished set error = $1", hostile)
+    commands = [["jobs"], ["jobs", "show", str(job_id)], ["queues"]]
+
+    for command in [*commands, *([*command, "--json"] for command in [["jobs", "list"], *commands[1:2]])]:
+        ended = pushq(*command, url=database_url)
+        assert ended.returncode == 0, ended.stderr
+        assert not set(ended.stdout) & {"\x1b", "\r", "\x9b", "\u2028", "\u202e"}, command
+        assert not any(line.startswith("forged") for line in ended.stdout.splitlines())
+    assert len(pushq("jobs", url=database_url).stdout.splitlines()) == 2
+
+
+async def test_a_terminal_of_another_encoding_gets_what_it_can_show(database_url: str, connection: Connection) -> None:
+    await insert(connection, "почта")
+    ended = subprocess.run(
+        [sys.executable, "-m", "pushq", "jobs"],
+        env=environment(database_url) | {"PYTHONIOENCODING": "latin-1"},
+        cwd=ROOT,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, rb"\u043f\u043e\u0447\u0442\u0430" in ended.stdout) == (0, True), ended.stderr
+
+
+async def test_a_paused_queue_waits_until_it_is_resumed(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, "--queue", "mail", "--queue", "default"):
+        assert listed(database_url, "queues", "pause", "mail") == [{"queue": "mail", "did": "paused"}]
+        assert listed(database_url, "queues", "pause", "mail") == [{"queue": "mail", "did": "already paused"}]
+        [waits] = await insert(connection, "echo", queue="mail")
+        await finished(connection, *await insert(connection, "echo"))
+
+        [mail] = [queue for queue in listed(database_url, "queues", "list") if queue["queue"] == "mail"]
+        assert mail["oldest_seconds"] >= 0
+        assert mail | {"oldest_seconds": 0} == {
+            "queue": "mail", "queued": 1, "running": 0, "oldest_seconds": 0, "served": True, "paused": True,
+        }  # fmt: skip
+        assert listed(database_url, "queues", "resume", "mail") == [{"queue": "mail", "did": "resumed"}]
+        await finished(connection, waits)
+    assert listed(database_url, "queues", "resume", "mail") == [{"queue": "mail", "did": "not paused"}]

@@ -1,0 +1,97 @@
+"""What `pushq migrate --roles` prints gives each role what it needs, and no more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from tests.support.jobs import Connection, finished, insert, row_of
+from tests.support.supervisors import pushq, supervising
+
+RoleUrl = Callable[[str], str]
+
+
+@pytest.fixture
+async def url_as(database_url: str, connection: Connection) -> AsyncIterator[RoleUrl]:
+    """The database's URL for a login that has been granted a role. Roles are the whole server's: these get new names."""
+    suffix = uuid4().hex[:8]
+    printed = pushq("migrate", "--roles").stdout
+    names = {role: f"pushq_{role}_{suffix}" for role in ("producer", "worker", "observer")}
+    for role, name in names.items():
+        printed = printed.replace(f"pushq_{role}", name)
+    await connection.execute(printed)
+    for role, name in names.items():
+        await connection.execute(f"create role {role}_{suffix} login password 'secret' in role {name}")
+
+    def url_as(role: str) -> str:
+        parts = urlsplit(database_url)
+        return parts._replace(netloc=f"{role}_{suffix}:secret@{parts.netloc.rpartition('@')[2]}").geturl()
+
+    yield url_as
+    for role, name in names.items():
+        await connection.execute(f"drop owned by {name}")
+        await connection.execute(f"drop role {role}_{suffix}, {name}")
+
+
+async def test_a_producer_inserts_and_sees_nothing_but_the_id(url_as: RoleUrl, connection: Connection) -> None:
+    producer = await asyncpg.connect(url_as("producer"))
+    inserted = await producer.fetchval("insert into pushq.jobs (task) values ('echo') returning id")
+    for forbidden in (
+        "select task from pushq.jobs",
+        "update pushq.jobs set task = 'x'",
+        "delete from pushq.jobs",
+        "insert into pushq.jobs (task, status) values ('echo', 'succeeded')",
+        f"select pushq.cancel('{inserted}')",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await producer.execute(forbidden)
+    await producer.close()
+    assert (await row_of(connection, inserted))["task"] == "echo"
+
+
+async def test_a_producer_enqueues_by_hand(url_as: RoleUrl, connection: Connection) -> None:
+    ended = pushq("enqueue", "echo", url=url_as("producer"))
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (await row_of(connection, UUID(ended.stdout.strip())))["status"] == "queued"
+
+
+async def test_a_worker_supervises_without_owning_the_table(url_as: RoleUrl, connection: Connection) -> None:
+    with supervising(url_as("worker")) as supervisor:
+        rows = await finished(connection, *await insert(connection, "echo", 3), *await insert(connection, "fail"))
+        assert [row["status"] for row in rows] == ["succeeded"] * 3 + ["failed"]
+        dies = await finished(connection, *await insert(connection, "die.once"))
+        assert dies[0]["result"] == '"lived"'
+        assert supervisor.get("/metrics")[0] == 200
+        assert supervisor.stop() == 0
+        assert "permission denied" not in supervisor.said
+
+
+async def test_a_worker_sweeps_and_operates(url_as: RoleUrl, connection: Connection) -> None:
+    with supervising(url_as("worker")) as supervisor:
+        [job_id] = await insert(connection, "sleep", payload={"seconds": 60})
+        await connection.execute("delete from pushq.days where day > current_date + 1")  # a day is to be made
+        supervisor.kill_all()
+    swept = pushq("sweep", "--lease", "1.5", "--heartbeat-interval", "0.5", "--json", url=url_as("worker"))
+
+    assert (swept.returncode, swept.stderr) == (0, "")
+    for command in (["jobs", "cancel", str(job_id)], ["queues", "pause", "mail"], ["queues", "resume", "mail"]):
+        ended = pushq(*command, url=url_as("worker"))
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+async def test_an_observer_sees_and_changes_nothing(url_as: RoleUrl, connection: Connection) -> None:
+    [job_id] = await insert(connection, "echo")
+    for command in (["jobs", "list"], ["jobs", "show", str(job_id)], ["queues", "list"]):
+        ended = pushq(*command, "--json", url=url_as("observer"))
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(ended.stdout)["queue"] == "default"
+    for command in (["jobs", "cancel", str(job_id)], ["jobs", "retry", str(job_id)], ["queues", "pause", "default"]):
+        ended = pushq(*command, url=url_as("observer"))
+        assert "refused us: permission denied for " in ended.stderr
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
