@@ -207,6 +207,9 @@ as $$
 declare
     the_day date;
 begin
+    if keep <= interval '0' then
+        raise exception 'pushq.retire_days(%): give the time for which finished jobs are kept', keep;
+    end if;
     for the_day in
         select older.day
         from pushq.days as older
@@ -228,5 +231,8 @@ begin
     end loop;
 end
 $$;
+
+-- They act with their owner's rights: a producer must not be able to call them.
+revoke execute on function pushq.make_days(int), pushq.retire_days(interval) from public;
 
 select pushq.make_days();

@@ -64,7 +64,9 @@ begin
         return 'running';
     elsif was = 'queued' then
         update pushq.jobs_unfinished as job
-        set run_at = least(run_at, clock_timestamp())
+        set run_at = least(run_at, clock_timestamp()),
+            failures = 0,
+            crashes = 0
         where job.id = retry.id;
         perform pushq.ring_bell(its_queue);
         return 'queued';

@@ -25,7 +25,7 @@ def exponential(
     """
     if first <= timedelta(0) or longest < first:
         raise ValueError(f"A backoff needs 0 < first <= longest, not first={first}, longest={longest}.")
-    if factor < 1 or not 0 <= jitter <= 1:
+    if not factor >= 1 or not 0 <= jitter <= 1:  # NaN is not >= 1
         raise ValueError(f"A backoff needs factor >= 1 and 0 <= jitter <= 1, not {factor} and {jitter}.")
 
     def delay(failures: int) -> timedelta:
@@ -35,7 +35,7 @@ def exponential(
 
 
 def _grown(first: timedelta, factor: float, longest: timedelta, failures: int) -> timedelta:
-    try:
-        return min(longest, first * factor ** (max(failures, 1) - 1))
+    try:  # float: a power of an int would grow digit by digit instead of overflowing
+        return min(longest, first * float(factor) ** (max(failures, 1) - 1))
     except OverflowError:
         return longest

@@ -69,7 +69,7 @@ class NewJob:
     id: UUID | None = None
 
     def __post_init__(self) -> None:
-        if self.run_at is not None and self.run_at.tzinfo is None:
+        if self.run_at is not None and self.run_at.utcoffset() is None:
             raise ValueError(
                 f"run_at={self.run_at.isoformat()} has no time zone; give one, for example datetime.now(UTC)."
             )

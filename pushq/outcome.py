@@ -1,12 +1,20 @@
-"""What an attempt came to, and what that does to its job: decided here, written by the finisher."""
+"""What an attempt came to, and what that does to its job: decided here, written by the finisher.
+
+What handlers return and raise is theirs, and may do anything when it is looked at: none of it gets out of `decide`,
+which would end the pool.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from itertools import islice
+from types import CoroutineType
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -21,11 +29,16 @@ LARGEST_RESULT = 1024 * 1024
 
 
 class Retry(Exception):
-    """Raise it in a handler to run the job again `after` a while. It spends no attempt."""
+    """Raise it in a handler to run the job again `after` a while. It spends no attempt.
+
+    Raises ValueError for a delay that is not between 0 and a year.
+    """
+
+    after = timedelta(0)  # for a subclass that does not call __init__
 
     def __init__(self, after: timedelta = timedelta(0)) -> None:
-        if not timedelta(0) <= after <= LONGEST_DELAY:
-            raise ValueError(f"Retry(after={after}): a delay is between 0 and a year.")
+        if _delay_or_none(after) is None:
+            raise ValueError(f"Retry(after={after!r}): a delay is a timedelta between 0 and a year.")
         super().__init__(f"again after {after}")
         self.after = after
 
@@ -33,7 +46,9 @@ class Retry(Exception):
 class Cancel(Exception):
     """Raise it in a handler to end the job as cancelled, for a `reason` that is kept as its error."""
 
-    def __init__(self, reason: str = "cancelled by its handler") -> None:
+    reason = "cancelled by its handler"
+
+    def __init__(self, reason: str = reason) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -85,26 +100,36 @@ class Outcome:
 
 
 def decide(job: Job, ending: Ending, *, max_attempts: int, backoff: Backoff) -> Outcome:
-    """The outcome of an attempt at `job`; its own max_attempts wins over the task's."""
+    """The outcome of an attempt at `job`; its own max_attempts wins over the task's. Raises nothing."""
+    try:
+        return _decided(job, ending, job.max_attempts or max_attempts, backoff)
+    except BaseException as broken:  # noqa: BLE001 - an exception of the handler that breaks when it is looked at
+        name = _short_name(broken)
+        return Outcome(job, Kind.FAILED, error=f"What the handler raised cannot be looked at: {name}", error_type=name)
+
+
+def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
     match ending:
         case Returned(value):
             return _returned(job, value)
-        case Raised(Retry() as retry):
-            return Outcome(job, Kind.SNOOZED, delay=retry.after)
+        case Raised(Retry() as retry) if (delay := _delay_or_none(retry.after)) is not None:
+            return Outcome(job, Kind.SNOOZED, delay=delay)
         case Raised(Cancel() as cancel):
-            return Outcome(job, Kind.CANCELLED, error=storable_text(str(cancel.reason)), error_type="Cancel")
+            return Outcome(job, Kind.CANCELLED, error=storable_text(_text(cancel.reason)), error_type="Cancel")
         case Raised(PayloadError() as error):
             return _failed(job, error)
         case Raised(error):
-            return _failed_or_retried(job, error, job.max_attempts or max_attempts, backoff)
+            return _failed_or_retried(job, error, most, backoff)
         case TimedOut(after):
             error = TimeoutError(f"the attempt took longer than {after.total_seconds():g} s")
-            return _failed_or_retried(job, error, job.max_attempts or max_attempts, backoff)
+            return _failed_or_retried(job, error, most, backoff)
         case Stopped():
             return Outcome(job, Kind.RELEASED)
 
 
 def _returned(job: Job, value: object) -> Outcome:
+    if type(value) is CoroutineType:  # isinstance would look at its class, which may do anything
+        return _failed(job, TypeError("the handler returned a coroutine, which nothing runs; make it an `async def`"))
     try:
         return Outcome(job, Kind.SUCCEEDED, result=storable_result(value))
     except ResultError as error:
@@ -112,7 +137,7 @@ def _returned(job: Job, value: object) -> Outcome:
 
 
 def _failed(job: Job, error: BaseException) -> Outcome:
-    return Outcome(job, Kind.FAILED, error=describe_error(error), error_type=type(error).__name__)
+    return Outcome(job, Kind.FAILED, error=describe_error(error), error_type=_short_name(error))
 
 
 def _failed_or_retried(job: Job, error: BaseException, max_attempts: int, backoff: Backoff) -> Outcome:
@@ -120,77 +145,121 @@ def _failed_or_retried(job: Job, error: BaseException, max_attempts: int, backof
     if failures >= max_attempts:
         return _failed(job, error)
     delay, remark = _delay(backoff, failures)
-    text = describe_error(error) + remark
-    return Outcome(job, Kind.RETRIED, delay=delay, error=text, error_type=type(error).__name__)
+    text = describe_error(error, LONGEST_ERROR - len(remark)) + remark
+    return Outcome(job, Kind.RETRIED, delay=delay, error=text, error_type=_short_name(error))
 
 
 def _delay(backoff: Backoff, failures: int) -> tuple[timedelta, str]:
     """The task's own delay, or the default one and a remark when its backoff does not work."""
     try:
-        delay = backoff(failures)
-        if timedelta(0) <= delay <= LONGEST_DELAY:
-            return delay, ""
-        complaint = f"returned {delay}"
-    except Exception as error:  # noqa: BLE001 - a backoff is the user's code
-        complaint = f"raised {type(error).__name__}"
-    return exponential()(failures), f"\n(The task's backoff {complaint}; the default one was used.)"
+        returned = backoff(failures)
+        delay = _delay_or_none(returned)
+        complaint = f"returned {_text(returned)}, no timedelta between 0 and a year"
+    except BaseException as error:  # noqa: BLE001 - a backoff is the user's code
+        delay, complaint = None, f"raised {_name(error)}"
+    if delay is not None:
+        return delay, ""
+    return exponential()(failures), f"\n(The task's backoff {storable_text(complaint, 200)}; the default one was used.)"
 
 
-def describe_error(error: BaseException) -> str:
-    """An exception as its type and message, and a line for each that a group holds; always storable."""
+def _delay_or_none(delay: object) -> timedelta | None:
+    if not isinstance(delay, timedelta):
+        return None
+    plain = timedelta.__add__(timedelta(0), delay)  # a subclass may compare as it likes
+    return plain if timedelta(0) <= plain <= LONGEST_DELAY else None
+
+
+def describe_error(error: BaseException, longest: int = LONGEST_ERROR) -> str:
+    """An exception as its type and message; of a group also the first line of what it holds. Always storable."""
     lines = [_line(error)]
     if isinstance(error, BaseExceptionGroup):
-        lines += [f"  {_line(one)}" for one in error.exceptions[:20]]
-    return storable_text("\n".join(lines))
+        lines += ["  " + _line(leaf).partition("\n")[0] for leaf in islice(_leaves(error), 20)]
+    return storable_text("\n".join(lines), longest)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group and in its groups, without recursion, however deep."""
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseExceptionGroup):
+            waiting += reversed(vars(BaseExceptionGroup)["exceptions"].__get__(one))
+        else:
+            yield one
 
 
 def _line(error: BaseException) -> str:
-    kind = type(error)
-    name = (
-        kind.__qualname__
-        if kind.__module__ in ("builtins", "pushq.errors")
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    return f"{_name(error)}: {message}" if (message := _text(error)) else _name(error)
+
+
+def _text(value: object) -> str:
+    """str(value), whatever its class does about it."""
     try:
-        message = str(error)
-    except Exception as broken:  # noqa: BLE001 - a handler's own class may do anything
-        message = f"(its message cannot be shown: {type(broken).__name__})"
-    return f"{name}: {message}" if message else name
+        return str.__str__(str(value))  # a plain str, where __str__ returned a subclass
+    except BaseException as broken:  # noqa: BLE001 - SystemExit too: it would end the pool
+        return f"(its message cannot be shown: {_name(broken)})"
 
 
-def storable_text(text: str) -> str:
-    """Text that PostgreSQL takes: without NUL and lone surrogates, and not longer than 10,000 characters."""
-    if len(text) > LONGEST_ERROR:
-        text = text[:LONGEST_ERROR] + "… (cut)"
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+def _name(error: BaseException) -> str:
+    kind = type(error)
+    try:
+        module, name = str.__str__(kind.__module__), str.__str__(kind.__qualname__)
+    except BaseException:  # noqa: BLE001 - a metaclass is the user's code
+        return "Exception"
+    return name if module in ("builtins", "pushq.errors") else f"{module}.{name}"
+
+
+def _short_name(error: BaseException) -> str:
+    return storable_text(_name(error).rpartition(".")[2], 200)
+
+
+_CUT = "… (cut)"
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable_text(text: str, longest: int = LONGEST_ERROR) -> str:
+    """Text that PostgreSQL takes: without NUL and lone surrogates, and not longer than so many characters."""
+    if len(text) > longest:
+        text = text[: longest - len(_CUT)] + _CUT
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def storable_result(value: object) -> str | None:
+    """What a handler returned, as JSON text for jsonb; None for None.
+
+    Beside JSON's own types it takes what has an obvious form: dataclasses, pydantic models, datetimes, UUIDs, enums,
+    decimals (as text, to the last digit). Raises ResultError for what cannot be stored: NaN, text with NUL or a lone
+    surrogate, cycles, other objects, over 1 MiB.
+    """
+    if value is None:
+        return None
+    try:
+        text = json_text(value)
+        size = len(text.encode())
+        if size > LARGEST_RESULT:
+            raise ValueError(f"{size:,} bytes is over 1 MiB")
+    except BaseException as error:  # the value's own methods may raise anything
+        raise ResultError(f"the work is done, but its result cannot be stored: {_line(error)}") from error
+    return text
 
 
 # \u0000 with an even number of backslashes before it: an escaped NUL, not the text of one.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def storable_result(value: object) -> str | None:
-    """What a handler returned, as JSON text for jsonb; None for None.
-
-    Beside JSON's own types it takes what has an obvious form: dataclasses, pydantic models, datetimes, UUIDs, enums.
-    Raises ResultError for what cannot be stored: NaN, text with NUL or a lone surrogate, other objects, over 1 MiB.
-    """
-    if value is None:
-        return None
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_jsonable)
-        size = len(text.encode())
-    except Exception as error:  # the value's own methods may raise anything
-        raise ResultError(f"the work is done, but its result cannot be stored: {_line(error)}") from error
+def json_text(value: object) -> str:
+    """JSON text that jsonb takes. Raises ValueError, TypeError or RecursionError, or what the value itself raises."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_jsonable)
+    text.encode()  # refuses lone surrogates
     if _ESCAPED_NUL.search(text):
-        raise ResultError("the work is done, but its result cannot be stored: it holds a NUL character")
-    if size > LARGEST_RESULT:
-        raise ResultError(f"the work is done, but its result cannot be stored: {size:,} bytes is over 1 MiB")
+        raise ValueError("text with a NUL character")
     return text
 
 
 def _jsonable(value: object) -> Any:
     """One step for a value that json does not know; json goes on with what comes out, and refuses NaN in it."""
+    if inspect.isgenerator(value):  # it may never end
+        raise TypeError("generator is not JSON")
     try:
         return to_jsonable_python(value, inf_nan_mode="constants")
     except PydanticSerializationError:

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     listen_database_url: SecretStr | None = None
     """A direct connection to the same database, where database_url goes through a transaction pooler."""
     queues: Annotated[tuple[str, ...] | None, NoDecode] = None
-    """Queues to serve, separated by commas; None: `default` and the queue of every registered task."""
+    """Queues to serve, separated by commas; else `default` and the queue of every registered task."""
     concurrency: int = Field(10, ge=1, le=10_000)
     """Workers a pool."""
     processes: int = Field(1, ge=1, le=256)
@@ -60,11 +60,13 @@ class Settings(BaseSettings):
     http_host: str = "127.0.0.1"
     """Where /metrics, /healthz and /readyz are served."""
     http_port: int = Field(9464, ge=0, le=65535)
-    """0: any free port."""
+    """The port they are served on; 0: any free one."""
     http_token: SecretStr | None = None
     """A bearer token that /metrics then asks for."""
     log_format: Annotated[Literal["console", "json"], AnyCase] = "console"
+    """How events are written to standard error: for people, or one JSON object a line."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = "info"
+    """The quietest events that are written."""
     retention: Seconds = 604800.0
     """How long finished jobs are kept, to the day."""
 

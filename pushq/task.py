@@ -5,19 +5,22 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
+from functools import partial
+from types import GenericAlias
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, PydanticSchemaGenerationError, ValidationError, create_model
-from pydantic.errors import PydanticUserError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from pushq.backoff import Backoff, exponential
 from pushq.errors import PayloadError, PushqError, TasksError
 from pushq.job import Job, NewJob
+from pushq.outcome import json_text
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,16 +58,14 @@ class Task(Generic[P, R]):
     backoff: Backoff
     payload_model: type[BaseModel]
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
 
     @property
     def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(
-            getattr(self.function, "__call__", None)  # noqa: B004 - an instance whose __call__ is async
-        )
+        return inspect.iscoroutinefunction(_code(self.function))
 
-    def job(self, *args: P.args, **kwargs: P.kwargs) -> NewJob:
+    def job(self, /, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """A job that calls the handler with these arguments, on the task's queue.
 
         Raises PayloadError when they do not fit its annotations or cannot be JSON.
@@ -77,15 +78,18 @@ class Task(Generic[P, R]):
             given |= given.pop(extra)  # **kwargs come as one argument of that name
         model = self._checked(given)
         try:
-            payload = model.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        except ValueError as error:
+            # What was left out stays out, for the handler's own default; a default inside of a value is decided here.
+            payload = model.model_dump(mode="json", by_alias=True, round_trip=True, include=model.model_fields_set)
+            json_text(payload)
+        except (ValueError, TypeError, RecursionError) as error:
             raise PayloadError(f"Arguments of task {self.name!r} cannot be JSON: {error}.") from None
         return NewJob(self.name, payload, queue=self.queue)
 
     def arguments(self, payload: str) -> dict[str, Any]:
         """The handler's arguments, from a payload's JSON text.
 
-        Raises PayloadError, which names the field and never shows its value.
+        Raises PayloadError, which names the field and never shows its value (a validator of the handler's own that
+        raises ValueError is quoted), also when such a validator raises anything else.
         """
         try:
             given = json.loads(payload)
@@ -108,6 +112,10 @@ class Task(Generic[P, R]):
             raise PayloadError(f"The payload does not fit task {self.name!r}: {faults}.") from None
         except RecursionError:
             raise PayloadError(f"The payload of task {self.name!r} is nested too deeply to be checked.") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # a validator is the user's code, and must only hurt its own job
+            raise PayloadError(f"A validator of task {self.name!r} raised {type(error).__name__}.") from error
 
 
 def _field_names(model: type[BaseModel]) -> set[str]:
@@ -139,19 +147,22 @@ class Tasks:
         failures after which a job is failed. timeout: limit of one attempt; None: no limit. backoff: failures so far →
         delay; the default doubles from 2 seconds to an hour. Raises TasksError for what cannot work.
         """
-        _check_options(name, queue, max_attempts, timeout)
+        _check_options(name, queue, max_attempts, timeout, backoff)
 
         def decorate(function: Callable[P, R]) -> Task[P, R]:
-            if name in self._tasks:
-                raise TasksError(
-                    f"Two tasks are named {name!r}: {_place(self._tasks[name].function)} and {_place(function)}; "
-                    "rename one."
-                )
-            task = Task(name, function, queue, max_attempts, timeout, backoff or exponential(), _model(name, function))
-            self._tasks[name] = task
-            return task
+            if isinstance(function, Task):  # one function under two names
+                function = function.function
+            model = _model(name, function)
+            return self._add(Task(name, function, queue, max_attempts, timeout, backoff or exponential(), model))
 
         return decorate
+
+    def _add(self, task: Task[P, R]) -> Task[P, R]:
+        if other := self._tasks.get(task.name):
+            places = f"{_place(other.function)} and {_place(task.function)}"
+            raise TasksError(f"Two tasks are named {task.name!r}: {places}; rename one.")
+        self._tasks[task.name] = task
+        return task
 
     def find(self, name: str) -> Task[..., Any]:
         """The task of that name. Raises TasksError, with the one that may have been meant."""
@@ -177,58 +188,101 @@ class Tasks:
         return iter(self._tasks.values())
 
 
-def _check_options(name: str, queue: str, max_attempts: int, timeout: timedelta | None) -> None:
-    if not isinstance(name, str) or not 1 <= len(name) <= 200:
-        raise TasksError(f"A task's name has 1 to 200 characters, not {name!r}.")
-    if not isinstance(queue, str) or not 1 <= len(queue) <= 200:
-        raise TasksError(f"Task {name!r}: a queue's name has 1 to 200 characters, not {queue!r}.")
-    if not isinstance(max_attempts, int) or not 1 <= max_attempts <= 10_000:
+def _check_options(
+    name: str, queue: str, max_attempts: int, timeout: timedelta | None, backoff: Backoff | None
+) -> None:
+    if callable(name):
+        raise TasksError(f"A task needs a name; write @tasks.register('a.name') above {_place(name)}.")
+    if not _is_name(name):
+        raise TasksError(f"A task's name has 1 to 200 printable characters, not {name!r}.")
+    if not _is_name(queue):
+        raise TasksError(f"Task {name!r}: a queue's name has 1 to 200 printable characters, not {queue!r}.")
+    if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or not 1 <= max_attempts <= 10_000:
         raise TasksError(f"Task {name!r}: max_attempts is between 1 and 10,000, not {max_attempts!r}.")
     if timeout is not None and (not isinstance(timeout, timedelta) or timeout <= timedelta(0)):
         raise TasksError(f"Task {name!r}: timeout is a timedelta above zero, or None, not {timeout!r}.")
+    if backoff is not None and not callable(backoff):
+        raise TasksError(f"Task {name!r}: backoff is a function, for example exponential(), not {backoff!r}.")
 
 
-def _place(function: Callable[..., object]) -> str:
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+def _is_name(name: object) -> bool:
+    """No NUL and no lone surrogate, which PostgreSQL refuses, and no line break, which logs would."""
+    return isinstance(name, str) and 1 <= len(name) <= 200 and name.isprintable()
+
+
+def _place(function: object) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _code(function: Any) -> Callable[..., object]:
+    """The def that runs: in a partial, or in an object that can be called."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if inspect.isroutine(function) else function.__call__
 
 
 def _model(name: str, function: Callable[..., object]) -> type[BaseModel]:
     """A pydantic model with a field a parameter: the payload's keys are the handler's arguments."""
-    if not callable(function):
-        raise TasksError(f"Task {name!r}: {function!r} is not a function; put @tasks.register(…) above a def.")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TasksError(f"Task {name!r}: {_place(function)} is a generator; a handler returns its result.")
+    parameters = _parameters(name, function)
     hints = _hints(name, function)
     fields: dict[str, Any] = {}
-    extra = "forbid"
-    for number, parameter in enumerate(inspect.signature(function).parameters.values()):
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
-            raise TasksError(
-                f"Task {name!r}: parameter {parameter.name!r} of {_place(function)} can only be given by position, and "
-                "a payload has names; make it an ordinary one."
-            )
-        if parameter.kind is parameter.VAR_KEYWORD:
-            extra = "allow"
-            continue
-        default = ... if parameter.default is parameter.empty else parameter.default
-        # Fields have names of our own, since pydantic refuses some that are fine for parameters.
-        fields[f"argument_{number}"] = (hints.get(parameter.name, Any), Field(default, alias=parameter.name))
-    config = ConfigDict(extra=extra, arbitrary_types_allowed=False, hide_input_in_errors=True)  # type: ignore[typeddict-item]
+    config = ConfigDict(extra="forbid", hide_input_in_errors=True, ser_json_inf_nan="constants")
+    for number, parameter in enumerate(parameters):
+        hint = hints.get(parameter.name, Any)
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            # Fields have names of our own, since pydantic refuses some that are fine for parameters.
+            fields[f"argument_{number}"] = (hint, _field(parameter))
+        else:
+            config["extra"] = "allow"
+            fields["__pydantic_extra__"] = (GenericAlias(dict, (str, Any if get_origin(hint) is Unpack else hint)), ...)
     try:
-        return create_model("Payload", __config__=config, **fields)
-    except (PydanticSchemaGenerationError, PydanticUserError) as error:
-        complaint = str(error).splitlines()[0]
+        model = create_model("Payload", __config__=config, **fields)
+        model.model_rebuild()  # raises where an annotation inside of an annotation is not defined
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
         raise TasksError(
-            f"Task {name!r}: {_place(function)} has an annotation that JSON cannot fill: {complaint}"
+            f"Task {name!r}: {_place(function)} has an annotation that JSON cannot fill: {reason}"
         ) from error
+    return model
+
+
+def _parameters(name: str, function: Callable[..., object]) -> list[inspect.Parameter]:
+    """What the handler takes. Raises TasksError where a payload could not give it, or where it is no handler."""
+    if not callable(function) or inspect.isclass(function):
+        raise TasksError(f"Task {name!r}: {function!r} is not a function; put @tasks.register(…) above a def.")
+    place, code = _place(function), _code(function)
+    if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
+        raise TasksError(f"Task {name!r}: {place} is a generator; a handler returns its result.")
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:
+        raise TasksError(f"Task {name!r}: {place} does not tell its parameters; call it from a def.") from None
+    for parameter in parameters:
+        _check_parameter(f"Task {name!r}: parameter {parameter.name!r} of {place}", parameter)
+    return parameters
+
+
+def _check_parameter(subject: str, parameter: inspect.Parameter) -> None:
+    if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+        raise TasksError(f"{subject} can only be given by position, and a payload has names; make it an ordinary one.")
+    if isinstance(parameter.default, FieldInfo):  # a direct call would be given the Field itself
+        raise TasksError(f"{subject} has a Field for its default; write Annotated[type, Field(…)] = default.")
+
+
+def _field(parameter: inspect.Parameter) -> Any:
+    name = parameter.name
+    default = ... if parameter.default is parameter.empty else parameter.default
+    return Field(default, alias=name, validation_alias=name, serialization_alias=name)
 
 
 def _hints(name: str, function: Callable[..., object]) -> dict[str, Any]:
-    target = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
     try:
-        return get_type_hints(target, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise TasksError(f"Task {name!r}: an annotation of {_place(function)} cannot be resolved: {error}.") from error
-
-
-Handler = Callable[..., Awaitable[object] | object]
+        return get_type_hints(_code(function), include_extras=True)
+    except Exception as error:  # an annotation is evaluated, and may raise anything
+        raise TasksError(
+            f"Task {name!r}: an annotation of {_place(function)} cannot be resolved: {error}; "
+            "define or import what it names above the handler, not only for type checkers."
+        ) from error

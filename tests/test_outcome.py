@@ -144,7 +144,7 @@ class Nameless(Exception, metaclass=NamelessType):
 
 
 class Faceless(Exception):
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type:
         raise SystemExit
 
@@ -156,8 +156,8 @@ class Closed(ExceptionGroup[Exception]):
 
 
 class Unreadable(Retry):
-    @property  # type: ignore[misc]
-    def after(self) -> timedelta:
+    @property
+    def after(self) -> timedelta:  # type: ignore[override]
         raise SystemExit
 
     def __init__(self) -> None:

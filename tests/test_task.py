@@ -184,7 +184,7 @@ def test_two_tasks_of_one_name_are_refused_and_both_are_named() -> None:
         {"name": lambda: None},
         {"backoff": 3},
     ],
-    ids=repr,
+    ids=lambda options: next(iter(options)),
 )
 def test_an_option_out_of_range_is_refused_in_a_sentence(options: dict[str, Any]) -> None:
     with pytest.raises(TasksError, match=r"task.*\.$"):

@@ -20,6 +20,7 @@ from pushq.database.migrate import migrate
 from pushq.database.session import Session
 from pushq.demo import Demo
 from pushq.demo.files import find_files
+from pushq.demo.interrupts import Interrupts
 from pushq.demo.processes import supervising
 
 SHOWN = ("pushq_jobs_finished_total", "pushq_job_retries_total", "pushq_wakeups_total", "pushq_supervisors")
@@ -41,10 +42,14 @@ def demo(folder: Path | None, keep: bool) -> None:
     progress = Progress()
     try:
         progress.show("starting PostgreSQL")
-        with EmbeddedServer(durable=True) as server:
-            anyio.run(migrate, server.url())
+        with Interrupts() as interrupts, EmbeddedServer(durable=True) as server:
+            with interrupts.allowed():
+                anyio.run(migrate, server.url())
             progress.show("starting the supervisor")
-            with supervising(server.url(), processes=min(2, os.cpu_count() or 1)) as (supervisor, port):
+            with (
+                supervising(server.url(), processes=min(2, os.cpu_count() or 1)) as (supervisor, port),
+                interrupts.allowed(),
+            ):
                 anyio.run(_show, server, supervisor, port, files, progress, keep)
     except KeyboardInterrupt:
         progress.end()
@@ -85,7 +90,7 @@ async def _run(demo: Demo, files: Sequence[Path], progress: Progress) -> None:
 async def _show_pick_ups(demo: Demo) -> None:
     waits = [1000 * seconds for seconds in await demo.pick_ups(20)]
     click.echo(
-        "\nThen, idle, 20 single INSERTs, from the commit to the start of the job: "
+        "\nThen, idle, 20 single INSERTs: from INSERT to the start of its job, the commit included, "
         f"{statistics.median(waits):.1f} ms (median), {max(waits):.1f} ms (slowest)."
     )
 

@@ -80,24 +80,24 @@ class Demo:
         return [dict(row) for row in rows]
 
     async def pick_ups(self, count: int) -> list[float]:
-        """Single jobs on the now idle system, each after the last: from its commit to its start, in seconds."""
-        payload = json.dumps({"path": __file__})
-        return [await self._pick_up(payload) for _ in range(count)]
+        """Single jobs on the now idle system, each after the last: from its INSERT, commit included, to its start.
+
+        In seconds.
+        """
+        return [await self._pick_up(json.dumps({"path": __file__})) for _ in range(count)]
 
     async def _pick_up(self, payload: str) -> float:
-        (row,) = await self._session.fetch(
+        (inserted,) = await self._session.fetch(
             "insert into pushq.jobs (task, payload) values ('file.digest', $1::text::jsonb) returning id", payload
         )
-        (commit,) = await self._session.fetch("select clock_timestamp() as committed_at")
         while True:
             rows = await self._session.fetch(
-                "select extract(epoch from started_at - $2::timestamptz)::float8 as waited from pushq.jobs "
+                "select extract(epoch from started_at - enqueued_at)::float8 as waited from pushq.jobs "
                 "where id = $1 and finished_on < 'infinity'",
-                row["id"],
-                commit["committed_at"],
+                inserted["id"],
             )
             if rows:
-                return max(0.0, float(rows[0]["waited"]))
+                return float(rows[0]["waited"])
             await anyio.sleep(0.01)
 
     async def metrics(self) -> list[str]:

@@ -23,10 +23,15 @@ def find_files(folder: Path) -> list[Path]:
     files: list[Path] = []
     for directory, folders, names in os.walk(folder):
         folders[:] = sorted(set(folders) - SKIPPED)  # os.walk goes where this leads
-        files += filter(Path.is_file, (Path(directory, name).absolute() for name in sorted(names)))
+        files += filter(_is_ours, (Path(directory, name).absolute() for name in sorted(names)))
     if not files:
         raise UsageError(f"{folder} has no files; name a folder with files to work on.")
     return files
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether it is a file, and has a name that JSON can hold: not every name is UTF-8."""
+    return file.is_file() and not any("\ud800" <= letter <= "\udfff" for letter in str(file))
 
 
 def task_for(file: Path) -> str:

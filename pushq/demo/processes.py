@@ -35,6 +35,7 @@ def supervising(url: str, *, processes: int) -> Iterator[tuple[subprocess.Popen[
     ]
     supervisor = subprocess.Popen(
         [*command, *flags],
+        cwd="/",  # the .env of ours is about another queue
         env=environment | {"PUSHQ_DATABASE_URL": url},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

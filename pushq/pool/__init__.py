@@ -11,8 +11,10 @@ the deadline; the stream of outcomes ends; the finisher writes the last batch. O
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import anyio
+from anyio.streams.memory import MemoryObjectSendStream
 
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
@@ -20,16 +22,20 @@ from pushq.database.store import Claimant, Store
 from pushq.events import Draining, publish, subscribe
 from pushq.job import Job
 from pushq.outcome import Outcome
-from pushq.pool.claimer import Claimer, claim_suspects
+from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.figures import FigureKeeper
 from pushq.pool.finisher import finish
 from pushq.pool.gate import Gate
-from pushq.pool.link import Assignment, Drain, Link, Look, Ready
+from pushq.pool.link import Assignment, Done, Drain, Link, Look, Ready
 from pushq.pool.listener import Listener
 from pushq.pool.slots import Slots
+from pushq.pool.solo import run_suspects
 from pushq.pool.worker import Attempts, work
 from pushq.task import Tasks
+
+UNWRITTEN = 200
+"""Outcomes that may wait to be written before workers wait for the finisher: a crash runs their jobs again."""
 
 
 async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
@@ -45,76 +51,87 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
     claims = Session(assignment.url, f"{name}: claims", settings={"synchronous_commit": "off"})
     outcomes = Session(assignment.url, f"{name}: outcomes")
     notifications = Session(assignment.listen_url, f"{name}: listens")
+    pool = Pool(assignment, claimant, tasks, Store(claims), Store(outcomes), notifications)
     keeper = FigureKeeper(assignment.concurrency)
     try:
         with subscribe(keeper):
-            await wait_out(lambda: Store(claims).register(claimant))
+            # On the connection for outcomes, which is thus open when the first is to be written.
+            await wait_out(lambda: Store(outcomes).register(claimant))
             await link.send(Ready(claimant.tasks, claimant.queues))
-            await _run(assignment, claimant, tasks, link, keeper, Store(claims), Store(outcomes), notifications)
+            async with anyio.create_task_group() as around:
+                around.start_soon(pool.obey, link)
+                around.start_soon(keeper.report, link)
+                await (pool.run_suspects() if assignment.solo else pool.run())
+                around.cancel_scope.cancel()
             await link.send(keeper.figures)
+            await link.send(Done())
     finally:
         for session in (claims, outcomes, notifications):
             await session.close()
 
 
-async def _run(
-    assignment: Assignment,
-    claimant: Claimant,
-    tasks: Tasks,
-    link: Link,
-    keeper: FigureKeeper,
-    claims: Store,
-    outcomes: Store,
-    notifications: Session,
-) -> None:
-    slots = Slots(assignment.concurrency)
-    doorbell = Doorbell()
-    attempts = Attempts(assignment.concurrency)
-    claiming = anyio.CancelScope()
-    send_job, receive_job = anyio.create_memory_object_stream[Job](math.inf)
-    send_outcome, receive_outcome = anyio.create_memory_object_stream[Outcome](500)
-    listens = assignment.wake == "notify" and not assignment.solo
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The parts and what they share."""
 
-    async with anyio.create_task_group() as around:
-        around.start_soon(_obey, link, claiming, attempts, doorbell)
-        around.start_soon(keeper.report, link)
-        if listens:
-            around.start_soon(Listener(notifications, claims, doorbell, claimant.queues).run)
-        async with anyio.create_task_group() as work_group:
-            work_group.start_soon(finish, outcomes, receive_outcome)
-            for _ in range(assignment.concurrency):
-                work_group.start_soon(work, tasks, attempts, slots, receive_job.clone(), send_outcome.clone())
-            receive_job.close()
-            send_outcome.close()
-            with claiming:
-                if assignment.solo:
-                    await claim_suspects(claims, claimant, slots, send_job)
-                else:
-                    await Claimer(
-                        claims,
-                        claimant,
-                        slots=slots,
-                        doorbell=doorbell,
-                        gate=Gate(claims, claimant.queues) if listens else None,
-                        jobs=send_job,
-                        poll_interval=assignment.poll_interval,
-                    ).run()
-        around.cancel_scope.cancel()
+    assignment: Assignment
+    claimant: Claimant
+    tasks: Tasks
+    claims: Store
+    outcomes: Store
+    notifications: Session
+    doorbell: Doorbell = field(default_factory=Doorbell)
+    attempts: Attempts = field(default_factory=Attempts)
+    claiming: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
+    async def run(self) -> None:
+        """Claims and runs jobs until `claiming` is cancelled, and then to the end of what was claimed."""
+        send_job, receive_job = anyio.create_memory_object_stream[Job](math.inf)
+        send_outcome, receive_outcome = anyio.create_memory_object_stream[Outcome](UNWRITTEN)
+        slots = Slots(self.assignment.concurrency)
+        async with anyio.create_task_group() as listening:
+            if self._listens:
+                listener = Listener(self.notifications, self.claims, self.doorbell, self.claimant.queues)
+                listening.start_soon(listener.run)
+            async with anyio.create_task_group() as working:
+                working.start_soon(finish, self.outcomes, receive_outcome)
+                with receive_job, send_outcome:
+                    for _ in range(slots.workers):
+                        streams = receive_job.clone(), send_outcome.clone()
+                        working.start_soon(work, self.tasks, self.attempts, slots, *streams)
+                with self.claiming:
+                    await self._claimer(slots, send_job).run()
+            listening.cancel_scope.cancel()
 
-async def _obey(link: Link, claiming: anyio.CancelScope, attempts: Attempts, doorbell: Doorbell) -> None:
-    """Follows the supervisor's orders. Its end of the line closing is the order to drop everything."""
-    async for order in link:
-        match order:
-            case Look():
-                doorbell.ring()
-            case Drain(seconds):
-                publish(Draining(seconds))
-                claiming.cancel()
-                await anyio.sleep(seconds)
-                attempts.stop()
-                return
-            case _:
-                pass
-    claiming.cancel()
-    attempts.stop()
+    async def run_suspects(self) -> None:
+        """The same for a solo pool, until no suspect is due."""
+        with self.claiming:
+            await run_suspects(self.claims, self.outcomes, self.claimant, self.tasks, self.attempts)
+
+    async def obey(self, link: Link) -> None:
+        """Follows the supervisor's orders. Its end of the line closing is the order to drop everything."""
+        async for order in link:
+            if isinstance(order, Look):
+                self.doorbell.ring()
+            elif isinstance(order, Drain):
+                publish(Draining(order.seconds))
+                self.claiming.cancel()
+                await anyio.sleep(order.seconds)
+                break
+        self.claiming.cancel()
+        self.attempts.stop()
+
+    def _claimer(self, slots: Slots, jobs: MemoryObjectSendStream[Job]) -> Claimer:
+        return Claimer(
+            self.claims,
+            self.claimant,
+            slots=slots,
+            doorbell=self.doorbell,
+            gate=Gate(self.claims, self.claimant.queues) if self._listens else None,
+            jobs=jobs,
+            poll_interval=self.assignment.poll_interval,
+        )
+
+    @property
+    def _listens(self) -> bool:
+        return self.assignment.wake == "notify"

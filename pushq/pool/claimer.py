@@ -50,15 +50,19 @@ class Claimer:
         self._in_doubt: dict[UUID, float] = {}  # tokens of claims whose replies were lost, and until when they matter
         self._saturated_since: float | None = None
         self._lingers_until = 0.0
+        self._wirings = 0
         self._allowance = Allowance()
 
     async def run(self) -> None:
         """Claims until it is cancelled; the stream of jobs then ends."""
         with self._jobs:
-            while True:
-                await self._wait_for_worker()
-                if not await self._claim():
-                    publish(WokenUp(await wait_out(self._wait_for_work)))
+            try:
+                while True:
+                    await self._wait_for_worker()
+                    if not await self._claim():
+                        publish(WokenUp(await wait_out(self._wait_for_work)))
+            finally:
+                await self._leave()
 
     async def _wait_for_worker(self) -> None:
         """A pool all of whose workers stay busy is not idle: let inserters skip the bell."""
@@ -68,6 +72,12 @@ class Claimer:
             if anyio.current_time() >= self._saturated_since + LINGER:
                 await wait_out(self._gate.shut)
         await self._slots.wait_free()
+
+    async def _leave(self) -> None:
+        """Nobody is idle here any more: writers need not ring for us."""
+        with anyio.move_on_after(1, shield=True), suppress(DatabaseAway, DatabaseRefused):
+            if self._gate:
+                await self._gate.shut()
 
     async def _claim(self) -> int:
         """How many jobs were taken and handed to workers."""
@@ -109,6 +119,9 @@ class Claimer:
 
     async def _wait_for_work(self) -> Wakeup:
         """Nothing was found. Returns when it is time to look again, and why."""
+        if self._gate and self._wirings != self._doorbell.wirings:
+            self._wirings = self._doorbell.wirings
+            self._gate.forget()
         if self._gate and self._doorbell.is_wired and not self._gate.is_settled:
             if anyio.current_time() < self._lingers_until:
                 return await self._linger()
@@ -166,20 +179,3 @@ class Allowance:
     def refund(self) -> None:
         """The last one was worth it."""
         self._left = min(self._most, self._left + 1)
-
-
-async def claim_suspects(store: Store, claimant: Claimant, slots: Slots, jobs: MemoryObjectSendStream[Job]) -> None:
-    """For a pool that runs nothing else: claims jobs that have killed two processes, one at a time, until none is due.
-
-    A claim whose reply was lost is not taken back: the supervisor releases what the pool still holds when it has ended.
-    """
-    with jobs:
-        while True:
-            await slots.wait_free()
-            with anyio.CancelScope(shield=True):
-                suspects = await store.claim_suspect(claimant, uuid4())
-            if not suspects:
-                return
-            slots.take(len(suspects))
-            for job in suspects:
-                jobs.send_nowait(job)

@@ -11,6 +11,7 @@ class Doorbell:
     def __init__(self) -> None:
         self._rung = anyio.Event()
         self.is_wired = False  # written by the listener: whether notifications arrive
+        self.wirings = 0  # written by the listener: how often they began to
 
     def ring(self) -> None:
         self._rung.set()

@@ -24,7 +24,7 @@ async def finish(store: Store, outcomes: MemoryObjectReceiveStream[Outcome]) -> 
     """Writes outcomes until their stream ends."""
     with outcomes:
         async for first in outcomes:
-            await _write(store, _gather(first, outcomes))
+            await write(store, _gather(first, outcomes))
 
 
 def _gather(first: Outcome, outcomes: MemoryObjectReceiveStream[Outcome]) -> list[Outcome]:
@@ -43,7 +43,8 @@ def _text(outcome: Outcome) -> int:
     return len(outcome.result or "") + len(outcome.error or "")
 
 
-async def _write(store: Store, batch: Sequence[Outcome]) -> None:
+async def write(store: Store, batch: Sequence[Outcome]) -> None:
+    """Writes a batch, and says what became of each. Returns when it is stored, however long the database is away."""
     try:
         accepted = await _store(store, batch)
     except ValueRefused as error:
@@ -66,11 +67,11 @@ async def _write_apart(store: Store, batch: Sequence[Outcome], error: ValueRefus
     """An outcome that the database refuses must not hold up the others: it becomes a failure that says so."""
     if len(batch) > 1:
         for outcome in batch:
-            await _write(store, [outcome])
+            await write(store, [outcome])
         return
     (outcome,) = batch
     remark = f"ValueRefused: the work is done, but its outcome cannot be stored: {error}"
-    await _write(store, [replace(outcome, kind=Kind.FAILED, error=remark, result=None, error_type="ValueRefused")])
+    await write(store, [replace(outcome, kind=Kind.FAILED, error=remark, result=None, error_type="ValueRefused")])
 
 
 def _ended(outcome: Outcome) -> JobEnded:

@@ -69,8 +69,11 @@ class Gate:
 
     async def shut(self) -> None:
         """Lets inserters skip the bell: nobody here is idle. Whoever else is, opens again."""
-        if not self.is_open:
-            return
+        if self.is_open:
+            self.forget()
+            await self._store.shut_gate(self._queues)
+
+    def forget(self) -> None:
+        """Begins anew: after a time of deafness, in which the server may have crashed, nothing that was known holds."""
         self._renew_at = -float("inf")
         self._passers = []
-        await self._store.shut_gate(self._queues)

@@ -58,15 +58,23 @@ class Unable:
 
 @dataclass(slots=True)
 class Figures:
-    """What a pool tells about itself, counted since it began. trouble: why it does not claim now."""
+    """What a pool tells about itself, counted since it began.
+
+    hears: whether notifications arrive; None: not known yet. trouble: why it does not claim now.
+    """
 
     busy: int = 0
     workers: int = 0
     wakeups: dict[str, int] = field(default_factory=dict)
     notifications: int = 0
-    hears: bool = False
+    hears: bool | None = None
     has_claimed: bool = False
     trouble: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The pool has ended as it should. A process that ends without a word has died, whatever its exit code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +89,8 @@ class Look:
     """Look for jobs now: the supervisor's lease has been revived."""
 
 
-_MESSAGES = {kind.__name__: kind for kind in (Assignment, Ready, Unable, Figures, Drain, Look)}
-Message = Assignment | Ready | Unable | Figures | Drain | Look
+_MESSAGES = {kind.__name__: kind for kind in (Assignment, Ready, Unable, Figures, Done, Drain, Look)}
+Message = Assignment | Ready | Unable | Figures | Done | Drain | Look
 
 
 class Link:

@@ -80,6 +80,7 @@ class Listener:
         )
         await self._send_canary()
         self._doorbell.is_wired = True
+        self._doorbell.wirings += 1
         publish(BellUp())
         # Ring even after a short loss: what was sent meanwhile is gone, and only a claim after LISTEN can tell.
         self._doorbell.ring()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,8 +25,8 @@ from pushq.task import Task, Tasks, running
 class Attempts:
     """The attempts that are under way in a pool, so that all can be stopped at its deadline."""
 
-    def __init__(self, workers: int) -> None:
-        self.threads = anyio.CapacityLimiter(workers)
+    def __init__(self) -> None:
+        self._threads = anyio.CapacityLimiter(math.inf)  # a worker has one call at a time
         self._scopes: set[anyio.CancelScope] = set()
         self._stopped = False
 
@@ -66,7 +67,7 @@ class Attempts:
         ending: Ending | None = None
         with anyio.move_on_after(limit.total_seconds() if limit else None) as scope, running(job):
             try:
-                value = await (call() if task.is_async else to_thread.run_sync(call, limiter=self.threads))
+                value = await (call() if task.is_async else to_thread.run_sync(call, limiter=self._threads))
                 ending = Returned(value)
             except anyio.get_cancelled_exc_class():
                 raise
@@ -89,12 +90,13 @@ async def work(
     with outcomes, jobs:
         async for job in jobs:
             publish(WorkersBusy(slots.busy, slots.workers))
-            await outcomes.send(await _attempt(job, tasks.find(job.task), attempts))
+            await outcomes.send(await attempt(job, tasks.find(job.task), attempts))
             slots.give_back()
             publish(WorkersBusy(slots.busy, slots.workers))
 
 
-async def _attempt(job: Job, task: Task[..., Any], attempts: Attempts) -> Outcome:
+async def attempt(job: Job, task: Task[..., Any], attempts: Attempts) -> Outcome:
+    """One attempt at a job, and what it came to."""
     began = anyio.current_time()
     ending = await attempts.make(job, task)
     outcome = decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)

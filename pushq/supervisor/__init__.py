@@ -131,7 +131,7 @@ class Supervisor:
         self._remember(pool)
         if pool.unable:
             await self._give_up(pool.unable)
-        elif pool.was_killed or how == "exit 0":
+        elif pool.was_killed or pool.is_done:
             publish(PoolStopped(pool.number))
             await self._release(pool)
         else:
@@ -265,9 +265,13 @@ class Supervisor:
                 return pool.figures.trouble
             if not pool.figures.has_claimed and not pool.figures.busy:
                 return f"pool {pool.number} has not claimed yet"
-            if self._settings.wake == "notify" and not pool.figures.hears and not self._settings.poll_interval:
+            if self._settings.wake == "notify" and not pool.figures.hears and not self._only_polls(pool):
                 return f"pool {pool.number} does not hear notifications"
         return None
+
+    def _only_polls(self, pool: PoolProcess) -> bool:
+        """Whether a pool has found that it hears nothing, and polls instead."""
+        return pool.figures.hears is False and self._settings.poll_interval > 0
 
     def _figures(self) -> ProcessFigures:
         past = self._past
@@ -275,7 +279,7 @@ class Supervisor:
         for pool in self._pools.values():
             figures.busy += pool.figures.busy
             figures.workers += pool.figures.workers
-            figures.listeners_up += pool.figures.hears
+            figures.listeners_up += bool(pool.figures.hears)
             _add_counts(figures, pool)
         return figures
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 import anyio
 from anyio.abc import Process
 
-from pushq.pool.link import Assignment, Drain, Figures, Link, Look, Message, Ready, Unable
+from pushq.pool.link import Assignment, Done, Drain, Figures, Link, Look, Message, Ready, Unable
 
 
 class PoolProcess:
@@ -24,6 +24,7 @@ class PoolProcess:
         self.ready: Ready | None = None
         self.unable: str | None = None
         self.was_killed = False
+        self.is_done = False
         self._changed = changed
         self._process: Process | None = None
         self._link: Link | None = None
@@ -39,7 +40,7 @@ class PoolProcess:
         return self._process.pid if self._process else 0
 
     async def run(self, *, spawned: Callable[[], None]) -> str:
-        """Starts the process and waits for its end; returns how it ended, "exit 0" when it was done."""
+        """Starts the process and waits for its end; returns how it ended. `is_done` tells whether it was meant to."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._process = await anyio.open_process(
@@ -102,6 +103,8 @@ class PoolProcess:
                     self.unable = sentence
                 case Figures():
                     self.figures = message
+                case Done():
+                    self.is_done = True
                 case _:
                     pass
             self._changed()

@@ -79,7 +79,7 @@ def test_a_token_guards_the_metrics_only(database_url: str) -> None:
         assert get(f"{place}/metrics", Authorization="Bearer s3cret")[0] == 200
 
 
-def test_an_observer_s_rights_are_enough(url_as: RoleUrl) -> None:  # noqa: F811 - the fixture
+def test_an_observer_s_rights_are_enough(url_as: RoleUrl) -> None:
     with exporting(url_as("observer")) as (_, place):
         status, exposition = get(f"{place}/metrics")
         assert status == 200, exposition

@@ -90,9 +90,7 @@ def test_a_delay_that_is_not_a_number_is_wrong_usage() -> None:
     assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
 
 
-async def test_waiting_ends_with_the_job_and_tells_by_the_exit_code_what_came_of_it(
-    database_url: str, connection: Connection
-) -> None:
+def test_waiting_ends_with_the_job_and_tells_by_the_exit_code_what_came_of_it(database_url: str) -> None:
     with supervising(database_url):
         succeeded = pushq("enqueue", "echo", "--payload", '{"a": 1}', "--wait", url=database_url)
         failed = pushq("enqueue", "fail", "--wait", "--json", url=database_url)
@@ -107,7 +105,7 @@ async def test_waiting_ends_with_the_job_and_tells_by_the_exit_code_what_came_of
 
 
 async def test_ctrl_c_stops_the_waiting_and_not_the_job(database_url: str, connection: Connection) -> None:
-    waiting = subprocess.Popen(
+    waiting = subprocess.Popen(  # noqa: ASYNC220 - a test's loop has nothing else to do
         [sys.executable, "-m", "pushq", "enqueue", "unheard.of", "--wait"],
         env=environment(database_url),
         cwd=ROOT,

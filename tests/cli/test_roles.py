@@ -18,7 +18,7 @@ RoleUrl = Callable[[str], str]
 
 @pytest.fixture
 async def url_as(database_url: str, connection: Connection) -> AsyncIterator[RoleUrl]:
-    """The database's URL for a login that has been granted a role. Roles are the whole server's: these get new names."""
+    """The database's URL for a login with a role. Roles are the whole server's: these get names of their own."""
     suffix = uuid4().hex[:8]
     printed = pushq("migrate", "--roles").stdout
     names = {role: f"pushq_{role}_{suffix}" for role in ("producer", "worker", "observer")}
@@ -72,17 +72,39 @@ async def test_a_worker_supervises_without_owning_the_table(url_as: RoleUrl, con
         assert "permission denied" not in supervisor.said
 
 
-async def test_a_worker_sweeps_and_operates(url_as: RoleUrl, connection: Connection) -> None:
-    with supervising(url_as("worker")) as supervisor:
-        [job_id] = await insert(connection, "sleep", payload={"seconds": 60})
-        await connection.execute("delete from pushq.days where day > current_date + 1")  # a day is to be made
-        supervisor.kill_all()
-    swept = pushq("sweep", "--lease", "1.5", "--heartbeat-interval", "0.5", "--json", url=url_as("worker"))
+async def test_a_worker_sweeps_without_owning_the_table(url_as: RoleUrl, connection: Connection) -> None:
+    newest = await connection.fetchval(
+        "delete from pushq.days where day = (select max(day) from pushq.days) returning day::text"
+    )
+    await connection.execute(
+        f"""
+        drop table pushq.jobs_{newest.replace("-", "_")};
+        create table pushq.jobs_2020_01_01 (like pushq.jobs including defaults including constraints);
+        alter table pushq.jobs attach partition pushq.jobs_2020_01_01 for values from ('2020-01-01') to ('2020-01-02');
+        insert into pushq.days (day) values ('2020-01-01');
+        insert into pushq.jobs (task, status, finished_on, finished_at)
+        values ('old', 'succeeded', '2020-01-01', now());
+        insert into pushq.jobs (task, status, supervisor, pool, token, attempt, started_at)
+        values ('echo', 'running', 'long gone', 1, gen_random_uuid(), 1, now());
+        """
+    )
+    quickly = ("--lease", "0.3", "--heartbeat-interval", "0.1", "--retention", "1")
+    ended = pushq("sweep", *quickly, "--json", url=url_as("worker"))
 
-    assert (swept.returncode, swept.stderr) == (0, "")
-    for command in (["jobs", "cancel", str(job_id)], ["queues", "pause", "mail"], ["queues", "resume", "mail"]):
-        ended = pushq(*command, url=url_as("worker"))
-        assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    swept = json.loads(ended.stdout)
+    assert (swept["requeued"], swept["made"], swept["retired"]) == (1, [newest], ["2020-01-01"])
+    assert swept["dropped"] == []  # only the owner may
+    tasks = await connection.fetch("select task, status from pushq.jobs")
+    assert [tuple(row) for row in tasks] == [("echo", "queued")]
+
+
+async def test_a_worker_changes_jobs_and_queues_by_hand(url_as: RoleUrl, connection: Connection) -> None:
+    [job_id] = await insert(connection, "echo")
+    for command in (["jobs", "cancel"], ["jobs", "retry"]):
+        assert pushq(*command, str(job_id), url=url_as("worker")).returncode == 0
+    for verb in ("pause", "resume"):
+        assert pushq("queues", verb, "mail", url=url_as("worker")).returncode == 0
 
 
 async def test_an_observer_sees_and_changes_nothing(url_as: RoleUrl, connection: Connection) -> None:

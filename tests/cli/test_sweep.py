@@ -40,7 +40,7 @@ async def test_it_leaves_the_jobs_of_a_living_supervisor_alone(database_url: str
 
 
 async def test_ctrl_c_ends_the_watching_without_a_traceback(database_url: str, connection: Connection) -> None:
-    watching = subprocess.Popen(
+    watching = subprocess.Popen(  # noqa: ASYNC220 - a test's loop has nothing else to do
         [sys.executable, "-m", "pushq", "sweep"],
         env=environment(database_url),
         cwd=ROOT,

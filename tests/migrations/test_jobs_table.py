@@ -2,64 +2,158 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import date, timedelta
+
 import asyncpg
 import pytest
 
 from pushq.database.migrate import roles
-from tests.support.jobs import Connection, count
+from tests.support.jobs import Connection, count, insert
+from tests.support.waiting import eventually
 
-LONG = "x" * 201
+TODAY = "pushq.utc_today()"
+RUNNING = {
+    "status": "'running'",
+    "token": "gen_random_uuid()",
+    "supervisor": "'s'",
+    "pool": "1",
+    "started_at": "now()",
+}
+FINISHED = {"status": "'succeeded'", "finished_on": TODAY, "finished_at": "now()"}
+NAMES = ("task", "queue", "unique_key", "tenant_id", "correlation_id", "submitted_by")
 
-
-@pytest.mark.parametrize(
-    ("columns", "constraint"),
-    [
-        ({"task": "''"}, "jobs_task_has_1_to_200_characters"),
-        ({"task": f"'{LONG}'"}, "jobs_task_has_1_to_200_characters"),
-        ({"queue": "''"}, "jobs_queue_has_1_to_200_characters"),
-        ({"queue": f"'{LONG}'"}, "jobs_queue_has_1_to_200_characters"),
-        ({"unique_key": "''"}, "jobs_unique_key_has_1_to_200_characters"),
-        ({"unique_key": f"'{LONG}'"}, "jobs_unique_key_has_1_to_200_characters"),
-        ({"tenant_id": f"'{LONG}'"}, "jobs_tenant_id_has_1_to_200_characters"),
-        ({"correlation_id": f"'{LONG}'"}, "jobs_correlation_id_has_1_to_200_characters"),
-        ({"submitted_by": "''"}, "jobs_submitted_by_has_1_to_200_characters"),
-        ({"payload": "'[]'"}, "jobs_payload_is_object"),
-        ({"payload": "'null'"}, "jobs_payload_is_object"),
-        ({"payload": "'\"text\"'"}, "jobs_payload_is_object"),
-        ({"payload": "jsonb_build_object('a', repeat('x', 1048576))"}, "jobs_payload_is_at_most_1_mib"),
-        ({"run_at": "'0044-03-15 BC'"}, "jobs_run_at_is_between_1970_and_9999"),
-        ({"run_at": "'12000-01-01'"}, "jobs_run_at_is_between_1970_and_9999"),
-        ({"run_at": "'infinity'"}, "jobs_run_at_is_between_1970_and_9999"),
-        ({"run_at": "'-infinity'"}, "jobs_run_at_is_between_1970_and_9999"),
-        ({"max_attempts": "0"}, "jobs_max_attempts_is_1_to_10000"),
-        ({"max_attempts": "-1"}, "jobs_max_attempts_is_1_to_10000"),
-        ({"timeout": "'0'"}, "jobs_timeout_is_positive_and_at_most_a_year"),
-        ({"timeout": "'-1 second'"}, "jobs_timeout_is_positive_and_at_most_a_year"),
-        ({"timeout": "'2 years'"}, "jobs_timeout_is_positive_and_at_most_a_year"),
-        ({"attempt": "-1"}, "jobs_counts_are_not_negative"),
-        ({"status": "'done'", "finished_on": "current_date", "finished_at": "now()"}, "jobs_status_is_known"),
-        ({"status": "'succeeded'"}, "jobs_finished_status_has_a_day"),
-        ({"finished_at": "now()"}, "jobs_finished_job_has_an_instant"),
-        ({"status": "'running'"}, "jobs_running_job_has_an_owner"),
-        ({"token": "gen_random_uuid()"}, "jobs_queued_job_has_no_owner"),
+BROKEN: list[tuple[str, dict[str, str]]] = [
+    *[(f"jobs_{name}_has_1_to_200_characters", {name: "''"}) for name in NAMES],
+    *[(f"jobs_{name}_has_1_to_200_characters", {name: "repeat('ü', 201)"}) for name in NAMES],
+    *[("jobs_payload_is_object", {"payload": value}) for value in ("'[]'", "'null'", "'\"text\"'", "'7'", "'true'")],
+    ("jobs_payload_is_at_most_1_mib", {"payload": "jsonb_build_object('a', repeat('x', 1048576))"}),
+    ("jobs_run_at_is_between_1970_and_9999", {"run_at": "'0044-03-15 BC'"}),
+    ("jobs_run_at_is_between_1970_and_9999", {"run_at": "'1969-12-31 23:59:59.999999Z'"}),
+    ("jobs_run_at_is_between_1970_and_9999", {"run_at": "'9999-01-01Z'"}),
+    ("jobs_run_at_is_between_1970_and_9999", {"run_at": "'12000-01-01'"}),
+    ("jobs_run_at_is_between_1970_and_9999", {"run_at": "'infinity'"}),
+    ("jobs_run_at_is_between_1970_and_9999", {"run_at": "'-infinity'"}),
+    *[("jobs_max_attempts_is_1_to_10000", {"max_attempts": value}) for value in ("0", "-1", "10001", "2147483647")],
+    *[
+        ("jobs_timeout_is_positive_and_at_most_a_year", {"timeout": f"'{value}'"})
+        for value in ("0", "-1 second", "1 year 1 second", "170000000 years", "-170000000 years")
     ],
-    ids=lambda value: value if isinstance(value, str) else ",".join(value),
-)
-async def test_a_row_that_breaks_a_rule_is_refused_by_a_constraint_whose_name_says_it(
-    connection: Connection, columns: dict[str, str], constraint: str
-) -> None:
-    given = {"task": "'a'"} | columns
-    with pytest.raises(asyncpg.CheckViolationError) as refusal:
-        await connection.execute(f"insert into pushq.jobs ({', '.join(given)}) values ({', '.join(given.values())})")
+    *[("jobs_counts_are_not_negative", {name: "-1"}) for name in ("attempt", "failures", "crashes")],
+    ("jobs_status_is_known", FINISHED | {"status": "'done'"}),
+    ("jobs_status_is_known", FINISHED | {"status": "'Succeeded'"}),
+    *[("jobs_finished_status_has_a_day", {"status": f"'{status}'"}) for status in ("succeeded", "failed", "cancelled")],
+    ("jobs_finished_status_has_a_day", {"finished_on": TODAY, "finished_at": "now()"}),
+    ("jobs_finished_status_has_a_day", RUNNING | {"finished_on": TODAY, "finished_at": "now()"}),
+    ("jobs_finished_job_has_an_instant", {"finished_at": "now()"}),
+    ("jobs_finished_job_has_an_instant", {"status": "'failed'", "finished_on": TODAY}),
+    *[
+        ("jobs_running_job_has_an_owner", RUNNING | {name: "null"})
+        for name in ("token", "supervisor", "pool", "started_at")
+    ],
+    ("jobs_queued_job_has_no_owner", {"token": "gen_random_uuid()"}),
+]
 
-    assert refusal.value.constraint_name == constraint
+SOUND: list[dict[str, str]] = [
+    {},
+    *[{name: "'ü'"} for name in NAMES],
+    *[{name: "repeat('ü', 200)"} for name in NAMES],
+    {"payload": "jsonb_build_object('a', repeat('x', 1048500))"},
+    {"run_at": "'1970-01-01Z'"},
+    {"run_at": "'9998-12-31 23:59:59.999999Z'"},
+    {"max_attempts": "1"},
+    {"max_attempts": "10000"},
+    {"timeout": "'1 microsecond'"},
+    {"timeout": "'1 year'"},
+    {"priority": "-32768"},
+    RUNNING,
+    FINISHED,
+    FINISHED | {"status": "'failed'", "token": "gen_random_uuid()"},
+    FINISHED | {"status": "'cancelled'"},
+]
+
+
+def insertion(columns: dict[str, str]) -> str:
+    given = {"task": "'a'"} | columns
+    return f"insert into pushq.jobs ({', '.join(given)}) values ({', '.join(given.values())})"
+
+
+async def test_a_row_that_breaks_a_rule_is_refused_by_a_constraint_whose_name_says_it(connection: Connection) -> None:
+    refused_by = []
+    for _, columns in BROKEN:
+        with pytest.raises(asyncpg.CheckViolationError) as refusal:
+            await connection.execute(insertion(columns))
+        refused_by.append((refusal.value.constraint_name, columns))
+
+    assert refused_by == BROKEN
     assert await count(connection) == 0
 
 
-async def test_a_payload_of_almost_a_mib_is_taken(connection: Connection) -> None:
-    await connection.execute(
-        "insert into pushq.jobs (task, payload) values ('a', jsonb_build_object('a', repeat('x', 1048500)))"
+async def test_the_names_of_all_rules_are_tried(connection: Connection) -> None:
+    rules = await connection.fetch(
+        "select conname from pg_constraint where conrelid = 'pushq.jobs'::regclass and contype = 'c'"
     )
+    assert {name for name, _ in BROKEN} == {row["conname"] for row in rules}
+
+
+async def test_a_row_that_just_keeps_the_rules_is_taken(connection: Connection) -> None:
+    for columns in SOUND:
+        await connection.execute(insertion(columns))
+    assert await count(connection) == len(SOUND)
+
+
+async def test_a_payload_that_another_table_keeps_compressed_is_measured_as_it_is(connection: Connection) -> None:
+    await connection.execute(
+        "create table elsewhere as select jsonb_build_object('a', repeat('x', 20000000)) as payload"
+    )
+    with pytest.raises(asyncpg.CheckViolationError) as refusal:
+        await connection.execute("insert into pushq.jobs (task, payload) select 'a', payload from elsewhere")
+    assert refusal.value.constraint_name == "jobs_payload_is_at_most_1_mib"
+
+
+# Who inserts, and what is heard -------------------------------------------------------------------------------------
+
+
+async def open_gate(connection: Connection, queue: str = "default") -> None:
+    """As an idle pool does."""
+    await connection.execute("select setval(pushq.gate($1), pushq.gate_clock() + 60000)", queue)
+
+
+@asynccontextmanager
+async def hearing(url: str) -> AsyncIterator[Ear]:
+    listener = await asyncpg.connect(url)
+    yield await Ear.of(listener)
+    await listener.close()
+
+
+class Ear:
+    """What a listener has heard, up to now."""
+
+    def __init__(self, listener: Connection) -> None:
+        self._listener = listener
+        self._heard: list[str] = []
+
+    @classmethod
+    async def of(cls, listener: Connection) -> Ear:
+        ear = cls(listener)
+        await listener.add_listener("pushq", lambda *arguments: ear._heard.append(arguments[3]))
+        return ear
+
+    async def take(self) -> list[str]:
+        """Payloads since the last time. Notifications arrive in the order of commits: the mark comes last."""
+        await self._listener.execute("notify pushq, '-mark-'")
+
+        async def mark_is_heard() -> bool:
+            return "-mark-" in self._heard
+
+        await eventually(mark_is_heard)
+        heard, self._heard[:] = self._heard[: self._heard.index("-mark-")], []
+        return heard
+
+
+# Ids and keys ---------------------------------------------------------------------------------------------------------
 
 
 async def test_ids_are_time_ordered_and_of_version_7(connection: Connection) -> None:
@@ -71,6 +165,12 @@ async def test_ids_are_time_ordered_and_of_version_7(connection: Connection) -> 
     assert [row["task"] for row in rows] == ["a", "b"]
     assert {row["id"].version for row in rows} == {7}
     assert {row["id"].variant for row in rows} == {"specified in RFC 4122"}
+    milliseconds = await connection.fetchval("select extract(epoch from clock_timestamp())::float8 * 1000")
+    assert all(0 <= milliseconds - (row["id"].int >> 80) < 60_000 for row in rows)
+
+
+async def test_ids_made_at_once_are_distinct(connection: Connection) -> None:
+    assert len(set(await insert(connection, "a", 2000))) == 2000
 
 
 async def test_a_key_belongs_to_one_unfinished_job_of_a_tenant(connection: Connection) -> None:
@@ -84,81 +184,351 @@ async def test_a_key_belongs_to_one_unfinished_job_of_a_tenant(connection: Conne
     assert await connection.fetchval("select pushq.retry($1)", cancelled) == "unique_key is taken"
 
 
-async def test_a_producer_needs_nothing_but_its_columns(database_url: str, connection: Connection) -> None:
-    """The bell is open: its trigger runs with the producer's rights."""
+async def test_a_retention_that_would_empty_everything_is_refused(connection: Connection) -> None:
+    for keep in ("0", "-100 days"):
+        with pytest.raises(asyncpg.RaiseError, match="give the time for which finished jobs are kept"):
+            await connection.execute(f"select pushq.retire_days('{keep}')")
+
+
+async def test_of_two_who_insert_a_key_at_once_one_waits_and_leaves_it(
+    database_url: str, connection: Connection
+) -> None:
+    key = "insert into pushq.jobs (task, unique_key) values ('a', 'k') on conflict do nothing"
+    other = await asyncpg.connect(database_url)
+    for end, expected in (("rollback", "INSERT 0 1"), ("commit", "INSERT 0 0")):
+        await connection.execute("begin")
+        await connection.execute("delete from pushq.jobs")
+        await connection.execute(key)
+        waiting = asyncio.ensure_future(other.execute(key))
+        await eventually(lambda: _somebody_waits(connection))
+        await connection.execute(end)
+        assert await waiting == expected
+    assert await count(connection) == 1
+    await other.close()
+
+
+async def _somebody_waits(connection: Connection) -> bool:
+    return bool(
+        await connection.fetchval(
+            "select exists (select from pg_locks join pg_stat_activity using (pid) "
+            "where datname = current_database() and not granted)"
+        )
+    )
+
+
+@pytest.fixture
+async def producer(connection: Connection) -> AsyncIterator[str]:
+    """A role with what the contract says a producer needs, and nothing else."""
     suffix = (await connection.fetchval("select current_database()"))[-17:]
-    producer = f"producer_{suffix}"
-    await connection.execute(roles(producer, f"worker_{suffix}", f"observer_{suffix}"))
-    await connection.execute("select setval(pushq.gate('default'), pushq.gate_clock() + 60000)")
-    heard = await asyncpg.connect(database_url)
-    payloads: list[str] = []
-    await heard.add_listener("pushq", lambda *arguments: payloads.append(arguments[3]))
-    try:
+    names = [f"{role}_{suffix}" for role in ("producer", "worker", "observer")]
+    await connection.execute(roles(*names))
+    yield names[0]
+    await connection.execute("reset role")
+    for name in names:
+        await connection.execute(f"drop owned by {name}; drop role {name}")
+
+
+async def test_a_producer_needs_nothing_but_its_columns(
+    database_url: str, connection: Connection, producer: str
+) -> None:
+    async with hearing(database_url) as ear:
+        await open_gate(connection)
         await connection.execute(f"set role {producer}")
         assert await connection.fetchval("insert into pushq.jobs (task, payload) values ('a', '{}') returning id")
-        await connection.execute("insert into pushq.jobs (task, unique_key) values ('a', 'k') on conflict do nothing")
-        for forbidden in (
-            "insert into pushq.jobs (task, status) values ('a', 'running')",
-            "insert into pushq.jobs (task, attempt) values ('a', 7)",
-            "select payload from pushq.jobs",
-            "update pushq.jobs set task = 'b'",
-            "delete from pushq.jobs",
-            "delete from pushq.jobs_unfinished",
-            "select pushq.cancel(gen_random_uuid())",
-        ):
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await connection.execute(forbidden)
-        await connection.execute("reset role")
-        await heard.execute("select 1")
-        assert payloads == ["default", "default"]
-    finally:
-        await connection.execute("reset role")
-        await heard.close()
-        for role in (producer, f"worker_{suffix}", f"observer_{suffix}"):
-            await connection.execute(f"drop owned by {role}; drop role {role}")
+        assert await ear.take() == ["default"]
 
+        key = "insert into pushq.jobs (task, unique_key) values ('a', 'k') on conflict do nothing"
+        assert await connection.execute(key) == "INSERT 0 1"
+        assert await connection.execute(key) == "INSERT 0 0"
+        assert await ear.take() == ["default"]
 
-async def test_nothing_in_a_producer_s_search_path_is_called_by_the_trigger(connection: Connection) -> None:
-    await connection.execute("select setval(pushq.gate('default'), pushq.gate_clock() + 60000)")
-    await connection.execute(
-        """
-        create schema evil;
-        create function evil.pg_notify(text, text) returns void language plpgsql as 'begin raise ''called''; end';
-        create function evil.refuse(text, text) returns boolean language plpgsql as 'begin raise ''called''; end';
-        create operator evil.= (leftarg = text, rightarg = text, function = evil.refuse);
-        set search_path = evil, pg_catalog;
-        """
-    )
-    await connection.execute("insert into pushq.jobs (task) values ('a')")
-
-
-async def test_a_replaying_session_rings_and_a_two_phase_commit_need_not(connection: Connection) -> None:
-    await connection.execute("select setval(pushq.gate('default'), pushq.gate_clock() + 60000)")
-    insert = "insert into pushq.jobs (task) values ('a');"
-    with pytest.raises(asyncpg.FeatureNotSupportedError, match="NOTIFY"):
-        await connection.execute(
-            f"begin; set local session_replication_role = replica; {insert} prepare transaction 'loud'"
+        every = (
+            "id, task, payload, queue, priority, run_at, max_attempts, timeout, tenant_id, correlation_id, submitted_by"
         )
-    await connection.execute("rollback")
-    await connection.execute(f"begin; set local pushq.notify = 'off'; {insert} prepare transaction 'quiet'")
-    await connection.execute("rollback prepared 'quiet'")
+        await connection.execute(
+            f"insert into pushq.jobs ({every}) "
+            "values (gen_random_uuid(), 'a', '{}', 'other', 1, now(), 1, '1 s', 't', 'c', 's')"
+        )
+        assert await ear.take() == []
 
 
-async def test_finishing_does_not_fail_when_today_s_partition_is_missing(connection: Connection) -> None:
-    await connection.execute("update pushq.days set day = day")  # nothing changes: the days are there
-    days = [row["day"] for row in await connection.fetch("select day from pushq.days order by day")]
-    for day in days[:-1]:
-        table = f"pushq.jobs_{day:%Y_%m_%d}"
-        await connection.execute(f"alter table pushq.jobs detach partition {table}; drop table {table}")
-        await connection.execute("delete from pushq.days where day = $1", day)
-    await connection.execute("insert into pushq.jobs (task) values ('a')")
-    assert await connection.fetchval("select pushq.cancel(id) from pushq.jobs_unfinished") == "cancelled"
-    assert await connection.fetchval("select finished_on from pushq.jobs") == days[-1]
+async def test_a_producer_can_do_nothing_but_insert(connection: Connection, producer: str) -> None:
+    await insert(connection, "a")
+    await connection.execute(f"set role {producer}")
+    for forbidden in (
+        "insert into pushq.jobs (task, status) values ('a', 'queued')",
+        "insert into pushq.jobs (task, attempt) values ('a', 0)",
+        "insert into pushq.jobs (task, failures) values ('a', 0)",
+        "insert into pushq.jobs (task, token) values ('a', null)",
+        "insert into pushq.jobs (task, enqueued_at) values ('a', now())",
+        "insert into pushq.jobs (task, finished_on) values ('a', 'infinity')",
+        "insert into pushq.jobs_unfinished (task) values ('a')",
+        "insert into pushq.jobs (task) values ('a') returning payload",
+        "insert into pushq.jobs (task) values ('a') on conflict (id) do update set task = 'b'",
+        "select payload from pushq.jobs",
+        "select * from pushq.jobs",
+        "select id from pushq.jobs_unfinished",
+        "update pushq.jobs set task = 'b'",
+        "update pushq.jobs set attempt = 0",
+        "delete from pushq.jobs",
+        "delete from pushq.jobs_unfinished",
+        "truncate pushq.jobs",
+        "select * from pushq.supervisors",
+        "select setval(pushq.gate('default'), 0)",
+        "select pushq.cancel(gen_random_uuid())",
+        "select pushq.retry(gen_random_uuid())",
+        "select pushq.pause('default')",
+        "create table pushq.mine ()",
+    ):
+        with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.InvalidColumnReferenceError)):
+            await connection.execute(forbidden)
 
 
-async def test_days_are_made_once_however_often_they_are_asked_for(connection: Connection) -> None:
+@pytest.mark.parametrize("call", ["pushq.make_days(400)", "pushq.retire_days('-400 days')"])
+async def test_a_producer_cannot_make_or_empty_days(connection: Connection, producer: str, call: str) -> None:
+    """These run with their owner's rights: whoever may call them may drop history."""
+    await connection.execute(f"set role {producer}")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute(f"select {call}")
+
+
+async def test_an_insert_of_many_rows_rings_once_a_queue_that_is_idle(
+    database_url: str, connection: Connection
+) -> None:
+    async with hearing(database_url) as ear:
+        many = "insert into pushq.jobs (task, queue) select 'a', (array['default', 'mail'])[1 + i % 2] "
+        many += "from generate_series(1, 1000) as i"
+        await connection.execute(many)
+        assert await ear.take() == []
+        await open_gate(connection)
+        await connection.execute(many)
+        assert await ear.take() == ["default"]
+        await open_gate(connection, "mail")
+        await connection.execute(many)
+        assert sorted(await ear.take()) == ["default", "mail"]
+
+
+async def test_an_insert_that_is_rolled_back_rings_for_nobody(database_url: str, connection: Connection) -> None:
+    async with hearing(database_url) as ear:
+        await open_gate(connection)
+        await connection.execute("begin; insert into pushq.jobs (task) values ('a'); rollback")
+        assert await ear.take() == []
+
+
+HOSTILE = """
+create schema evil;
+create table evil.calls (name text);
+create function evil.pg_notify(text, text) returns void language plpgsql as 'begin raise ''pg_notify''; end';
+create function evil.now() returns timestamptz language plpgsql as 'begin raise ''now''; end';
+create function evil.clock_timestamp() returns timestamptz language plpgsql as 'begin raise ''clock''; end';
+create function evil.hashtext(text) returns int language plpgsql as 'begin raise ''hashtext''; end';
+create function evil.length(text) returns int language plpgsql as 'begin raise ''length''; end';
+create function evil.current_setting(text, boolean) returns text language plpgsql as 'begin raise ''setting''; end';
+create function evil.pg_notification_queue_usage() returns float8 language plpgsql as 'begin raise ''usage''; end';
+create function evil.pg_sequence_last_value(regclass) returns bigint language plpgsql as 'begin raise ''last''; end';
+create function evil.texts(text, text) returns boolean language plpgsql as 'begin raise ''= of texts''; end';
+create function evil.bigints(bigint, bigint) returns boolean language plpgsql as 'begin raise ''> of bigints''; end';
+create function evil.floats(float8, numeric) returns boolean language plpgsql as 'begin raise ''>= of floats''; end';
+create operator evil.= (leftarg = text, rightarg = text, function = evil.texts);
+create operator evil.> (leftarg = bigint, rightarg = bigint, function = evil.bigints);
+create operator evil.>= (leftarg = float8, rightarg = numeric, function = evil.floats);
+set search_path = evil, pg_catalog;
+"""
+
+
+async def test_nothing_in_a_producer_s_search_path_is_called_by_an_insert(
+    database_url: str, connection: Connection
+) -> None:
+    async with hearing(database_url) as ear:
+        await open_gate(connection)
+        await connection.execute(HOSTILE)
+        with pytest.raises(asyncpg.PostgresError, match="now"):
+            await connection.execute("select now()")  # the trap is set
+        await connection.execute("insert into pushq.jobs (task) values ('a')")
+        assert await ear.take() == ["default"]
+
+
+async def test_a_session_that_replays_rings_too(database_url: str, connection: Connection) -> None:
+    async with hearing(database_url) as ear:
+        await open_gate(connection)
+        await connection.execute("set session_replication_role = replica")
+        await connection.execute("insert into pushq.jobs (task) values ('a')")
+        assert await ear.take() == ["default"]
+
+
+async def test_a_two_phase_commit_goes_through_in_silence_and_is_rung_for_by_hand(
+    database_url: str, connection: Connection
+) -> None:
+    async with hearing(database_url) as ear:
+        await open_gate(connection)
+        with pytest.raises(asyncpg.FeatureNotSupportedError, match="NOTIFY"):
+            await connection.execute("begin; insert into pushq.jobs (task) values ('a'); prepare transaction 'loud'")
+        await connection.execute("rollback")
+        await connection.execute(
+            "begin; set local pushq.notify = 'off'; insert into pushq.jobs (task) values ('a');"
+            "prepare transaction 'quiet'"
+        )
+        await connection.execute("commit prepared 'quiet'")
+        assert await ear.take() == []
+        assert await count(connection) == 1
+        assert await connection.fetchval("select pushq.ring('default')") == "rung"
+        assert await ear.take() == ["default"]
+
+
+# Days ---------------------------------------------------------------------------------------------------------------
+
+
+async def today_of(connection: Connection) -> date:
+    today: date = await connection.fetchval("select pushq.utc_today()")
+    return today
+
+
+async def make_day(connection: Connection, day: date) -> None:
+    """A day in the past, as make_days made it then."""
+    table = f"pushq.jobs_{day:%Y_%m_%d}"
+    await connection.execute(
+        f"create table {table} (like pushq.jobs including defaults including constraints);"
+        f"alter table pushq.jobs attach partition {table} for values from ('{day}') to ('{day + timedelta(1)}');"
+        f"insert into pushq.days (day) values ('{day}')"
+    )
+
+
+async def drop_day(connection: Connection, day: date) -> None:
+    table = f"pushq.jobs_{day:%Y_%m_%d}"
+    await connection.execute(
+        f"alter table pushq.jobs detach partition {table}; drop table {table};"
+        f"delete from pushq.days where day = '{day}'"
+    )
+
+
+async def finish_one_on(connection: Connection, day: date) -> None:
+    await connection.execute(
+        "insert into pushq.jobs (task, status, finished_on, finished_at) values ('a', 'succeeded', $1, now())", day
+    )
+
+
+async def retire(connection: Connection, keep: timedelta) -> list[date]:
+    return [row["day"] for row in await connection.fetch("select pushq.retire_days($1) as day", keep)]
+
+
+async def days_of(connection: Connection) -> list[date]:
+    return [row["day"] for row in await connection.fetch("select day from pushq.days order by day")]
+
+
+async def test_today_and_three_more_days_are_there_from_the_beginning(connection: Connection) -> None:
+    today = await today_of(connection)
+    assert await days_of(connection) == [today + timedelta(ahead) for ahead in range(4)]
+
+
+async def test_days_are_made_once_however_often_and_by_how_many(database_url: str, connection: Connection) -> None:
     assert await connection.fetch("select pushq.make_days()") == []
-    assert len(await connection.fetch("select pushq.make_days(5)")) == 2
+    many = await asyncio.gather(*(asyncpg.connect(database_url) for _ in range(8)))
+    made = await asyncio.gather(*(one.fetch("select pushq.make_days(20) as day") for one in many))
+    await asyncio.gather(*(one.close() for one in many))
+
+    days = [row["day"] for rows in made for row in rows]
+    today = await today_of(connection)
+    assert sorted(days) == [today + timedelta(ahead) for ahead in range(4, 21)]
+    assert await connection.fetch("select pushq.make_days(20)") == []
+
+
+async def test_a_day_that_is_missing_in_between_is_made(connection: Connection) -> None:
+    missing = await today_of(connection) + timedelta(1)
+    await drop_day(connection, missing)
+    assert [row["day"] for row in await connection.fetch("select pushq.make_days() as day")] == [missing]
+
+
+async def test_making_days_waits_for_no_open_insert_and_holds_none_up(
+    database_url: str, connection: Connection
+) -> None:
+    producer = await asyncpg.connect(database_url)
+    await producer.execute("begin; insert into pushq.jobs (task) values ('a')")
+    await connection.execute("set lock_timeout = '5s'")
+    await connection.execute("begin")
+    assert len(await connection.fetch("select pushq.make_days(4)")) == 1
+    await producer.execute("set lock_timeout = '5s'; insert into pushq.jobs (task) values ('a'); commit")
+    await connection.execute("commit")
+    await producer.close()
+
+
+@pytest.mark.parametrize("left", [3, -3], ids=["only_later_days", "only_earlier_days"])
+async def test_a_job_finishes_though_there_is_no_day_of_today(connection: Connection, left: int) -> None:
+    today = await today_of(connection)
+    expected = today + timedelta(left)
+    if left < 0:
+        await make_day(connection, expected)
+    for day in await days_of(connection):
+        if day != expected:
+            await drop_day(connection, day)
+    await insert(connection, "a")
+
+    assert await connection.fetchval("select pushq.cancel(id) from pushq.jobs_unfinished") == "cancelled"
+    assert await connection.fetchval("select finished_on from pushq.jobs") == expected
+
+
+async def test_a_day_is_emptied_when_its_successor_is_older_than_retention_and_is_left_to_be_dropped(
+    connection: Connection,
+) -> None:
+    today = await today_of(connection)
+    old = [today - timedelta(ago) for ago in (12, 11, 10, 9, 8, 7, 1)]
+    for day in old:
+        await make_day(connection, day)
+        await finish_one_on(connection, day)
+    before = await days_of(connection)
+
+    # The day a week ago has only just begun to be older than a week: the rows of the day before it are all older.
+    assert await retire(connection, timedelta(days=7)) == old[:5]
+    rows = await connection.fetch("select finished_on from pushq.jobs order by finished_on")
+    assert [row["finished_on"] for row in rows] == old[5:]
+    assert await days_of(connection) == before
+    assert await connection.fetchval("select to_regclass($1) is not null", f"pushq.jobs_{old[0]:%Y_%m_%d}")
+    assert await retire(connection, timedelta(days=7)) == []
+
+
+async def test_a_day_far_behind_keeps_its_rows_until_its_successor_is_old(connection: Connection) -> None:
+    """While today's was missing, this day took the rows that were finished since."""
+    today = await today_of(connection)
+    behind = today - timedelta(30)
+    await make_day(connection, behind)
+    await finish_one_on(connection, behind)
+
+    assert await retire(connection, timedelta(days=7)) == []
+    await make_day(connection, today - timedelta(6))
+    assert await retire(connection, timedelta(days=7)) == []
+    assert await count(connection) == 1
+    await make_day(connection, today - timedelta(8))
+    assert await retire(connection, timedelta(days=7)) == [behind]
+    assert await count(connection) == 0
+
+
+async def test_a_day_that_somebody_reads_is_left_for_the_next_time(database_url: str, connection: Connection) -> None:
+    today = await today_of(connection)
+    old = [today - timedelta(ago) for ago in (12, 11, 10)]
+    for day in old:
+        await make_day(connection, day)
+    reader = await asyncpg.connect(database_url)
+    await reader.execute("begin")
+    await reader.execute(f"select from pushq.jobs_{old[0]:%Y_%m_%d}")
+
+    assert await retire(connection, timedelta(days=7)) == [old[1]]
+    await reader.execute("commit")
+    await reader.close()
+    assert await retire(connection, timedelta(days=7)) == [old[0]]
+
+
+async def test_a_retired_day_takes_no_more_rows(connection: Connection) -> None:
+    """Else what finishes now would be dropped with it."""
+    today = await today_of(connection)
+    for day in await days_of(connection):
+        if day < today + timedelta(3):
+            await drop_day(connection, day)
+    await make_day(connection, today - timedelta(20))
+    await make_day(connection, today - timedelta(19))
+    await retire(connection, timedelta(days=7))
+    await insert(connection, "a")
+    await connection.execute("select pushq.cancel(id) from pushq.jobs_unfinished")
+
+    assert await connection.fetchval("select finished_on from pushq.jobs") == today - timedelta(19)
 
 
 async def test_pushq_survives_a_dump(connection: Connection) -> None:

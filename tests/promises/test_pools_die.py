@@ -63,6 +63,15 @@ async def test_a_job_that_kills_its_process_three_times_ends_as_failed_and_only_
     assert max(row["crashes"] for row in rows) <= 2
 
 
+async def test_a_job_that_ends_its_process_quietly_is_charged_all_the_same(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url):
+        (row,) = await finished(connection, *await insert(connection, "die.quietly"), within=40)
+
+    assert (row["status"], row["crashes"]) == ("failed", 3)
+
+
 async def test_a_pool_that_died_once_is_up_again_and_its_job_may_live(
     database_url: str, connection: Connection
 ) -> None:
@@ -92,3 +101,17 @@ async def _gone(pid: int) -> None:
         return not status.exists() or "State:\tZ" in status.read_text()
 
     await eventually(look)
+
+
+async def test_jobs_that_ran_beside_a_killer_twice_all_succeed(database_url: str, connection: Connection) -> None:
+    """They are suspects like it. None of them may be charged with its third death."""
+    with supervising(database_url, "--concurrency", "20"):
+        async with connection.transaction():
+            innocents = await insert(connection, "sleep", 10, payload={"seconds": 0.05})
+            killers = await insert(connection, "die", 2)
+            innocents += await insert(connection, "echo", 5)
+        rows = await finished(connection, *innocents, within=40)
+        ends = await finished(connection, *killers, within=40)
+
+    assert {row["status"] for row in rows} == {"succeeded"}
+    assert {(row["status"], row["crashes"]) for row in ends} == {("failed", 3)}

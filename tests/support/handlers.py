@@ -123,6 +123,11 @@ async def die_once() -> str:
     return "lived"
 
 
+@tasks.register("die.quietly")
+async def die_quietly() -> None:
+    os._exit(0)
+
+
 @tasks.register("pid")
 async def pid() -> int:
     return os.getpid()

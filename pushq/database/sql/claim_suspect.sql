@@ -1,5 +1,5 @@
 -- Takes the most urgent due job that has already killed two processes, of the queues $1 and the tasks $2, for pool $4 of
--- supervisor $3, under the token $5. Its pool runs nothing beside it, so that a third death is charged to nobody else.
+-- supervisor $3, under the token $5. Its pool runs nothing beside it: a third death is charged to nobody else.
 with claimable as materialized (
     select job.id
     from pushq.jobs_unfinished as job

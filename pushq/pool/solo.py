@@ -1,0 +1,31 @@
+"""A pool that runs nothing else: for jobs that have killed two processes, so that only the killer is charged a third.
+
+One job at a time, and none before the outcome of the last is written: what is not written when the process dies would
+be charged too.
+"""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import anyio
+
+from pushq.database.store import Claimant, Store
+from pushq.pool.finisher import write
+from pushq.pool.worker import Attempts, attempt
+from pushq.task import Tasks
+
+
+async def run_suspects(claims: Store, outcomes: Store, claimant: Claimant, tasks: Tasks, attempts: Attempts) -> None:
+    """Runs suspects until none is due, or until it is cancelled: then the one that runs is the last.
+
+    A claim whose reply was lost is not taken back: the supervisor releases what the pool still holds when it has ended.
+    """
+    while True:
+        with anyio.CancelScope(shield=True):
+            suspects = await claims.claim_suspect(claimant, uuid4())
+            for job in suspects:
+                await write(outcomes, [await attempt(job, tasks.find(job.task), attempts)])
+        if not suspects:
+            return
+        await anyio.lowlevel.checkpoint()
