@@ -38,7 +38,7 @@ from pushq.pool.link import Assignment
 from pushq.settings import Settings
 from pushq.supervisor.heartbeat import Heartbeat, new_name
 from pushq.supervisor.processes import PoolProcess
-from pushq.supervisor.systemd import tell_systemd
+from pushq.supervisor.systemd import feed_watchdog, tell_systemd
 from pushq.sweeper import Sweeper
 
 KILLED_AFTER = 1.0
@@ -97,6 +97,7 @@ class Supervisor:
             )
             async with anyio.create_task_group() as around:
                 around.start_soon(heartbeat.run)
+                around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
                 around.start_soon(sweeper.run, self._settings.sweep_interval)
                 around.start_soon(serve, self._listening, web)
                 async with anyio.create_task_group() as pools:

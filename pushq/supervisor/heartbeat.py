@@ -12,7 +12,6 @@ import anyio
 from pushq.database.patience import wait_out
 from pushq.database.store import Store
 from pushq.events import LeaseLapsed, publish
-from pushq.supervisor.systemd import tell_systemd
 
 
 def new_name() -> str:
@@ -41,7 +40,6 @@ class Heartbeat:
             if await wait_out(self._beat):
                 publish(LeaseLapsed(self._name))
                 await self._revived()
-            tell_systemd("WATCHDOG=1")
 
     async def _beat(self) -> bool:
         return await self._store.heartbeat(self._name, socket.gethostname(), os.getpid(), self._lease)

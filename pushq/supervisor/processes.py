@@ -50,7 +50,9 @@ class PoolProcess:
                 stderr=None,
                 pass_fds=(theirs.fileno(),),
                 env={
-                    name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_PID")
+                    name: value
+                    for name, value in os.environ.items()
+                    if name not in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
                 },
             )
             theirs.close()
