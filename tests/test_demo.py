@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.support.supervisors import environment, pushq
+from pushq.database.embedded import _remove_leftovers
+from tests.support.supervisors import ROOT, environment, pushq
 from tests.support.waiting import wait_until
 
 
@@ -24,16 +26,26 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "good.txt").write_text("two words\n")
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xfa")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    Path(os.fsdecode(bytes(tmp_path / "name") + b"\xff")).write_text("a name that JSON cannot hold")
     return tmp_path
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """Where a demo puts its server: near the root, since a socket's path is short, and open to PostgreSQL's user."""
+    with TemporaryDirectory(prefix="pushq-test-", dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
 @contextmanager
-def _started(folder: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+def started(folder: Path, temporary: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-m", "pushq", "demo", str(folder), *flags],
-        env=environment(None) | {"PUSHQ_TEST_MARK": str(folder)},
+        env=environment(None) | {"TMPDIR": str(temporary)},
+        cwd=ROOT,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.DEVNULL,
         text=True,
     ) as running:
         try:
@@ -42,23 +54,15 @@ def _started(folder: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
-def _left_running(folder: Path) -> list[str]:
-    """The processes that the demo of this folder has started, by their environment; PostgreSQL's by their directory."""
-    mark, found = f"PUSHQ_TEST_MARK={folder}".encode(), []
+def processes(temporary: Path) -> list[str]:
+    """The processes of a demo, by their environment; PostgreSQL's by their directory."""
+    mark, found = os.fsencode(temporary), []
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
+        with suppress(OSError):
+            command = (process / "cmdline").read_bytes()
+            if mark in command or b"TMPDIR=" + mark in (process / "environ").read_bytes():
+                found.append(command.replace(b"\0", b" ").decode())
     return found
-
-
-def _wait_nothing_is_left(folder: Path) -> None:
-    deadline = time.monotonic() + 20
-    while (left := _left_running(folder)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert left == []
 
 
 def test_it_shows_every_file_and_ends_by_itself(folder: Path) -> None:
@@ -73,50 +77,72 @@ def test_it_shows_every_file_and_ends_by_itself(folder: Path) -> None:
     assert 'pushq_jobs_finished_total{queue="default",status="failed",task="text.lines"} 1.0' in ended.stdout
 
 
-def test_kept_it_stays_until_ctrl_c(folder: Path) -> None:
-    with _started(folder, "--keep") as running:
-        assert running.stdout is not None
-        said = ""
-        for line in running.stdout:
-            said += line
-            if "Ctrl-C ends it." in line:
-                break
+def test_kept_it_stays_until_ctrl_c(folder: Path, temporary: Path) -> None:
+    with started(folder, temporary, "--keep") as running:
+        assert running.stdout
+        said = "".join(iter(running.stdout.readline, "Ctrl-C ends it.\n"))
         url = re.search(r"DATABASE_URL='(\S+)' pushq jobs", said)
         assert url, said
         listed = pushq("jobs", "list", "--json", url=url[1])
         assert listed.stdout.count("\n") == 25  # five files and twenty pick-ups
         running.send_signal(signal.SIGINT)
         assert running.wait(20) == 0
+        assert (processes(temporary), list(temporary.iterdir())) == ([], [])
 
-    _wait_nothing_is_left(folder)
+
+def test_the_settings_of_another_queue_do_not_disturb_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PUSHQ_QUEUES=mail\nPUSHQ_LISTEN_DATABASE_URL=postgresql://nobody@127.0.0.1:1/x\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "pushq", "demo", "."],
+        env=environment(None, HTTP_TOKEN="secret"),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.3, 0.8, 1.5, 2.5])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_at_any_moment_it_leaves_no_process(folder: Path, moment: float, number: signal.Signals) -> None:
-    with _started(folder, "--keep") as running:
-        wait_until(lambda: _left_running(folder))
-        try:
-            running.wait(moment)
-        except subprocess.TimeoutExpired:
-            running.send_signal(number)
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "PostgreSQL is being set up": lambda temporary: any(temporary.glob("pushq-*")),
+    "PostgreSQL starts": lambda temporary: any(temporary.glob("pushq-*/data/postmaster.pid")),
+    "the supervisor starts": lambda temporary: any("pushq supervise" in command for command in processes(temporary)),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_stopped_while_it_starts_and_however_impatiently_it_leaves_nothing(
+    folder: Path, temporary: Path, moment: str
+) -> None:
+    with started(folder, temporary, "--keep") as running:
+        wait_until(lambda: MOMENTS[moment](temporary), within=20)
+        running.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 0
+        assert (processes(temporary), list(temporary.iterdir())) == ([], [])
+
+
+def test_sigterm_stops_it_as_ctrl_c_does(folder: Path, temporary: Path) -> None:
+    with started(folder, temporary) as running:
+        wait_until(lambda: MOMENTS["the supervisor starts"](temporary), within=20)
+        running.terminate()
+        assert running.wait(20) == 130
+        assert (processes(temporary), list(temporary.iterdir())) == ([], [])
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_it_leaves_no_process_and_who_starts_next_removes_its_directory(
+    folder: Path, temporary: Path, moment: str
+) -> None:
+    with started(folder, temporary, "--keep") as running:
+        wait_until(lambda: MOMENTS[moment](temporary), within=20)
+        running.kill()
         running.wait(20)
+        wait_until(lambda: not processes(temporary), within=20)
 
-    _wait_nothing_is_left(folder)
-    wait_until(lambda: not _servers_without_owner())
-
-
-def _servers_without_owner() -> list[str]:
-    """PostgreSQL servers of a demo whose parent is gone; they have another environment than ours."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes()
-            if b"pushq-postgres-" in command and "PPid:\t1\n" in (process / "status").read_text():
-                found.append(command.decode())
-        except OSError:
-            continue
-    return found
+    _remove_leftovers(temporary)
+    assert not list(temporary.glob("pushq-postgres-*"))
 
 
 @pytest.mark.parametrize(("name", "sentence"), [("nowhere", "is not a folder"), ("empty", "has no files")])

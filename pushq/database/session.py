@@ -120,7 +120,7 @@ class Session:
         try:
             with anyio.fail_after(seconds):
                 if self._connection is None or self._connection.is_closed():
-                    self._connection = await self._connect(seconds)
+                    self._connection = await self._connected(seconds)
                 yield self._connection
         except _REFUSED as error:
             raise DatabaseRefused(f"{describe(self._url)} refused us: {_message(error)}.") from error
@@ -136,6 +136,12 @@ class Session:
         except BaseException:
             self.discard()  # cancelled half-way: what the connection would answer next is anybody's guess
             raise
+
+    async def _connected(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
+        try:
+            return await self._connect(seconds)
+        except asyncpg.ObjectNotInPrerequisiteStateError as error:  # the database takes no connections for now
+            raise DatabaseAway(f"{describe(self._url)} is away: {_message(error)}.") from error
 
     async def _connect(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
         dsn = normalise(self._url) if self._url else None

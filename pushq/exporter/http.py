@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -60,19 +62,20 @@ def _has_token(request: Request, token: str) -> bool:
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises UsageError when the port is taken or the host is not ours."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(128)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
-        raise UsageError(
-            f"Cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}; "
-            "choose another with --http-port (0: any free one) or PUSHQ_HTTP_PORT."
-        ) from None
-    return listening
+        remedy = (
+            "choose another port with --http-port (0: any free one) or PUSHQ_HTTP_PORT"
+            if error.errno in (errno.EADDRINUSE, errno.EACCES)
+            else "give an address of this machine with --http-host or PUSHQ_HTTP_HOST"
+        )
+        raise UsageError(f"Cannot listen on {host}:{port}: {_reason(error)}; {remedy}.") from None
+
+
+def _reason(error: OSError) -> str:
+    """What the system says, without what Python adds to it."""
+    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.strerror).lower()
 
 
 class _Server(uvicorn.Server):

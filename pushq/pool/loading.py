@@ -24,13 +24,15 @@ def load_tasks(place: str) -> Tasks:
     found = _import(module_name)
     for step in attribute.split("."):
         if not hasattr(found, step):
-            registries = [name for name, value in vars(found).items() if isinstance(value, Tasks)]
+            registries = [name for name, value in getattr(found, "__dict__", {}).items() if isinstance(value, Tasks)]
             close = difflib.get_close_matches(step, registries, n=1) or registries[:1]
             hint = f"did you mean '{module_name}:{close[0]}'?" if close else "define `tasks = Tasks()` there."
             raise TasksError(f"Module {module_name!r} has no {step!r}; {hint}")
         found = getattr(found, step)
     if not isinstance(found, Tasks):
-        raise TasksError(f"{place!r} is a {type(found).__name__}, not a registry of tasks; name a pushq.Tasks object.")
+        raise TasksError(
+            f"{place!r} is no registry of tasks but of type {type(found).__name__}; name a pushq.Tasks object."
+        )
     if not len(found):
         raise TasksError(f"{place!r} has no tasks; put @tasks.register(NAME) above a function, and import it there.")
     return found

@@ -41,9 +41,9 @@ from pushq.supervisor.processes import PoolProcess
 from pushq.supervisor.systemd import feed_watchdog, tell_systemd
 from pushq.sweeper import Sweeper
 
-KILLED_AFTER = 1.0
+KILLED_AFTER = 0.8
 """Seconds that a pool has to write its last outcomes, after the deadline of its jobs."""
-LAST_WORDS = 1.5
+LAST_WORDS = 1.0
 """Seconds for the supervisor's own last statements, all together: it is gone within grace + 3 seconds whatever the
 database does."""
 

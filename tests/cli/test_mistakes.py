@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from pushq.database.embedded import EmbeddedServer
+from tests.support.commands import invoke
 from tests.support.supervisors import environment, pushq, supervising
+from tests.support.waiting import eventually
 
 NOBODY = "postgresql://me:hunter2@127.0.0.1:1/app"
 
@@ -36,7 +40,7 @@ MODULES = {
         ("raising:tasks", "Module 'raising' fails to import: RuntimeError: first line, at "),
         ("empty:tasks", "'empty:tasks' has no tasks; put @tasks.register(NAME) above a function"),
         ("other:tasks", "Module 'other' has no 'tasks'; did you mean 'other:my_tasks'?"),
-        ("other:number", "'other:number' is a int, not a registry of tasks"),
+        ("other:number", "'other:number' is no registry of tasks but of type int; name a pushq.Tasks object."),
         ("twice:tasks", "Two tasks are named 'mail'"),
     ],
 )
@@ -71,24 +75,27 @@ def test_a_registry_that_cannot_be_used_is_named(database_url: str, tmp_path: Pa
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(settings: dict[str, str], sentence: str) -> None:
-    ended = pushq("supervise", "tests.support.handlers:tasks", **settings)
+    ended = invoke("supervise", "tests.support.handlers:tasks", **settings)
 
     assert sentence in ended.stderr
     assert "hunter2" not in ended.stderr
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize(
     "command",
-    [["supervise", "tests.support.handlers:tasks"], ["migrate"], ["jobs"], ["queues"], ["enqueue", "x"], ["exporter"]],
+    [
+        ["supervise", "tests.support.handlers:tasks"],
+        *(["migrate"], ["jobs"], ["queues"], ["enqueue", "x"], ["exporter"], ["sweep"]),
+    ],
     ids=lambda command: command[0],
 )
 def test_a_database_that_is_not_there_ends_the_command_with_1(command: list[str]) -> None:
-    ended = pushq(*command, url=NOBODY)
+    ended = invoke(*command, url=NOBODY)
 
     assert "Database app at 127.0.0.1:1 is away: " in ended.stderr
     assert "hunter2" not in ended.stderr
-    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert (ended.exit_code, ended.stderr.count("\n")) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -97,19 +104,65 @@ def test_a_database_that_is_not_there_ends_the_command_with_1(command: list[str]
     ids=lambda command: command[0],
 )
 def test_a_database_that_was_not_migrated_is_told_apart(empty_database_url: str, command: list[str]) -> None:
-    ended = pushq(*command, url=empty_database_url)
+    ended = invoke(*command, url=empty_database_url)
 
     assert "has no pushq schema; run `pushq migrate`." in ended.stderr
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
 
 
 def test_a_database_or_role_that_does_not_exist_is_the_user_s_to_mend(database_url: str) -> None:
     for url in (database_url.replace("/pushq_test_", "/no_such_"), database_url.replace("//pushq@", "//nobody_here@")):
-        ended = pushq("supervise", "tests.support.handlers:tasks", url=url)
+        ended = invoke("supervise", "tests.support.handlers:tasks", url=url)
 
         assert "refused us: " in ended.stderr
         assert "does not exist" in ended.stderr
+        assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
+
+
+async def test_a_wrong_password_is_the_user_s_to_mend_and_is_not_shown() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with EmbeddedServer(settings={"listen_addresses": "127.0.0.1", "port": port}) as server:
+        rules = server.directory / "data" / "pg_hba.conf"
+        rules.write_text("host all all 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        administrator = await asyncpg.connect(server.url().replace("port=5432", f"port={port}"))
+        await administrator.execute("create role app login superuser password 'right'; select pg_reload_conf()")
+        refused = f"postgresql://app:wrong@127.0.0.1:{port}/postgres"
+        await eventually(lambda: _is_refused(refused))
+        await administrator.close()
+
+        for command in (["supervise", "tests.support.handlers:tasks"], ["jobs"]):
+            ended = pushq(*command, url=refused)
+            assert 'refused us: password authentication failed for user "app".' in ended.stderr
+            assert "wrong" not in ended.stderr
+            assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+        accepted = f"postgresql://app:right@127.0.0.1:{port}/postgres?channel_binding=require&connect_timeout=5"
+        assert pushq("migrate", DATABASE_URL=accepted).returncode == 0
+
+
+async def _is_refused(url: str) -> bool:
+    try:
+        await (await asyncpg.connect(url)).close()
+    except asyncpg.InvalidPasswordError:
+        return True
+    return False
+
+
+def test_a_host_that_is_not_ours_is_named(database_url: str) -> None:
+    for command in (["supervise", "tests.support.handlers:tasks"], ["exporter"]):
+        ended = pushq(*command, "--http-host", "192.0.2.1", "--http-port", "0", url=database_url)
+
+        assert "Cannot listen on 192.0.2.1:0: cannot assign requested address; " in ended.stderr
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+
+
+def test_a_flag_that_cannot_be_used_is_named_as_the_setting_that_it_is() -> None:
+    for flag, value in (("--concurrency", "0"), ("--lease", "nan"), ("--http-port", "70000"), ("--log-level", "loud")):
+        ended = invoke("supervise", "tests.support.handlers:tasks", flag, value)
+
+        setting = f"PUSHQ_{flag.strip('-').replace('-', '_').upper()}={value}"
+        assert f"pushq: {setting} cannot be used: it " in ended.stderr
+        assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
 
 
 def test_a_port_that_is_taken_is_named_with_the_remedy(database_url: str) -> None:
@@ -118,16 +171,15 @@ def test_a_port_that_is_taken_is_named_with_the_remedy(database_url: str) -> Non
         for command in (["supervise", "tests.support.handlers:tasks"], ["exporter"]):
             ended = pushq(*command, "--http-port", str(port), url=database_url)
 
-            assert f"Cannot listen on 127.0.0.1:{port}: address already in use; choose another with" in ended.stderr
+            assert f"Cannot listen on 127.0.0.1:{port}: address already in use; choose another port with" in ended.stderr
             assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
 
 
 def test_wrong_usage_ends_with_2() -> None:
     for wrong in (["supervise"], ["jobs", "show", "not-an-id"], ["frobnicate"], ["jobs", "list", "--status", "lost"]):
-        ended = pushq(*wrong)
+        ended = invoke(*wrong)
 
-        assert ended.returncode == 2, wrong
-        assert "Traceback" not in ended.stderr
+        assert ended.exit_code == 2, wrong
 
 
 @pytest.mark.parametrize(
@@ -142,23 +194,39 @@ def test_wrong_usage_ends_with_2() -> None:
 def test_a_job_that_cannot_be_enqueued_is_refused_in_a_sentence(
     database_url: str, arguments: list[str], sentence: str
 ) -> None:
-    ended = pushq("enqueue", *arguments, url=database_url)
+    ended = invoke("enqueue", *arguments, url=database_url)
 
     assert sentence in ended.stderr
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
 
 
 def test_parameters_that_are_for_libpq_do_no_harm(database_url: str) -> None:
-    extra = "&channel_binding=prefer&connect_timeout=5&keepalives_idle=30&gssencmode=disable"
+    extra = "&channel_binding=require&connect_timeout=5&keepalives_idle=30&gssencmode=disable"
     with supervising(database_url + extra):
-        ended = pushq("enqueue", "echo", "--wait", "--json", DATABASE_URL=database_url + extra)
+        ended = pushq("enqueue", "echo", "--wait", "--json", url=database_url + extra)
 
     assert (ended.returncode, '"status": "succeeded"' in ended.stdout) == (0, True)
 
 
-def test_the_help_of_every_command_teaches() -> None:
-    for command in ([], ["migrate"], ["supervise"], ["enqueue"], ["jobs"], ["queues"]):
-        assert "pushq " in pushq(*command, "--help").stdout.partition("\n")[2], command
+COMMANDS = {
+    "": "pushq supervise app.jobs:tasks",
+    "migrate": "pushq migrate --check",
+    "supervise": "pushq supervise app.jobs:tasks --queue mail",
+    "demo": "pushq demo ~/src",
+    "enqueue": "pushq enqueue mail.welcome --payload",
+    "jobs": "pushq jobs list --status failed",
+    "queues": "pushq queues pause mail",
+    "exporter": "PUSHQ_HTTP_TOKEN=secret pushq exporter",
+    "sweep": "pushq sweep --lease 60",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_teaches_by_an_example(command: str) -> None:
+    shown = invoke(*command.split(), "--help")
+
+    assert f"\n  {COMMANDS[command]}" in shown.output.replace("    ", "  ")
+    assert "None" not in shown.output
 
 
 def test_a_reader_that_goes_away_leaves_no_traceback(database_url: str) -> None:
@@ -174,4 +242,4 @@ def test_a_reader_that_goes_away_leaves_no_traceback(database_url: str) -> None:
             timeout=30,
             check=False,
         )
-    assert "Traceback" not in ended.stderr
+    assert (ended.returncode, ended.stderr) == (0, "")

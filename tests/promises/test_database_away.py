@@ -63,6 +63,21 @@ async def test_a_crash_of_the_database_is_waited_out_and_no_outcome_is_lost() ->
     assert {row["failures"] for row in rows} == {0}
 
 
+async def test_a_database_that_takes_no_connections_for_a_while_is_waited_out() -> None:
+    async with a_server_to_hurt() as (server, connection):
+        await connection.execute("create database elsewhere")
+        administrator = await asyncpg.connect(server.url("elsewhere"))
+        with supervising(server.url()) as supervisor:
+            await administrator.execute("alter database postgres allow_connections false")
+            await administrator.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'pushq %'"
+            )
+            wait_until(lambda: "database lost" in supervisor.said)
+            await administrator.execute("alter database postgres allow_connections true")
+            await finished(connection, *await insert(connection, "echo", 3))
+        await administrator.close()
+
+
 async def test_a_database_that_stands_still_for_longer_than_the_lease_costs_no_attempt() -> None:
     async with a_server_to_hurt() as (server, connection):
         with supervising(server.url()) as supervisor, supervising(server.url()):
