@@ -171,7 +171,7 @@ def test_a_port_that_is_taken_is_named_with_the_remedy(database_url: str) -> Non
         for command in (["supervise", "tests.support.handlers:tasks"], ["exporter"]):
             ended = pushq(*command, "--http-port", str(port), url=database_url)
 
-            assert f"Cannot listen on 127.0.0.1:{port}: address already in use; choose another port with" in ended.stderr
+            assert f"Cannot listen on 127.0.0.1:{port}: address already in use; choose another port" in ended.stderr
             assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
 
 
