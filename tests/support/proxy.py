@@ -33,25 +33,24 @@ async def proxied(url: str) -> AsyncIterator[Proxy]:
         database = urlsplit(url).path
         user = urlsplit(url).username or ""
         proxy = Proxy(f"postgresql://{user}@{database}?host={directory}&port=5432")
-        tasks = set[asyncio.Task[None]]()
+        writers = set[asyncio.StreamWriter]()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.add(writer)
             server_reader, server_writer = await _connect(url)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(proxy._pass_on(reader, server_writer))
-                group.create_task(proxy._pass_on(server_reader, writer))
+            writers.add(server_writer)
+            await asyncio.gather(proxy._pass_on(reader, server_writer), proxy._pass_on(server_reader, writer))
 
-        def start(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            tasks.add(asyncio.ensure_future(serve(reader, writer)))
-
-        server = await asyncio.start_unix_server(start, Path(directory) / ".s.PGSQL.5432")
+        server = await asyncio.start_unix_server(serve, Path(directory) / ".s.PGSQL.5432")
         try:
             yield proxy
         finally:
             server.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for writer in writers:
+                writer.transport.abort()  # which ends those who read from it, too
+            for writer in writers:
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
 
 
 async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
