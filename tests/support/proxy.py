@@ -46,9 +46,9 @@ async def proxied(url: str) -> AsyncIterator[Proxy]:
             yield proxy
         finally:
             server.close()
-            for writer in writers:
+            while writers:  # somebody may have come meanwhile
+                writer = writers.pop()
                 writer.transport.abort()  # which ends those who read from it, too
-            for writer in writers:
                 with suppress(ConnectionError):
                     await writer.wait_closed()
 
