@@ -173,16 +173,17 @@ async def test_any_number_of_pools_share_the_jobs_and_none_runs_twice(
 async def test_a_paused_queue_waits_and_a_resumed_one_is_claimed_at_once(
     database_url: str, connection: Connection
 ) -> None:
-    with supervising(database_url, POLL_INTERVAL="0"):
-        await connection.fetchval("select pushq.pause('default')")
-        (waiting,) = await insert(connection, "echo")
-        (other,) = await insert(connection, "echo", queue="default2")  # nobody serves it
-        await asyncio.sleep(0.3)
+    with supervising(database_url, "--queue", "paused", "--queue", "open", POLL_INTERVAL="0"):
+        await connection.fetchval("select pushq.pause('paused')")
+        (waiting,) = await insert(connection, "echo", queue="paused", priority=-10)
+        (unserved,) = await insert(connection, "echo", queue="elsewhere")
+        # Claimed after the two, and less urgent than the one that waits.
+        await finished(connection, *await insert(connection, "echo", 30, queue="open"), within=5)
         assert (await row_of(connection, waiting))["status"] == "queued"
 
-        await connection.fetchval("select pushq.resume('default')")
+        await connection.fetchval("select pushq.resume('paused')")
         await finished(connection, waiting, within=5)
-        assert (await row_of(connection, other))["status"] == "queued"
+        assert (await row_of(connection, unserved))["status"] == "queued"
 
 
 async def test_a_task_that_nobody_knows_stays_queued_and_holds_up_nobody(
