@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 from uuid import UUID
+
+from pushq.outcome import Outcome
 
 Level = Literal["debug", "info", "warning", "error"]
 Wakeup = Literal["notify", "poll", "timer", "linger"]
+
+_LOUD_OUTCOMES: Mapping[str, Level] = {"failed": "error", "retried": "warning"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,23 @@ class JobEnded(Event):
 
     @property
     def level(self) -> Level:
-        return {"failed": "error", "retried": "warning"}.get(self.outcome, "debug")  # type: ignore[return-value]
+        return _LOUD_OUTCOMES.get(self.outcome, "debug")
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Self:
+        job, seconds = outcome.job, outcome.ended - outcome.began
+        return cls(job.id, job.task, job.queue, job.attempt, outcome.kind, seconds, outcome.error_type)
+
+
+@dataclass(frozen=True, slots=True)
+class JobsEnded(Event):
+    """The outcomes of a batch of attempts are stored. Whoever wants to hear of each takes it as a JobEnded."""
+
+    outcomes: Sequence[Outcome]
+
+    @property
+    def level(self) -> Level:
+        return "debug"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +74,6 @@ class OutcomeRefused(Event):
 @dataclass(frozen=True, slots=True)
 class JobsClaimed(Event):
     jobs: int
-
-    @property
-    def level(self) -> Level:
-        return "debug"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkersBusy(Event):
-    """How many workers of a pool are at work now."""
-
-    busy: int
-    workers: int
 
     @property
     def level(self) -> Level:

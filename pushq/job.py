@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 
@@ -31,14 +32,17 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 """Where a job may go from where it is. A finished one goes back only by `pushq.retry`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A claimed job. `payload` is JSON text: the worker decodes it, so that a hostile one hurts only its own job."""
+class Job(NamedTuple):
+    """A claimed job.
+
+    payload is JSON text: the worker decodes it, so that a hostile one hurts only its own job. It is None where it was
+    too large to come with the claim: the worker fetches it when it begins.
+    """
 
     id: UUID
     task: str
     queue: str
-    payload: str
+    payload: str | None
     attempt: int
     failures: int
     crashes: int

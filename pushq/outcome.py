@@ -83,20 +83,35 @@ class Kind(StrEnum):
     CANCELLED = "cancelled"
     RETRIED = "retried"  # queued again, a failure spent
     SNOOZED = "snoozed"  # queued again because the handler asked for it
-    RELEASED = "released"  # queued again because the pool stops
+    RELEASED = "released"  # queued again because the pool stops, or was slower than it thought
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """What is written for an attempt. `result` is JSON text; `error_type` is what a log may show of the error."""
+    """What is written for an attempt.
+
+    delay in seconds; result is JSON text; error_type is what a log may show of the error; began and ended by the clock
+    of time.monotonic(), 0: now.
+    """
 
     job: Job
     kind: Kind
-    delay: timedelta = timedelta(0)
+    delay: float = 0.0
     error: str | None = None
     result: str | None = None
     error_type: str | None = None
-    seconds: float = 0.0
+    began: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def text(self) -> int:
+        """Characters of its error and result."""
+        return len(self.error or "") + len(self.result or "") if self.error or self.result else 0
+
+
+def released(job: Job) -> Outcome:
+    """For a job that is given back: it is due again, at no charge."""
+    return Outcome(job, Kind.RELEASED)
 
 
 def decide(job: Job, ending: Ending, *, max_attempts: int, backoff: Backoff) -> Outcome:
@@ -113,7 +128,7 @@ def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
         case Returned(value):
             return _returned(job, value)
         case Raised(Retry() as retry) if (delay := _delay_or_none(retry.after)) is not None:
-            return Outcome(job, Kind.SNOOZED, delay=delay)
+            return Outcome(job, Kind.SNOOZED, delay.total_seconds())
         case Raised(Cancel() as cancel):
             return Outcome(job, Kind.CANCELLED, error=storable_text(_text(cancel.reason)), error_type="Cancel")
         case Raised(PayloadError() as error):
@@ -124,7 +139,7 @@ def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
             error = TimeoutError(f"the attempt took longer than {after.total_seconds():g} s")
             return _failed_or_retried(job, error, most, backoff)
         case Stopped():
-            return Outcome(job, Kind.RELEASED)
+            return released(job)
 
 
 def _returned(job: Job, value: object) -> Outcome:
@@ -146,7 +161,7 @@ def _failed_or_retried(job: Job, error: BaseException, max_attempts: int, backof
         return _failed(job, error)
     delay, remark = _delay(backoff, failures)
     text = describe_error(error, LONGEST_ERROR - len(remark)) + remark
-    return Outcome(job, Kind.RETRIED, delay=delay, error=text, error_type=_short_name(error))
+    return Outcome(job, Kind.RETRIED, delay.total_seconds(), error=text, error_type=_short_name(error))
 
 
 def _delay(backoff: Backoff, failures: int) -> tuple[timedelta, str]:

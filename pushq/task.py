@@ -6,7 +6,6 @@ import difflib
 import inspect
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,14 +35,8 @@ def current_job() -> Job:
         raise PushqError("current_job() is for handlers: no job is running here.") from None
 
 
-@contextmanager
-def running(job: Job) -> Iterator[None]:
-    """Makes `job` the current one."""
-    mark = _running.set(job)
-    try:
-        yield
-    finally:
-        _running.reset(mark)
+set_current_job = _running.set
+"""Says which job a worker runs now."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,13 +50,11 @@ class Task(Generic[P, R]):
     timeout: timedelta | None
     backoff: Backoff
     payload_model: type[BaseModel]
+    parameters: tuple[tuple[str, str], ...]  # each with the name of its field in payload_model
+    is_async: bool
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
-
-    @property
-    def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(_code(self.function))
 
     def job(self, /, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """A job that calls the handler with these arguments, on the task's queue.
@@ -92,19 +83,19 @@ class Task(Generic[P, R]):
         raises ValueError is quoted), also when such a validator raises anything else.
         """
         try:
-            given = json.loads(payload)
+            given = _read(payload)
         except RecursionError:
             raise PayloadError(f"The payload of task {self.name!r} is nested too deeply to be read.") from None
         except ValueError as error:
             raise PayloadError(f"The payload of task {self.name!r} cannot be read: {_reason(error)}.") from None
         model = self._checked(given)
-        fields = type(model).model_fields
-        values = {field.alias or name: getattr(model, name) for name, field in fields.items()}
-        return values | (model.model_extra or {})
+        values = vars(model)
+        arguments = {argument: values[name] for argument, name in self.parameters}
+        return arguments if model.model_extra is None else arguments | model.model_extra
 
     def _checked(self, given: object) -> BaseModel:
         try:
-            return self.payload_model.model_validate(given)
+            model: BaseModel = self.payload_model.__pydantic_validator__.validate_python(given)
         except ValidationError as error:
             faults = "; ".join(
                 f"{'.'.join(map(str, fault['loc'])) or 'payload'}: {fault['msg']}" for fault in error.errors()[:10]
@@ -116,6 +107,10 @@ class Task(Generic[P, R]):
             raise
         except Exception as error:  # a validator is the user's code, and must only hurt its own job
             raise PayloadError(f"A validator of task {self.name!r} raised {type(error).__name__}.") from error
+        return model
+
+
+_read = json.JSONDecoder().decode
 
 
 def _field_names(model: type[BaseModel]) -> set[str]:
@@ -153,7 +148,18 @@ class Tasks:
             if isinstance(function, Task):  # one function under two names
                 function = function.function
             model = _model(name, function)
-            return self._add(Task(name, function, queue, max_attempts, timeout, backoff or exponential(), model))
+            task = Task(
+                name,
+                function,
+                queue,
+                max_attempts,
+                timeout,
+                backoff or exponential(),
+                payload_model=model,
+                parameters=tuple((field.alias or own, own) for own, field in model.model_fields.items()),
+                is_async=inspect.iscoroutinefunction(_code(function)),
+            )
+            return self._add(task)
 
         return decorate
 

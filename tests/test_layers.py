@@ -10,9 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pushq"
 
 LAYERS = (
-    ("errors", "settings", "backoff", "events"),
+    ("errors", "settings", "backoff"),
     ("job",),
     ("task", "outcome"),
+    ("events",),
     ("database",),
     ("queue",),
     ("sweeper",),

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from pushq import NewJob, Task, Tasks, current_job
 from pushq.errors import PayloadError, PushqError, TasksError
-from pushq.task import running
+from pushq.task import set_current_job
 from tests.test_outcome import JOB
 
 tasks = Tasks()
@@ -208,17 +208,16 @@ def test_annotations_may_carry_rules() -> None:
 
 
 def test_the_current_job_is_there_in_a_handler_and_nowhere_else() -> None:
-    with running(JOB):
+    def handler() -> None:
+        set_current_job(JOB)
         assert current_job() is JOB
-    with pytest.raises(PushqError, match="no job is running here"):
-        current_job()
-
-
-def test_the_current_job_stays_with_its_own_context() -> None:
-    with running(JOB):
-        assert contextvars.copy_context().run(current_job) is JOB
+        assert contextvars.copy_context().run(current_job) is JOB  # in what it starts, too
         with pytest.raises(PushqError):
             contextvars.Context().run(current_job)
+
+    contextvars.copy_context().run(handler)
+    with pytest.raises(PushqError, match="no job is running here"):
+        current_job()
 
 
 def test_a_parameter_may_have_the_name_of_a_method_s_own() -> None:

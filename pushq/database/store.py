@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from time import monotonic
+from typing import Any, TypeVar
 from uuid import UUID
 
 from pushq.database.session import Session
 from pushq.job import Job
-from pushq.outcome import Outcome
+from pushq.outcome import Kind, Outcome
+
+T = TypeVar("T")
 
 
 @cache
@@ -86,6 +89,11 @@ class Store:
     async def take_back(self, supervisor: str, token: UUID) -> list[Job]:
         return _jobs(await self._fetch("take_back", supervisor, token))
 
+    async def payload(self, job: Job) -> str | None:
+        """The payload of a running job, if it still runs under its token."""
+        rows = await self._fetch("payload", job.id, job.token)
+        return rows[0]["payload"] if rows else None
+
     async def next_due(self, claimant: Claimant) -> Outlook:
         (row,) = await self._fetch("next_due", list(claimant.queues), list(claimant.tasks), claimant.supervisor)
         return Outlook(row["due_in"], row["lease_is_live"])
@@ -114,16 +122,20 @@ class Store:
 
     async def finish(self, outcomes: Sequence[Outcome]) -> set[UUID]:
         """The ids of the jobs whose outcomes were accepted."""
-        rows = await self._fetch(
+        now = monotonic()
+        ids = [outcome.job.id for outcome in outcomes]
+        (row,) = await self._fetch(
             "finish",
-            [outcome.job.id for outcome in outcomes],
+            ids,
             [outcome.job.token for outcome in outcomes],
-            [outcome.kind.value for outcome in outcomes],
-            [outcome.delay.total_seconds() for outcome in outcomes],
-            [outcome.error for outcome in outcomes],
-            [outcome.result for outcome in outcomes],
+            [now - outcome.began if outcome.began else 0.0 for outcome in outcomes],
+            [now - outcome.ended if outcome.ended else 0.0 for outcome in outcomes],
+            _unless_all(Kind.SUCCEEDED, [outcome.kind for outcome in outcomes]),
+            _unless_all(0.0, [outcome.delay for outcome in outcomes]),
+            _unless_all(None, [outcome.error for outcome in outcomes]),
+            _unless_all(None, [outcome.result for outcome in outcomes]),
         )
-        return {row["id"] for row in rows}
+        return set(ids if row["ids"] is None else row["ids"])
 
     async def finished_with_token(self, outcomes: Sequence[Outcome]) -> set[UUID]:
         ids = [outcome.job.id for outcome in outcomes]
@@ -214,8 +226,14 @@ def _claim(claimant: Claimant, token: UUID) -> tuple[object, ...]:
     return list(claimant.queues), list(claimant.tasks), claimant.supervisor, claimant.pool, token
 
 
+def _unless_all(usual: T, values: list[T]) -> list[T]:
+    """The values, or none: an array's elements cost more on the way than all the rest of a batch."""
+    return [] if values.count(usual) == len(values) else values
+
+
 def _jobs(rows: Iterable[Any]) -> list[Job]:
+    """The statements return a job's columns in the order of Job's fields, a timeout in seconds."""
     return [
-        Job(**row | {"timeout": None if row["timeout"] is None else timedelta(seconds=row["timeout"])})
-        for row in map(dict, rows)
+        job if job.timeout is None else job._replace(timeout=timedelta(seconds=job.timeout))  # type: ignore[arg-type]
+        for job in map(Job._make, rows)
     ]

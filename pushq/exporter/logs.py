@@ -11,7 +11,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from pushq.events import DatabaseBack, DatabaseLost, Event, subscribe
+from pushq.events import DatabaseBack, DatabaseLost, Event, JobEnded, JobsEnded, subscribe
 
 LEVELS = ("debug", "info", "warning", "error")
 DATABASE_LOST_EVERY = 60.0
@@ -35,6 +35,11 @@ class Log:
         self._silent_until = 0.0
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, JobsEnded):
+            for outcome in event.outcomes:
+                if outcome.kind != "succeeded" or self._least == 0:
+                    self(JobEnded.of(outcome))
+            return
         if LEVELS.index(event.level) < self._least or self._is_repetition(event):
             return
         self._stream.write(self._line(event, self._source) + "\n")

@@ -1,41 +1,36 @@
 """The child process: hears the bell, claims, runs N workers, writes outcomes.
 
-This file joins the parts, which know nothing of one another: they share streams, a doorbell and the slots.
+This file joins the parts, which know nothing of one another: they share a doorbell, an intake and an outbox.
 
-    listener ─ring→ doorbell → claimer ─jobs→ workers ─outcomes→ finisher
+    listener ─→ doorbell ─→ claimer ─→ intake ─→ workers ─→ outbox ─→ finisher
 
-Stop is drain: the claimer ends, and with it the stream of jobs; the workers finish what they have, or are stopped at
-the deadline; the stream of outcomes ends; the finisher writes the last batch. Only then the listener goes.
+Stop is drain: the claimer ends, gives back what no worker has begun, and closes the intake; the workers finish what
+they have, or are stopped at the deadline; the outbox is closed; the finisher writes the last batch. Only then the
+listener goes.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
 from pushq.database.store import Claimant, Store
 from pushq.events import Draining, publish, subscribe
-from pushq.job import Job
-from pushq.outcome import Outcome
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.figures import FigureKeeper
 from pushq.pool.finisher import finish
 from pushq.pool.gate import Gate
+from pushq.pool.intake import Intake
 from pushq.pool.link import Assignment, Done, Drain, Link, Look, Ready
 from pushq.pool.listener import Listener
-from pushq.pool.slots import Slots
+from pushq.pool.outbox import Outbox
 from pushq.pool.solo import run_suspects
 from pushq.pool.worker import Attempts, work
 from pushq.task import Tasks
-
-UNWRITTEN = 200
-"""Outcomes that may wait to be written before workers wait for the finisher: a crash runs their jobs again."""
 
 
 async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
@@ -51,7 +46,9 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
     claims = Session(assignment.url, f"{name}: claims", settings={"synchronous_commit": "off"})
     outcomes = Session(assignment.url, f"{name}: outcomes")
     notifications = Session(assignment.listen_url, f"{name}: listens")
-    pool = Pool(assignment, claimant, tasks, Store(claims), Store(outcomes), notifications)
+    store = Store(claims)
+    intake, attempts = Intake(assignment.concurrency), Attempts(lambda job: wait_out(lambda: store.payload(job)))
+    pool = Pool(assignment, claimant, tasks, store, Store(outcomes), notifications, intake, attempts)
     keeper = FigureKeeper(assignment.concurrency)
     try:
         with subscribe(keeper):
@@ -60,7 +57,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
             await link.send(Ready(claimant.tasks, claimant.queues))
             async with anyio.create_task_group() as around:
                 around.start_soon(pool.obey, link)
-                around.start_soon(keeper.report, link)
+                around.start_soon(keeper.report, link, pool.intake)
                 await (pool.run_suspects() if assignment.solo else pool.run())
                 around.cancel_scope.cancel()
             await link.send(keeper.figures)
@@ -80,27 +77,26 @@ class Pool:
     claims: Store
     outcomes: Store
     notifications: Session
+    intake: Intake
+    attempts: Attempts
     doorbell: Doorbell = field(default_factory=Doorbell)
-    attempts: Attempts = field(default_factory=Attempts)
+    outbox: Outbox = field(default_factory=Outbox)
     claiming: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     async def run(self) -> None:
         """Claims and runs jobs until `claiming` is cancelled, and then to the end of what was claimed."""
-        send_job, receive_job = anyio.create_memory_object_stream[Job](math.inf)
-        send_outcome, receive_outcome = anyio.create_memory_object_stream[Outcome](UNWRITTEN)
-        slots = Slots(self.assignment.concurrency)
         async with anyio.create_task_group() as listening:
             if self._listens:
                 listener = Listener(self.notifications, self.claims, self.doorbell, self.claimant.queues)
                 listening.start_soon(listener.run)
-            async with anyio.create_task_group() as working:
-                working.start_soon(finish, self.outcomes, receive_outcome)
-                with receive_job, send_outcome:
-                    for _ in range(slots.workers):
-                        streams = receive_job.clone(), send_outcome.clone()
-                        working.start_soon(work, self.tasks, self.attempts, slots, *streams)
-                with self.claiming:
-                    await self._claimer(slots, send_job).run()
+            async with anyio.create_task_group() as finishing:
+                finishing.start_soon(finish, self.outcomes, self.outbox)
+                async with anyio.create_task_group() as working:
+                    for _ in range(self.intake.workers):
+                        working.start_soon(work, self.tasks, self.attempts, self.intake, self.outbox)
+                    with self.claiming:
+                        await self._claimer().run()
+                self.outbox.close()
             listening.cancel_scope.cancel()
 
     async def run_suspects(self) -> None:
@@ -121,14 +117,14 @@ class Pool:
         self.claiming.cancel()
         self.attempts.stop()
 
-    def _claimer(self, slots: Slots, jobs: MemoryObjectSendStream[Job]) -> Claimer:
+    def _claimer(self) -> Claimer:
         return Claimer(
             self.claims,
             self.claimant,
-            slots=slots,
+            intake=self.intake,
+            outbox=self.outbox,
             doorbell=self.doorbell,
             gate=Gate(self.claims, self.claimant.queues) if self._listens else None,
-            jobs=jobs,
             poll_interval=self.assignment.poll_interval,
         )
 

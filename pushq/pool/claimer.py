@@ -6,22 +6,25 @@ from contextlib import suppress
 from uuid import UUID, uuid4
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 
 from pushq.database.patience import wait_out
 from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import DatabaseLost, JobsClaimed, Wakeup, WokenUp, publish
 from pushq.job import Job
+from pushq.outcome import released
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
-from pushq.pool.slots import Slots
+from pushq.pool.intake import Intake
+from pushq.pool.outbox import Outbox
 
 LINGER = 0.03
 """Seconds for which a pool that has run dry claims again before it counts as idle, so that a busy system does not flap.
 As long, one without a free worker still counts as idle."""
 POLL_WHEN_DEAF = 1.0
 """Seconds between polls, at most, while notifications do not arrive."""
+OVERDUE = 0.25
+"""Seconds after which claimed jobs that no worker has begun are given back."""
 CLAIM_IN_DOUBT = 45.0
 """Seconds for which a claim whose reply was lost may still be carried out: three times the longest statement."""
 
@@ -34,18 +37,18 @@ class Claimer:
         store: Store,
         claimant: Claimant,
         *,
-        slots: Slots,
+        intake: Intake,
+        outbox: Outbox,
         doorbell: Doorbell,
         gate: Gate | None,
-        jobs: MemoryObjectSendStream[Job],
         poll_interval: float,
     ) -> None:
         self._store = store
         self._claimant = claimant
-        self._slots = slots
+        self._intake = intake
+        self._outbox = outbox
         self._doorbell = doorbell
         self._gate = gate
-        self._jobs = jobs
         self._poll_interval = poll_interval
         self._in_doubt: dict[UUID, float] = {}  # tokens of claims whose replies were lost, and until when they matter
         self._saturated_since: float | None = None
@@ -54,24 +57,33 @@ class Claimer:
         self._allowance = Allowance()
 
     async def run(self) -> None:
-        """Claims until it is cancelled; the stream of jobs then ends."""
-        with self._jobs:
-            try:
-                while True:
-                    await self._wait_for_worker()
-                    if not await self._claim():
-                        publish(WokenUp(await wait_out(self._wait_for_work)))
-            finally:
-                await self._leave()
+        """Claims until it is cancelled; then the workers' intake ends."""
+        try:
+            while True:
+                await self._wait_for_room()
+                if not await self._claim():
+                    publish(WokenUp(await wait_out(self._wait_for_work)))
+        finally:
+            self._give_back()
+            self._intake.close()
+            await self._leave()
 
-    async def _wait_for_worker(self) -> None:
-        """A pool all of whose workers stay busy is not idle: let inserters skip the bell."""
+    async def _wait_for_room(self) -> None:
+        """Waits until workers need jobs. While they all stay busy nobody is idle: let inserters skip the bell."""
         if self._gate and self._gate.is_open and self._saturated_since is not None:
             with anyio.move_on_after(self._saturated_since + LINGER - anyio.current_time()):
-                await self._slots.wait_free()
+                await self._intake.wait_room()
             if anyio.current_time() >= self._saturated_since + LINGER:
                 await wait_out(self._gate.shut)
-        await self._slots.wait_free()
+        while not self._intake.room:
+            with anyio.move_on_after(OVERDUE):
+                await self._intake.wait_room()
+            if self._intake.longest_wait > OVERDUE:
+                self._give_back()
+
+    def _give_back(self) -> None:
+        for job in self._intake.give_back():
+            self._outbox.put(released(job))
 
     async def _leave(self) -> None:
         """Nobody is idle here any more: writers need not ring for us."""
@@ -80,19 +92,17 @@ class Claimer:
                 await self._gate.shut()
 
     async def _claim(self) -> int:
-        """How many jobs were taken and handed to workers."""
-        limit = self._slots.free
+        """How many jobs were taken and put where the workers find them."""
+        room = self._intake.room
         # Shielded: a claim that is cancelled half-way may have taken jobs that nobody would run.
         with anyio.CancelScope(shield=True):
-            jobs = await self._take_back() or await self._take(limit)
-        self._slots.take(len(jobs))
-        for job in jobs:
-            self._jobs.send_nowait(job)  # its buffer has no bound: never more jobs than workers are claimed
+            jobs = await self._take_back() or await self._take(room)
+        self._intake.put(jobs, room=room)
         if jobs:
             publish(JobsClaimed(len(jobs)))
             self._lingers_until = anyio.current_time() + LINGER
             self._allowance.refund()
-        if len(jobs) < limit:
+        if len(jobs) < room:
             self._saturated_since = None
         elif self._saturated_since is None:
             self._saturated_since = anyio.current_time()

@@ -15,8 +15,8 @@ from pushq.events import (
     JobsClaimed,
     NotificationReceived,
     WokenUp,
-    WorkersBusy,
 )
+from pushq.pool.intake import Intake
 from pushq.pool.link import Figures, Link
 
 INTERVAL = 0.5
@@ -31,8 +31,6 @@ class FigureKeeper:
     def __call__(self, event: Event) -> None:
         figures = self.figures
         match event:
-            case WorkersBusy(busy, workers):
-                figures.busy, figures.workers = busy, workers
             case WokenUp(source):
                 # To be woken is to have claimed, and found nothing, just before: the database answers.
                 figures.wakeups[source] = figures.wakeups.get(source, 0) + 1
@@ -48,10 +46,11 @@ class FigureKeeper:
             case DatabaseBack() | JobsClaimed():
                 figures.trouble = None
 
-    async def report(self, link: Link) -> None:
+    async def report(self, link: Link, intake: Intake) -> None:
         """Sends the figures whenever they have changed, twice a second at most."""
         sent: Figures | None = None
         while True:
+            self.figures.busy = intake.busy
             if self.figures != sent:
                 sent = deepcopy(self.figures)
                 await link.send(sent)

@@ -6,41 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
-import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream
-
 from pushq.database.patience import wait_out
 from pushq.database.store import Store
 from pushq.errors import DatabaseAway, DatabaseRefused, ValueRefused
-from pushq.events import JobEnded, OutcomeRefused, publish
+from pushq.events import JobsEnded, OutcomeRefused, publish
 from pushq.outcome import Kind, Outcome
-
-LARGEST_BATCH = 500
-LARGEST_BATCH_TEXT = 8 * 1024 * 1024
-"""Characters of results and errors in a batch, more or less: memory is bounded whatever handlers return."""
+from pushq.pool.outbox import Outbox
 
 
-async def finish(store: Store, outcomes: MemoryObjectReceiveStream[Outcome]) -> None:
-    """Writes outcomes until their stream ends."""
-    with outcomes:
-        async for first in outcomes:
-            await write(store, _gather(first, outcomes))
-
-
-def _gather(first: Outcome, outcomes: MemoryObjectReceiveStream[Outcome]) -> list[Outcome]:
-    batch, text = [first], _text(first)
-    while len(batch) < LARGEST_BATCH and text < LARGEST_BATCH_TEXT:
-        try:
-            outcome = outcomes.receive_nowait()
-        except (anyio.WouldBlock, anyio.EndOfStream):
-            break
-        batch.append(outcome)
-        text += _text(outcome)
-    return batch
-
-
-def _text(outcome: Outcome) -> int:
-    return len(outcome.result or "") + len(outcome.error or "")
+async def finish(store: Store, outbox: Outbox) -> None:
+    """Writes outcomes until there will be no more."""
+    while batch := await outbox.batch():
+        await write(store, batch)
 
 
 async def write(store: Store, batch: Sequence[Outcome]) -> None:
@@ -50,8 +27,10 @@ async def write(store: Store, batch: Sequence[Outcome]) -> None:
     except ValueRefused as error:
         await _write_apart(store, batch, error)
         return
-    for outcome in batch:
-        publish(_ended(outcome) if outcome.job.id in accepted else _refused(outcome))
+    publish(JobsEnded([outcome for outcome in batch if outcome.job.id in accepted]))
+    for outcome in batch if len(accepted) < len(batch) else ():
+        if outcome.job.id not in accepted:
+            publish(OutcomeRefused(outcome.job.id, outcome.job.task, outcome.kind))
 
 
 async def _store(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
@@ -72,12 +51,3 @@ async def _write_apart(store: Store, batch: Sequence[Outcome], error: ValueRefus
     (outcome,) = batch
     remark = f"ValueRefused: the work is done, but its outcome cannot be stored: {error}"
     await write(store, [replace(outcome, kind=Kind.FAILED, error=remark, result=None, error_type="ValueRefused")])
-
-
-def _ended(outcome: Outcome) -> JobEnded:
-    job = outcome.job
-    return JobEnded(job.id, job.task, job.queue, job.attempt, outcome.kind.value, outcome.seconds, outcome.error_type)
-
-
-def _refused(outcome: Outcome) -> OutcomeRefused:
-    return OutcomeRefused(outcome.job.id, outcome.job.task, outcome.kind.value)

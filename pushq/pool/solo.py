@@ -11,8 +11,9 @@ from uuid import uuid4
 import anyio
 
 from pushq.database.store import Claimant, Store
+from pushq.outcome import released
 from pushq.pool.finisher import write
-from pushq.pool.worker import Attempts, attempt
+from pushq.pool.worker import Attempts
 from pushq.task import Tasks
 
 
@@ -25,7 +26,10 @@ async def run_suspects(claims: Store, outcomes: Store, claimant: Claimant, tasks
         with anyio.CancelScope(shield=True):
             suspects = await claims.claim_suspect(claimant, uuid4())
             for job in suspects:
-                await write(outcomes, [await attempt(job, tasks.find(job.task), attempts)])
+                outcome = released(job)
+                with attempts.until_stopped():
+                    outcome = await attempts.make(job, tasks.find(job.task))
+                await write(outcomes, [outcome])
         if not suspects:
             return
         await anyio.lowlevel.checkpoint()

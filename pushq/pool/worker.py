@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import anyio
 from anyio import to_thread
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pushq.errors import PayloadError
-from pushq.events import WorkersBusy, publish
 from pushq.job import Job
-from pushq.outcome import Ending, Outcome, Raised, Returned, Stopped, TimedOut, decide
-from pushq.pool.slots import Slots
-from pushq.task import Task, Tasks, running
+from pushq.outcome import Ending, Outcome, Raised, Returned, Stopped, TimedOut, decide, released
+from pushq.pool.intake import Intake
+from pushq.pool.outbox import Outbox
+from pushq.task import Task, Tasks, set_current_job
+
+LoadPayload = Callable[[Job], Awaitable[str | None]]
+"""Fetches a payload that was too large to come with its claim; None: the job is no longer ours."""
 
 
 class Attempts:
     """The attempts that are under way in a pool, so that all can be stopped at its deadline."""
 
-    def __init__(self) -> None:
+    def __init__(self, load_payload: LoadPayload) -> None:
+        self._load_payload = load_payload
         self._threads = anyio.CapacityLimiter(math.inf)  # a worker has one call at a time
         self._scopes: set[anyio.CancelScope] = set()
         self._stopped = False
@@ -37,67 +40,71 @@ class Attempts:
             scope.cancel()
 
     @contextmanager
-    def _stoppable(self) -> Any:
+    def until_stopped(self) -> Iterator[None]:
+        """For whoever makes attempts: is left, quietly, when they are stopped."""
         with anyio.CancelScope() as scope:
             if self._stopped:
                 scope.cancel()
             self._scopes.add(scope)
             try:
-                yield scope
+                yield
             finally:
                 self._scopes.discard(scope)
 
-    async def make(self, job: Job, task: Task[..., Any]) -> Ending:
-        """Calls the handler. A `def` in a thread cannot be cancelled: the attempt lasts until it returns."""
-        ending: Ending = Stopped()
-        with self._stoppable() as scope:
-            try:
-                ending = await self._call(job, task, task.arguments(job.payload))
-            except PayloadError as error:
-                ending = Raised(error)
-            except anyio.get_cancelled_exc_class() as error:
-                if scope.cancel_called:
-                    raise
-                ending = Raised(error)  # the handler's own doing
-        return ending
+    async def make(self, job: Job, task: Task[..., Any]) -> Outcome:
+        """One attempt at a job, inside of `until_stopped`, and what it came to. Raises only that it was cancelled."""
+        began = monotonic()
+        ending = await self._attempt(job, task)
+        outcome = decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)
+        outcome.began, outcome.ended = began, monotonic()
+        return outcome
 
-    async def _call(self, job: Job, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
+    async def _attempt(self, job: Job, task: Task[..., Any]) -> Ending:
+        if job.payload is None:
+            job = job._replace(payload=await self._load_payload(job))
+        if job.payload is None:
+            return Stopped()  # it is no longer ours
+        try:
+            arguments = task.arguments(job.payload)
+        except PayloadError as error:
+            return Raised(error)
+        set_current_job(job)
         limit = job.timeout or task.timeout
-        call = partial(task.function, **arguments)
-        ending: Ending | None = None
-        with anyio.move_on_after(limit.total_seconds() if limit else None) as scope, running(job):
-            try:
-                value = await (call() if task.is_async else to_thread.run_sync(call, limiter=self._threads))
-                ending = Returned(value)
-            except anyio.get_cancelled_exc_class():
+        try:
+            return await (self._call_within(limit, task, arguments) if limit else self._call(task, arguments))
+        except anyio.get_cancelled_exc_class() as error:
+            if self._stopped:
                 raise
-            except BaseException as error:  # noqa: BLE001 - SystemExit too: only our own parent stops us
-                ending = Raised(error)
+            return Raised(error)  # the handler's own doing
+
+    async def _call(self, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
+        """Calls the handler. A `def` in a thread cannot be cancelled: the attempt lasts until it returns."""
+        try:
+            if task.is_async:
+                return Returned(await task.function(**arguments))
+            return Returned(await to_thread.run_sync(partial(task.function, **arguments), limiter=self._threads))
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit too: only our own parent stops us
+            return Raised(error)
+
+    async def _call_within(self, limit: timedelta, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
+        ending: Ending = TimedOut(limit)
+        with anyio.move_on_after(limit.total_seconds()) as scope:
+            ending = await self._call(task, arguments)
         # A loop that was blocked has not had the time to cancel: the clock decides.
-        if limit and (scope.cancelled_caught or ending is None or anyio.current_time() >= scope.deadline):
-            return TimedOut(limit)
-        return ending or TimedOut(limit or timedelta(0))
+        return TimedOut(limit) if anyio.current_time() >= scope.deadline else ending
 
 
-async def work(
-    tasks: Tasks,
-    attempts: Attempts,
-    slots: Slots,
-    jobs: MemoryObjectReceiveStream[Job],
-    outcomes: MemoryObjectSendStream[Outcome],
-) -> None:
-    """Runs jobs until their stream ends."""
-    with outcomes, jobs:
-        async for job in jobs:
-            publish(WorkersBusy(slots.busy, slots.workers))
-            await outcomes.send(await attempt(job, tasks.find(job.task), attempts))
-            slots.give_back()
-            publish(WorkersBusy(slots.busy, slots.workers))
-
-
-async def attempt(job: Job, task: Task[..., Any], attempts: Attempts) -> Outcome:
-    """One attempt at a job, and what it came to."""
-    began = anyio.current_time()
-    ending = await attempts.make(job, task)
-    outcome = decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)
-    return replace(outcome, seconds=anyio.current_time() - began)
+async def work(tasks: Tasks, attempts: Attempts, intake: Intake, outbox: Outbox) -> None:
+    """Runs jobs until there are no more, or until attempts are stopped."""
+    with attempts.until_stopped():
+        while job := await intake.take():
+            outcome: Outcome | None = None
+            try:
+                outcome = await attempts.make(job, tasks.find(job.task))
+            finally:
+                outbox.put(released(job) if outcome is None else outcome)
+                intake.done()
+            if outbox.is_full:
+                await outbox.wait_room()

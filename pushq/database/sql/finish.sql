@@ -1,20 +1,25 @@
 -- Writes the outcomes of a batch of attempts; each counts only if its job is still held under its token. Ids $1, tokens $2,
--- kinds $3 (succeeded, failed, cancelled: the job is finished; retried, snoozed, released: it goes on), delays in
--- seconds $4, errors $5, results as JSON text $6. Returns the ids that were accepted.
+-- how many seconds ago they began $3 and ended $4, kinds $5 (succeeded, failed, cancelled: the job is finished; retried,
+-- snoozed, released: it goes on), delays in seconds $6, errors $7, results as JSON text $8. Of the last four, one that says
+-- nothing new of any job (all succeeded, at once, without error or result) may be empty. Returns the ids that were
+-- accepted, or null for all.
 --
 -- A finished job's row is deleted here and inserted into a day. (An UPDATE that moves the row raises an error at whoever
 -- waits for its lock; after a delete they find no row and change nothing.)
 with outcome as (
-    select *
-    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::text[], $6::text[])
-        as outcome (id, token, kind, delay, error, result)
+    select id, token, began, ended, coalesce(kind, 'succeeded') as kind, delay, error, result
+    from unnest($1::uuid[], $2::uuid[], $3::float8[], $4::float8[], $5::text[], $6::float8[], $7::text[], $8::text[])
+        as outcome (id, token, began, ended, kind, delay, error, result)
 ),
 finished as (
     delete from pushq.jobs_unfinished as job
     using outcome
     where job.id = outcome.id and job.token = outcome.token
     and outcome.kind in ('succeeded', 'failed', 'cancelled')
-    returning job.*, outcome.kind, outcome.error as last_error, outcome.result as returned, clock_timestamp() as ended_at
+    returning
+        job.*, outcome.kind, outcome.error as last_error, outcome.result as returned,
+        greatest(clock_timestamp() - outcome.began * interval '1 second', job.started_at) as began_at,
+        clock_timestamp() - outcome.ended * interval '1 second' as ended_at
 ),
 kept as (
     insert into pushq.jobs (
@@ -23,7 +28,7 @@ kept as (
         error, result, finished_on)
     select
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
-        submitted_by, kind, attempt, failures + (kind = 'failed')::int, crashes, enqueued_at, started_at, ended_at,
+        submitted_by, kind, attempt, failures + (kind = 'failed')::int, crashes, enqueued_at, began_at, ended_at,
         supervisor, pool, token, last_error, returned::jsonb, (select pushq.current_day())
     from finished
 ),
@@ -32,7 +37,7 @@ going_on as (
     set status = 'queued',
         token = null,
         run_at = case when outcome.kind = 'released' then job.run_at
-            else clock_timestamp() + outcome.delay * interval '1 second' end,
+            else clock_timestamp() + coalesce(outcome.delay, 0) * interval '1 second' end,
         failures = failures + (outcome.kind = 'retried')::int,
         error = coalesce(outcome.error, job.error)
     from outcome
@@ -52,8 +57,8 @@ tallied as (
     from (
         select
             queue, task, kind,
-            greatest(ended_at - started_at, interval '0') as ran,
-            pushq.waited(run_at, enqueued_at, started_at) as waited
+            greatest(ended_at - began_at, interval '0') as ran,
+            pushq.waited(run_at, enqueued_at, began_at) as waited
         from finished
     ) as finished
     group by queue, task, kind, run_bucket, wait_bucket
@@ -67,6 +72,6 @@ rung as (
     select pushq.ring_if_idle(queue)
     from (select distinct queue from going_on) as queue
 )
-select accepted.id
+select case when count(*) < cardinality($1) then coalesce(array_agg(accepted.id), '{}') end as ids
 from (select id from finished union all select id from going_on) as accepted
 cross join (select count(*) from rung) as ringing
