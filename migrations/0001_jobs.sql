@@ -71,20 +71,6 @@ create table pushq.jobs (
     result jsonb,
     finished_on date not null default 'infinity',
 
-    constraint jobs_task_has_1_to_200_characters check (length(task) between 1 and 200),
-    constraint jobs_queue_has_1_to_200_characters check (length(queue) between 1 and 200),
-    constraint jobs_unique_key_has_1_to_200_characters check (length(unique_key) between 1 and 200),
-    constraint jobs_tenant_id_has_1_to_200_characters check (length(tenant_id) between 1 and 200),
-    constraint jobs_correlation_id_has_1_to_200_characters check (length(correlation_id) between 1 and 200),
-    constraint jobs_submitted_by_has_1_to_200_characters check (length(submitted_by) between 1 and 200),
-    constraint jobs_payload_is_object check (jsonb_typeof(payload) = 'object'),
-    -- The || unpacks a payload that another table kept compressed, and copies nothing.
-    constraint jobs_payload_is_at_most_1_mib check (pg_column_size(payload || '{}') <= 1048576),
-    constraint jobs_run_at_is_between_1970_and_9999 check (
-        run_at >= '1970-01-01 00:00:00+00' and run_at < '9999-01-01 00:00:00+00'),
-    constraint jobs_max_attempts_is_1_to_10000 check (max_attempts between 1 and 10000),
-    constraint jobs_timeout_is_positive_and_at_most_a_year check (
-        timeout > interval '0' and timeout <= interval '1 year'),
     constraint jobs_counts_are_not_negative check (attempt >= 0 and failures >= 0 and crashes >= 0),
     constraint jobs_status_is_known check (
         status in ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
@@ -105,8 +91,27 @@ comment on column pushq.jobs.token is
 comment on column pushq.jobs.finished_on is
     'Partition key: infinity until the job is finished, then the day whose partition holds the row.';
 
+-- What a producer may write is checked here and not on the parent: each row passes through here, and a check is paid for
+-- by every version of a row. A job that moves to its day has been checked.
 create table pushq.jobs_unfinished
-partition of pushq.jobs (constraint jobs_unfinished_id_is_unique primary key (id))
+partition of pushq.jobs (
+    constraint jobs_unfinished_id_is_unique primary key (id),
+
+    constraint jobs_task_has_1_to_200_characters check (length(task) between 1 and 200),
+    constraint jobs_queue_has_1_to_200_characters check (length(queue) between 1 and 200),
+    constraint jobs_unique_key_has_1_to_200_characters check (length(unique_key) between 1 and 200),
+    constraint jobs_tenant_id_has_1_to_200_characters check (length(tenant_id) between 1 and 200),
+    constraint jobs_correlation_id_has_1_to_200_characters check (length(correlation_id) between 1 and 200),
+    constraint jobs_submitted_by_has_1_to_200_characters check (length(submitted_by) between 1 and 200),
+    constraint jobs_payload_is_object check (jsonb_typeof(payload) = 'object'),
+    -- The || unpacks a payload that another table kept compressed, and copies nothing.
+    constraint jobs_payload_is_at_most_1_mib check (pg_column_size(payload || '{}') <= 1048576),
+    constraint jobs_run_at_is_between_1970_and_9999 check (
+        run_at >= '1970-01-01 00:00:00+00' and run_at < '9999-01-01 00:00:00+00'),
+    constraint jobs_max_attempts_is_1_to_10000 check (max_attempts between 1 and 10000),
+    constraint jobs_timeout_is_positive_and_at_most_a_year check (
+        timeout > interval '0' and timeout <= interval '1 year')
+)
 for values from ('infinity') to (maxvalue)
 with (
     fillfactor = 70,

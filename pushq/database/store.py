@@ -80,8 +80,9 @@ class Store:
 
     # A pool's claims ------------------------------------------------------------------------------------------
 
-    async def claim(self, claimant: Claimant, token: UUID, limit: int) -> list[Job]:
-        return _jobs(await self._fetch("claim", *_claim(claimant, token), limit))
+    async def claim(self, claimant: Claimant, token: UUID, limit: int, lookback: float | None = None) -> list[Job]:
+        """Takes jobs, at most `limit`; with a lookback in seconds, only such as became due since."""
+        return _jobs(await self._fetch("claim", *_claim(claimant, token), limit, lookback))
 
     async def claim_suspect(self, claimant: Claimant, token: UUID) -> list[Job]:
         return _jobs(await self._fetch("claim_suspect", *_claim(claimant, token)))
@@ -94,8 +95,10 @@ class Store:
         rows = await self._fetch("payload", job.id, job.token)
         return rows[0]["payload"] if rows else None
 
-    async def next_due(self, claimant: Claimant) -> Outlook:
-        (row,) = await self._fetch("next_due", list(claimant.queues), list(claimant.tasks), claimant.supervisor)
+    async def next_due(self, claimant: Claimant, lookback: float | None = None) -> Outlook:
+        (row,) = await self._fetch(
+            "next_due", list(claimant.queues), list(claimant.tasks), claimant.supervisor, lookback
+        )
         return Outlook(row["due_in"], row["lease_is_live"])
 
     async def register(self, claimant: Claimant) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from time import monotonic
 from uuid import UUID, uuid4
 
 import anyio
@@ -16,6 +17,7 @@ from pushq.outcome import released
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
+from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
 
 LINGER = 0.03
@@ -55,6 +57,7 @@ class Claimer:
         self._lingers_until = 0.0
         self._wirings = 0
         self._allowance = Allowance()
+        self._lookback = Lookback()
 
     async def run(self) -> None:
         """Claims until it is cancelled; then the workers' intake ends."""
@@ -109,13 +112,16 @@ class Claimer:
         return len(jobs)
 
     async def _take(self, limit: int) -> list[Job]:
-        token = uuid4()
+        token, lookback, began = uuid4(), self._lookback.seconds, monotonic()
         try:
-            return await self._store.claim(self._claimant, token, limit)
+            jobs = await self._store.claim(self._claimant, token, limit, lookback)
         except (DatabaseAway, DatabaseRefused) as error:
             self._in_doubt[token] = anyio.current_time() + CLAIM_IN_DOUBT
             publish(DatabaseLost(str(error)))
             return []
+        if lookback is None:
+            self._lookback.note_full(began=began, jobs=len(jobs), room=limit)
+        return jobs
 
     async def _take_back(self) -> list[Job]:
         """The jobs of claims whose replies were lost: else they would run nowhere under a living heartbeat."""
@@ -136,8 +142,9 @@ class Claimer:
             if anyio.current_time() < self._lingers_until:
                 return await self._linger()
             await self._gate.settle()
+            self._lookback.demand_full()
             return "linger"
-        outlook = await self._store.next_due(self._claimant)
+        outlook = await self._store.next_due(self._claimant, self._lookback.seconds)
         if not outlook.lease_is_live:
             return await self._wait_rung((0.5, "poll"))  # the supervisor's heartbeat will revive it
         return await self._wait_rung(*self._alarms(outlook.due_in))
@@ -156,6 +163,8 @@ class Claimer:
             alarms.append((self._gate.renewal_in, "linger"))
         elif self._gate and self._poll_interval:
             alarms.append((POLL_WHEN_DEAF, "poll"))
+        if (seconds := self._lookback.full_look_in) > 0:
+            alarms.append((seconds, "linger"))
         if self._in_doubt:
             alarms.append((1.0, "poll"))
         return alarms

@@ -93,7 +93,7 @@ async def test_a_row_that_breaks_a_rule_is_refused_by_a_constraint_whose_name_sa
 
 async def test_the_names_of_all_rules_are_tried(connection: Connection) -> None:
     rules = await connection.fetch(
-        "select conname from pg_constraint where conrelid = 'pushq.jobs'::regclass and contype = 'c'"
+        "select conname from pg_constraint where conrelid = 'pushq.jobs_unfinished'::regclass and contype = 'c'"
     )
     assert {name for name, _ in BROKEN} == {row["conname"] for row in rules}
 

@@ -194,3 +194,18 @@ async def test_a_task_that_nobody_knows_stays_queued_and_holds_up_nobody(
         await finished(connection, *await insert(connection, "echo", 30))
 
         assert (await row_of(connection, unknown))["status"] == "queued"
+
+
+async def test_under_a_pinned_horizon_even_a_job_that_says_it_was_due_long_ago_runs(
+    database_url: str, connection: Connection
+) -> None:
+    pinning = await asyncpg.connect(database_url)
+    async with pinning.transaction(isolation="repeatable_read"):
+        await pinning.execute("select count(*) from pushq.jobs")
+        with supervising(database_url, POLL_INTERVAL="0"):
+            done = await insert(connection, "echo", 40_000)
+            await has_count(connection, len(done), "status = 'succeeded'", within=40)
+            for age in ("0 s", "1 h", "0 s"):
+                run_at = await connection.fetchval("select now() - $1::text::interval", age)
+                await finished(connection, *await insert(connection, "echo", run_at=run_at), within=10)
+    await pinning.close()

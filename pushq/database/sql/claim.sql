@@ -3,8 +3,13 @@
 -- taking its jobs away at this moment.
 --
 -- One lane is one queue and one priority. The lanes are found by hopping through the index, so that within each the
--- index goes straight to what is due, however many jobs wait for a later time.
-with recursive lane as (
+-- index goes straight to what is due, however many jobs wait for a later time. What has been due for longer than $7 seconds
+-- (null: forever) is not looked at, so that the dead entries of finished jobs, which a long transaction elsewhere may keep
+-- from being cleared away, need not be passed.
+with recursive mark as materialized (
+    select coalesce(now() - $7::float8 * interval '1 second', '-infinity') as since
+),
+lane as (
     select
         queue.name,
         queue.position,
@@ -12,6 +17,7 @@ with recursive lane as (
             select job.priority
             from pushq.jobs_unfinished as job
             where job.status = 'queued' and job.crashes < 2 and job.queue = queue.name
+            and job.run_at >= (select since from mark)
             order by job.priority
             limit 1
         ) as priority
@@ -26,6 +32,7 @@ with recursive lane as (
             select job.priority
             from pushq.jobs_unfinished as job
             where job.status = 'queued' and job.crashes < 2 and job.queue = lane.name and job.priority > lane.priority
+            and job.run_at >= (select since from mark)
             order by job.priority
             limit 1
         )
@@ -39,7 +46,7 @@ claimable as materialized (
         select job.id
         from pushq.jobs_unfinished as job
         where job.status = 'queued' and job.crashes < 2 and job.queue = lane.name and job.priority = lane.priority
-        and job.run_at <= now() and job.task = any($2::text[])
+        and job.run_at >= (select since from mark) and job.run_at <= now() and job.task = any($2::text[])
         order by job.run_at, job.id
         limit $6
         for no key update skip locked
