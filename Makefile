@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ check: $(READY) ## lint, format, types, migrations
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/squawk --assume-in-transaction --pg-version 15 migrations/*.sql
+
+bench: $(READY) ## measure everything, for most of two hours, and go on where it was stopped (BENCH=drain: only that)
+	@$(BIN)/pushq bench --embedded --long --record build/bench.jsonl --resume $(BENCH)
 
 clean: ## remove what the other commands made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

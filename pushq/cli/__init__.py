@@ -9,6 +9,7 @@ from io import TextIOWrapper
 import click
 
 from pushq import __version__
+from pushq.cli.bench import bench
 from pushq.cli.demo import demo
 from pushq.cli.jobs import enqueue, jobs
 from pushq.cli.migrate import migrate
@@ -42,10 +43,11 @@ def cli() -> None:
       psql -c "insert into pushq.jobs (task, payload) values ('mail.welcome', '{\\"user_id\\": 42}')"
       pushq jobs                           see what became of it
       pushq demo                           see it all at work, without a database of your own
+      pushq bench                          see how fast it is on this machine, and by what limit
     """
 
 
-for command in (migrate, supervise, demo, enqueue, jobs, queues, exporter, sweep):
+for command in (migrate, supervise, demo, enqueue, jobs, queues, exporter, sweep, bench):
     cli.add_command(command)
 
 

@@ -47,7 +47,12 @@ def demo(folder: Path | None, keep: bool) -> None:
                 anyio.run(migrate, server.url())
             progress.show("starting the supervisor")
             with (
-                supervising(server.url(), processes=min(2, os.cpu_count() or 1)) as (supervisor, port),
+                supervising(
+                    server.url(),
+                    "pushq.demo.tasks:tasks",
+                    "--concurrency=4",
+                    f"--processes={min(2, os.cpu_count() or 1)}",
+                ) as (supervisor, port),
                 interrupts.allowed(),
             ):
                 anyio.run(_show, server, supervisor, port, files, progress, keep)

@@ -1,4 +1,4 @@
-"""The demo's processes: a PostgreSQL and a real supervisor, which do not outlive it."""
+"""A real supervisor, which does not outlive the command that shows or measures it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,15 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def supervising(url: str, *, processes: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A `pushq supervise` of the demo's tasks, and the port that it serves /metrics on.
+def supervising(url: str, tasks: str, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A `pushq supervise` of MODULE:TASKS, with default settings but for the flags, and the port of its /metrics.
 
     It is in a session of its own: Ctrl-C is for us, who then stop it.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHQ_")}
-    command = [sys.executable, "-m", "pushq", "supervise", "pushq.demo.tasks:tasks"]
-    flags = [
-        "--http-port=0",
-        "--log-format=json",
-        f"--processes={processes}",
-        "--concurrency=4",
-        "--shutdown-timeout=2",
-    ]
+    command = [sys.executable, "-m", "pushq", "supervise", tasks]
     supervisor = subprocess.Popen(
-        [*command, *flags],
+        [*command, "--http-port=0", "--log-format=json", "--shutdown-timeout=2", *flags],
         cwd="/",  # the .env of ours is about another queue
         env=environment | {"PUSHQ_DATABASE_URL": url},
         stdin=subprocess.DEVNULL,
@@ -57,7 +50,7 @@ def _port(log: IO[bytes]) -> int:
         if b'"supervisor started"' in line:
             Thread(target=log.read, daemon=True).start()
             return int(json.loads(line)["http_port"])
-    raise PushqError(f"The demo's supervisor did not start; it said: {b''.join(said).decode(errors='replace').strip()}")
+    raise PushqError(f"The supervisor did not start; it said: {b''.join(said).decode(errors='replace').strip()}")
 
 
 def _stop(supervisor: subprocess.Popen[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from time import monotonic
+from typing import Literal, TypeAlias
 from uuid import UUID, uuid4
 
 import anyio
@@ -19,6 +20,9 @@ from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
 from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
+
+Alarm: TypeAlias = Wakeup | Literal["renewal"]
+"""What ends a sleep; only a renewal of the gate is not followed by a claim."""
 
 LINGER = 0.03
 """Seconds for which a pool that has run dry claims again before it counts as idle, so that a busy system does not flap.
@@ -140,27 +144,48 @@ class Claimer:
             self._gate.forget()
         if self._gate and self._doorbell.is_wired and not self._gate.is_settled:
             if anyio.current_time() < self._lingers_until:
-                return await self._linger()
+                return await self._rest(0.005, "linger")
             await self._gate.settle()
             self._lookback.demand_full()
             return "linger"
         outlook = await self._store.next_due(self._claimant, self._lookback.seconds)
         if not outlook.lease_is_live:
-            return await self._wait_rung((0.5, "poll"))  # the supervisor's heartbeat will revive it
-        return await self._wait_rung(*self._alarms(outlook.due_in))
+            return await self._rest(0.5, "poll")  # the supervisor's heartbeat will revive it
+        return await self._sleep(None if outlook.due_in is None else anyio.current_time() + outlook.due_in)
 
-    async def _linger(self) -> Wakeup:
-        return await self._wait_rung((0.005, "linger"))
+    async def _sleep(self, due_at: float | None) -> Wakeup:
+        """Sleeps until the bell or the first alarm, and keeps the gate open meanwhile."""
+        while True:
+            seconds, why = min(self._alarms(due_at), default=(float("inf"), "poll"))
+            if await self._is_rung_within(seconds):
+                return "notify"
+            if why != "renewal":
+                return why
+            if self._gate and await self._gate.settle():
+                return "linger"
 
-    def _alarms(self, due_in: float | None) -> list[tuple[float, Wakeup]]:
+    async def _rest(self, seconds: float, why: Wakeup) -> Wakeup:
+        return "notify" if await self._is_rung_within(seconds) else why
+
+    async def _is_rung_within(self, seconds: float) -> bool:
+        """Waits for the bell. A storm of rings that lead to nothing is answered at a bounded rate."""
+        is_rung = False
+        with anyio.move_on_after(seconds):
+            await self._doorbell.wait_rung()
+            is_rung = True
+            if pause := self._allowance.spend():
+                await anyio.sleep(pause)
+        return is_rung
+
+    def _alarms(self, due_at: float | None) -> list[tuple[float, Alarm]]:
         """What ends the sleep if no bell does, as (seconds, why)."""
-        alarms: list[tuple[float, Wakeup]] = []
-        if due_in is not None:
-            alarms.append((max(due_in, 0.005), "timer"))
+        alarms: list[tuple[float, Alarm]] = []
+        if due_at is not None:
+            alarms.append((max(due_at - anyio.current_time(), 0.005), "timer"))
         if self._poll_interval:
             alarms.append((self._poll_interval, "poll"))
         if self._gate and self._doorbell.is_wired:
-            alarms.append((self._gate.renewal_in, "linger"))
+            alarms.append((self._gate.renewal_in, "renewal"))
         elif self._gate and self._poll_interval:
             alarms.append((POLL_WHEN_DEAF, "poll"))
         if (seconds := self._lookback.full_look_in) > 0:
@@ -168,15 +193,6 @@ class Claimer:
         if self._in_doubt:
             alarms.append((1.0, "poll"))
         return alarms
-
-    async def _wait_rung(self, *alarms: tuple[float, Wakeup]) -> Wakeup:
-        """Waits for the bell or the first alarm. A storm of rings that led to nothing is answered at a bounded rate."""
-        seconds, why = min(alarms, default=(float("inf"), "poll"))
-        with anyio.move_on_after(seconds):
-            await self._doorbell.wait_rung()
-            await anyio.sleep(self._allowance.spend())
-            return "notify"
-        return why
 
 
 class Allowance:

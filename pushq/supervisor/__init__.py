@@ -179,7 +179,8 @@ class Supervisor:
                 ended = anyio.Event()
                 pools.start_soon(self._run_solo_pool, pools, ended)
                 await ended.wait()
-            with anyio.move_on_after(self._settings.sweep_interval):
+            # Those of our own pools are known at once; others' have been through a sweep.
+            with anyio.move_on_after(4 * self._settings.sweep_interval):
                 await self._suspected.wait()
 
     async def _run_solo_pool(self, pools: TaskGroup, ended: anyio.Event) -> None:

@@ -17,6 +17,9 @@ from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import DatabaseLost, DaysChanged, JobsRequeued, publish
 from pushq.sweeper.witness import Witness
 
+DAYS_INTERVAL = 300.0
+"""Seconds between two looks at the days; three are made ahead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -38,6 +41,7 @@ class Sweeper:
         self._store = store
         self._retention = timedelta(seconds=retention)
         self._witness = Witness()
+        self._days_are_due_at = 0.0
 
     async def run(self, interval: float) -> None:
         """Sweeps every `interval` seconds until it is cancelled."""
@@ -56,15 +60,11 @@ class Sweeper:
 
     async def sweep(self) -> Swept:
         taken, dead = await self._requeue_jobs_of_the_dead()
-        made = [day.isoformat() for day in await self._store.make_days()]
-        retired = [day.isoformat() for day in await self._store.retire_days(self._retention)]
-        dropped = await self._drop_retired_days()
-        if made or retired or dropped:
-            publish(DaysChanged(tuple(made), tuple(retired), tuple(dropped)))
+        days = await self._care_for_days() if anyio.current_time() >= self._days_are_due_at else DaysChanged()
         folded = await self._store.fold()
         await self._store.take_census()
         failed = sum(job.status == "failed" for job in taken)
-        return Swept(tuple(dead), len(taken) - failed, failed, tuple(made), tuple(retired), tuple(dropped), folded)
+        return Swept(tuple(dead), len(taken) - failed, failed, days.made, days.retired, days.dropped, folded)
 
     async def _requeue_jobs_of_the_dead(self) -> tuple[Sequence[Taken], Sequence[str]]:
         dead = await self._find_dead()
@@ -83,6 +83,16 @@ class Sweeper:
         asked_at = anyio.current_time()
         sightings = await self._store.observe()
         return self._witness.dead(sightings, asked_at, anyio.current_time())
+
+    async def _care_for_days(self) -> DaysChanged:
+        made = [day.isoformat() for day in await self._store.make_days()]
+        retired = [day.isoformat() for day in await self._store.retire_days(self._retention)]
+        days = DaysChanged(tuple(made), tuple(retired), tuple(await self._drop_retired_days()))
+        if days != DaysChanged():
+            publish(days)
+        if not retired:  # else something may have stood in the way of dropping them
+            self._days_are_due_at = anyio.current_time() + DAYS_INTERVAL
+        return days
 
     async def _drop_retired_days(self) -> list[str]:
         dropped = []

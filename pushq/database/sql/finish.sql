@@ -72,6 +72,6 @@ rung as (
     select pushq.ring_if_idle(queue)
     from (select distinct queue from going_on) as queue
 )
-select case when count(*) < cardinality($1) then coalesce(array_agg(accepted.id), '{}') end as ids
+select case when count(*) < cardinality($1::uuid[]) then coalesce(array_agg(accepted.id), '{}') end as ids
 from (select id from finished union all select id from going_on) as accepted
 cross join (select count(*) from rung) as ringing

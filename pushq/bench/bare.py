@@ -1,0 +1,188 @@
+"""The limits of a drain: claim and finish in a bare asyncpg loop, overlapped on two connections.
+
+Once with pushq's own two statements, which shows what Python around them costs, and once with the shortest that
+could do the work on the smallest table, which shows what the table and its promises cost. pgbench runs the first pair
+too, which shows what the driver costs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from pushq.bench.connection import Connection, connected, session_settings
+from pushq.bench.pgbench import Pgbench
+from pushq.database.session import Session
+from pushq.database.store import Claimant, Store, statement
+
+BATCH = 500
+
+Rows: TypeAlias = Sequence[Any]
+Claim: TypeAlias = Callable[[], Awaitable[Rows]]
+Finish: TypeAlias = Callable[[Rows], Awaitable[object]]
+
+CLAIMANT = Claimant("pushq bench", 1, ("default",), ("bench.noop", "bench.stamp"))
+
+
+# What depends on the parameters of claim.sql and finish.sql: these two, and their like for pgbench at the end.
+
+
+def claim_arguments(limit: int) -> tuple[object, ...]:
+    return list(CLAIMANT.queues), list(CLAIMANT.tasks), CLAIMANT.supervisor, CLAIMANT.pool, uuid4(), limit, None
+
+
+def finish_arguments(rows: Rows, result: str | None = None) -> tuple[object, ...]:
+    now = [0.0] * len(rows)
+    results = [] if result is None else [result] * len(rows)
+    return [row["id"] for row in rows], [row["token"] for row in rows], now, now, [], [], [], results
+
+
+# pushq's statements -------------------------------------------------------------------------------------------------
+
+
+async def drain_with_our_statements(url: str) -> None:
+    """Claims and finishes until nothing is left."""
+    await register(url)
+    async with (
+        connected(url, session_settings(is_durable=False)) as claims,
+        connected(url, session_settings(is_durable=True)) as outcomes,
+    ):
+
+        async def claim() -> Rows:
+            return await claims.fetch(statement("claim"), *claim_arguments(BATCH))
+
+        async def finish(rows: Rows) -> object:
+            return await outcomes.fetch(statement("finish"), *finish_arguments(rows))
+
+        await _overlap(claim, finish)
+
+
+async def register(url: str) -> None:
+    """A supervisor's row with a lease for an hour: claims ask for one."""
+    session = Session(url, "pushq bench")
+    store = Store(session)
+    await store.heartbeat(CLAIMANT.supervisor, "pushq bench", 0, 3600)
+    await store.register(CLAIMANT)
+    await session.close()
+
+
+# The smallest table -------------------------------------------------------------------------------------------------
+
+MINIMAL_TABLE = """
+create table minimal (
+    id bigint primary key,
+    payload jsonb not null default '{}',
+    status text not null default 'queued'
+) with (fillfactor = 50);
+create index on minimal (id) where status = 'queued';
+"""
+MINIMAL_LOAD = "insert into minimal (id) select generate_series(1, $1)"
+MINIMAL_CLAIM = """
+update minimal
+set status = 'running'
+where id = any(array(
+    select id
+    from minimal
+    where status = 'queued'
+    order by id
+    limit $1
+    for no key update skip locked))
+returning id, payload::text
+"""
+MINIMAL_FINISH = "update minimal set status = 'succeeded' where id = any($1::bigint[]) and status = 'running'"
+
+
+async def load_minimal(connection: Connection, count: int) -> None:
+    await connection.execute(MINIMAL_TABLE)
+    await connection.execute(MINIMAL_LOAD, count)
+    await connection.execute("vacuum (analyze) minimal")
+
+
+async def drain_minimal(url: str) -> float:
+    """The seconds that it took, from the first claim to the last finish."""
+    async with (
+        connected(url, session_settings(is_durable=False)) as claims,
+        connected(url, session_settings(is_durable=True)) as outcomes,
+    ):
+
+        async def claim() -> Rows:
+            return await claims.fetch(MINIMAL_CLAIM, BATCH)
+
+        async def finish(rows: Rows) -> object:
+            return await outcomes.execute(MINIMAL_FINISH, [row["id"] for row in rows])
+
+        began = time.monotonic()
+        await _overlap(claim, finish)
+        return time.monotonic() - began
+
+
+# The loop -----------------------------------------------------------------------------------------------------------
+
+
+async def _overlap(claim: Claim, finish: Finish) -> None:
+    """While one batch is being finished the next is being claimed, and no more than that."""
+    send, receive = anyio.create_memory_object_stream[Rows](1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(_claim_all, claim, send)
+        group.start_soon(_finish_all, finish, receive)
+
+
+async def _claim_all(claim: Claim, batches: MemoryObjectSendStream[Rows]) -> None:
+    with batches:
+        while rows := await claim():
+            await batches.send(rows)
+
+
+async def _finish_all(finish: Finish, batches: MemoryObjectReceiveStream[Rows]) -> None:
+    with batches:
+        async for rows in batches:
+            await finish(rows)
+
+
+# The same statements in pgbench -------------------------------------------------------------------------------------
+
+
+async def drain_with_pgbench(pgbench: Pgbench, url: str, count: int) -> None:
+    """Two clients, each a claim and its finish in turn, for as many batches as there are."""
+    await register(url)
+    settings = "".join(f"set {name} = '{value}';\n" for name, value in session_settings(is_durable=True).items())
+    script = (
+        f"\\if :is_new\n{settings}\\set is_new 0\n\\endif\n{_claim_for_pgbench()} \\gset\n{_finish_for_pgbench()};\n"
+    )
+    await pgbench.run(url, script, clients=2, transactions=-(-count // (2 * BATCH)), variables={"is_new": "1"})
+
+
+def _claim_for_pgbench() -> str:
+    """Ids and tokens as arrays, committed without waiting for the flush, as a pool's claims are."""
+    claim = _filled_in(
+        "claim",
+        f"'{{{','.join(CLAIMANT.queues)}}}'",
+        f"'{{{','.join(CLAIMANT.tasks)}}}'",
+        f"'{CLAIMANT.supervisor}'",
+        str(CLAIMANT.pool),
+        "gen_random_uuid()",
+        str(BATCH),
+        "null",
+    )
+    return (
+        f"with claimed as (\n{claim}\n)\n"
+        "select coalesce(array_agg(id), '{}') as ids, coalesce(array_agg(token), '{}') as tokens, "
+        "count(*) as jobs, set_config('synchronous_commit', 'off', true) as quick from claimed"
+    )
+
+
+def _finish_for_pgbench() -> str:
+    now, usual = "array_fill(0::float8, array[:jobs::int])", "'{}'"
+    return _filled_in("finish", ":ids", ":tokens", now, now, usual, usual, usual, usual)
+
+
+def _filled_in(name: str, *arguments: str) -> str:
+    text = "\n".join(line for line in statement(name).splitlines() if not line.lstrip().startswith("--"))
+    for position, argument in reversed(list(enumerate(arguments, 1))):
+        text = text.replace(f"${position}", argument)
+    return text.rstrip().rstrip(";")

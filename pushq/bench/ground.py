@@ -1,0 +1,113 @@
+"""Where a benchmark runs: fresh, migrated databases on one server, all of them dropped at its end."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from types import MappingProxyType
+from typing import Self
+from urllib.parse import quote, urlsplit
+
+import anyio
+
+from pushq.bench.connection import Connection, connected, refusals_explained
+from pushq.bench.pgbench import Pgbench
+from pushq.database.migrate import migrate
+from pushq.database.session import fetch_once
+from pushq.database.url import normalise
+
+EMBEDDED_SETTINGS = MappingProxyType(
+    {"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min", "max_connections": "200"}
+)
+"""For a server of our own. Everything else is PostgreSQL's default, fsync and autovacuum among it."""
+
+SHOWN = (
+    "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "shared_buffers", "max_wal_size",
+    "checkpoint_timeout", "max_connections", "autovacuum", "jit",
+)  # fmt: skip
+
+
+class Ground:
+    """A server on which databases may be made. `url` leads to any database of it."""
+
+    def __init__(self, url: str, pgbench: Pgbench) -> None:
+        self.url = url
+        self.pgbench = pgbench
+        self._prefix = f"pushq_bench_{secrets.token_hex(4)}"
+        self._numbers = count(1)
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, url: str, pgbench: Pgbench) -> AsyncIterator[Self]:
+        """The ground with its template. Raises DatabaseAway, DatabaseRefused and SchemaError."""
+        await fetch_once(url, "pushq bench", "select 1")
+        ground = cls(url, pgbench)
+        try:
+            async with refusals_explained(url), ground._administrator() as administrator:
+                await administrator.execute(f"create database {ground._template}")
+            await migrate(ground._url_of(ground._template))
+            yield ground
+        finally:
+            with anyio.CancelScope(shield=True):
+                await ground._drop_everything()
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator[str]:
+        """The URL of a fresh database with pushq's schema."""
+        name = f"{self._prefix}_{next(self._numbers)}"
+        async with self._administrator() as administrator:
+            await administrator.execute(f"create database {name} template {self._template}")
+        yield self._url_of(name)  # one that is not dropped here, because something failed, is dropped at the end
+        async with self._administrator() as administrator:
+            await administrator.execute(f"drop database if exists {name} with (force)")
+
+    async def settings(self) -> dict[str, str]:
+        """The server's version, and those of its settings on which figures depend."""
+        async with self._administrator() as administrator:
+            shown = {"server_version": await administrator.fetchval("show server_version")}
+            for name in SHOWN:
+                shown[name] = await administrator.fetchval("select current_setting($1, true)", name)
+        return shown
+
+    @property
+    def _template(self) -> str:
+        return f"{self._prefix}_template"
+
+    def _url_of(self, database: str) -> str:
+        parts = urlsplit(normalise(self.url))
+        query = "&".join(one for one in parts.query.split("&") if not one.startswith(("dbname=", "database=")))
+        return f"{parts.scheme}://{parts.netloc}/{quote(database)}" + (f"?{query}" if query else "")
+
+    async def _drop_everything(self) -> None:
+        with anyio.move_on_after(60), suppress(OSError):  # a server that is gone took them with it
+            async with self._administrator() as administrator:
+                ours = "select datname from pg_database where starts_with(datname, $1)"
+                for row in await administrator.fetch(ours, f"{self._prefix}_"):
+                    await administrator.execute(f"drop database if exists {row['datname']} with (force)")
+
+    @asynccontextmanager
+    async def _administrator(self) -> AsyncIterator[Connection]:
+        async with connected(self.url) as connection:
+            yield connection
+
+
+async def settle(connection: Connection) -> None:
+    """Leaves nothing half done for the next measurement to pay."""
+    await connection.execute("vacuum (analyze) pushq.jobs_unfinished")
+    await checkpoint(connection)
+
+
+async def checkpoint(connection: Connection) -> None:
+    """Where the role may: on a server that is not ours it often may not, and the figures say a little less."""
+    if await may_checkpoint(connection):
+        await connection.execute("checkpoint")
+
+
+async def may_checkpoint(connection: Connection) -> bool:
+    return bool(
+        await connection.fetchval(
+            "select rolsuper or pg_has_role(oid, 'pg_checkpoint', 'usage') from pg_roles where rolname = current_user"
+        )
+    )

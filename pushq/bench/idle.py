@@ -1,0 +1,48 @@
+"""idle: what a supervisor costs that has nothing to do."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import anyio
+
+from pushq.bench.connection import Connection, connected
+from pushq.bench.figures import Measure, no_more_than
+from pushq.bench.run import Run
+from pushq.bench.supervisors import RunningSupervisor, supervising
+
+STATEMENTS = Measure("idle", "statements a minute", "statements", target=no_more_than(30))
+CPU = Measure("idle", "CPU of supervisor and pool a minute", "s", target=no_more_than(0.3))
+SETTLING = 12.0
+"""Seconds until the first sweep, the gate and the canary are done, and the server has counted them: it counts an idle
+connection's transactions up to ten seconds late."""
+
+
+async def measure_idle(run: Run) -> None:
+    """One round: it is a sum over a window, not a rate that varies."""
+    window = run.scope.seconds(60 if run.scope.is_long else 20)
+    if not run.scope.is_long:
+        run.remark(f"idle: {window:g} s were watched and scaled to a minute; --long watches a whole one.")
+    async for _ in run.rounds("idle", 1):
+        async with run.ground.database() as url:
+            with supervising(url) as (supervisor,):
+                await supervisor.wait_ready()
+                await anyio.sleep(min(SETTLING, window))
+                async with connected(run.ground.url) as onlooker:  # from another database: it is not counted
+                    statements, cpu = await _watch(onlooker, url, supervisor, window)
+        run.note(STATEMENTS, statements * 60 / window)
+        run.note(CPU, cpu * 60 / window)
+
+
+async def _watch(onlooker: Connection, url: str, supervisor: RunningSupervisor, window: float) -> tuple[float, float]:
+    """Transactions, each a statement, and seconds of CPU within the window."""
+    transactions, cpu = await _transactions(onlooker, url), supervisor.cpu_seconds()
+    await anyio.sleep(window)
+    return await _transactions(onlooker, url) - transactions, supervisor.cpu_seconds() - cpu
+
+
+async def _transactions(onlooker: Connection, url: str) -> int:
+    counted = await onlooker.fetchval(
+        "select xact_commit + xact_rollback from pg_stat_database where datname = $1", urlsplit(url).path.lstrip("/")
+    )
+    return int(counted)

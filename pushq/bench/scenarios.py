@@ -1,0 +1,84 @@
+"""The scenarios: what each measures, and how long it takes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from pushq.bench.backlog import measure_backlog
+from pushq.bench.drain import measure_drain
+from pushq.bench.history import measure_history
+from pushq.bench.idle import measure_idle
+from pushq.bench.insert import measure_insert
+from pushq.bench.many import measure_many
+from pushq.bench.pick_up import measure_pick_up
+from pushq.bench.pinned import measure_pinned
+from pushq.bench.run import Run
+from pushq.bench.scheduled import measure_scheduled
+from pushq.bench.scrape import measure_scrape
+from pushq.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """seconds: about how long it takes. by_default: whether a run that names none includes it."""
+
+    name: str
+    measures: str
+    measure: Callable[[Run], Awaitable[None]]
+    seconds: int
+    minutes_long: int
+    by_default: bool = False
+
+
+SCENARIOS = (
+    Scenario(
+        "drain",
+        "jobs/s of one supervisor, by the same statements in a bare asyncpg loop, and by a minimal table",
+        measure_drain, 50, 20, by_default=True,
+    ),
+    Scenario(
+        "pick-up",
+        "from a commit to the first line of its handler, idle, by a raw NOTIFY and one claim",
+        measure_pick_up, 30, 7, by_default=True,
+    ),
+    Scenario(
+        "insert",
+        "INSERTs/s with pushq's trigger, by none, an empty one and one that always notifies",
+        measure_insert, 45, 8, by_default=True,
+    ),
+    Scenario(
+        "history", "drain and pick-up with 1 M and 10 M finished jobs, by none", measure_history, 60, 12
+    ),
+    Scenario(
+        "backlog", "pick-up of an urgent job with 1 M queued before it, by a few", measure_backlog, 60, 4
+    ),
+    Scenario(
+        "scheduled", "drain and pick-up with 1 M due later, by none; lateness of jobs that fall due", measure_scheduled,
+        60, 6,
+    ),
+    Scenario(
+        "pinned", "jobs/s and pick-up while a transaction holds the xmin horizon, and after", measure_pinned, 120, 13
+    ),
+    Scenario("many", "drain with 10 and 100 queues, 2, 4 and 8 supervisors, by one", measure_many, 120, 8),
+    Scenario(
+        "scrape", "/metrics with history and a queue, by an empty database", measure_scrape, 12, 4, by_default=True
+    ),
+    Scenario(
+        "idle", "statements and CPU seconds a minute of a supervisor without work", measure_idle, 35, 2, by_default=True
+    ),
+)  # fmt: skip
+
+
+def choose(names: Sequence[str], *, everything: bool) -> list[Scenario]:
+    """The scenarios of these names; without a name, those of a default run, or everything. Raises UsageError."""
+    if not names:
+        return [scenario for scenario in SCENARIOS if scenario.by_default or everything]
+    known = {scenario.name: scenario for scenario in SCENARIOS}
+    for name in names:
+        if name not in known:
+            meant = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{meant[0]}'?" if meant else f"there are {', '.join(known)}."
+            raise UsageError(f"There is no scenario {name!r}; {hint}")
+    return [scenario for scenario in SCENARIOS if scenario.name in names]

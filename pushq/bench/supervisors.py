@@ -1,0 +1,76 @@
+"""Real supervisors of the benchmark's tasks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError
+
+from anyio import to_thread
+
+from pushq.bench.waiting import wait_until
+from pushq.demo import processes
+from pushq.errors import PushqError
+
+TASKS = "pushq.bench.tasks:tasks"
+TUNED = ("--concurrency=1000",)
+"""What makes one supervisor fastest with jobs that do nothing: batches as large as they can be, and two of them."""
+SECONDS_TO_BE_READY = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningSupervisor:
+    process: subprocess.Popen[bytes]
+    port: int
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """Status and body of one of its pages."""
+        return await to_thread.run_sync(_get, f"http://127.0.0.1:{self.port}{path}")
+
+    async def wait_ready(self) -> None:
+        """Until every pool claims and hears the bell."""
+
+        async def is_ready() -> bool:
+            self.check_alive()
+            return (await self.get("/readyz"))[0] == 200
+
+        await wait_until(is_ready, "A supervisor was not ready", within=SECONDS_TO_BE_READY, every=0.02)
+
+    def check_alive(self) -> None:
+        """Raises PushqError if it has ended by itself."""
+        if self.process.poll() is not None:
+            raise PushqError(f"A supervisor ended by itself, with {self.process.returncode}.")
+
+    def cpu_seconds(self) -> float:
+        """Used so far by it and its pools, in user and system mode."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return sum(_cpu_seconds(pid) for pid in (self.process.pid, *map(int, children)))
+
+
+@contextmanager
+def supervising(url: str, *flags: str, supervisors: int = 1) -> Iterator[list[RunningSupervisor]]:
+    """Supervisors with default settings but for the flags, while the block lasts."""
+    with ExitStack() as stack:
+        yield [
+            RunningSupervisor(*stack.enter_context(processes.supervising(url, TASKS, *flags)))
+            for _ in range(supervisors)
+        ]
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:  # noqa: S310 - our own
+            return response.status, response.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,19 @@
+"""Waiting for what must come true, with a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from pushq.errors import PushqError
+
+
+async def wait_until(look: Callable[[], Awaitable[bool]], otherwise: str, *, within: float, every: float = 0.1) -> None:
+    """Looks every so many seconds. Raises PushqError(otherwise) when it is not so within so many."""
+    with anyio.move_on_after(within):
+        while True:
+            if await look():
+                return
+            await anyio.sleep(every)
+    raise PushqError(f"{otherwise} within {within:g} s.")
