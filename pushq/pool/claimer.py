@@ -59,7 +59,7 @@ class Claimer:
         self._in_doubt: dict[UUID, float] = {}  # tokens of claims whose replies were lost, and until when they matter
         self._saturated_since: float | None = None
         self._lingers_until = 0.0
-        self._wirings = 0
+        self._interruptions = (0, 0)  # how often the gate may have been shut behind our back, as far as we know
         self._allowance = Allowance()
         self._lookback = Lookback()
 
@@ -139,8 +139,8 @@ class Claimer:
 
     async def _wait_for_work(self) -> Wakeup:
         """Nothing was found. Returns when it is time to look again, and why."""
-        if self._gate and self._wirings != self._doorbell.wirings:
-            self._wirings = self._doorbell.wirings
+        if self._gate and self._interruptions != (told := (self._doorbell.wirings, self._doorbell.shuttings)):
+            self._interruptions = told
             self._gate.forget()
         if self._gate and self._doorbell.is_wired and not self._gate.is_settled:
             if anyio.current_time() < self._lingers_until:

@@ -12,6 +12,7 @@ class Doorbell:
         self._rung = anyio.Event()
         self.is_wired = False  # written by the listener: whether notifications arrive
         self.wirings = 0  # written by the listener: how often they began to
+        self.shuttings = 0  # written by the listener: how often somebody said that gates were shut
 
     def ring(self) -> None:
         self._rung.set()

@@ -11,9 +11,10 @@ last time. What it finds then, no bell was needed for; what it does not find yet
 
     open the gate; note the passers; claim; while passers are left: wait a little, see who is left, claim again; sleep.
 
-A pool that gets busy shuts the gate, for all: so it rings everybody in the same transaction, and pools that are idle
-open it again, in the same order. A gate runs out by itself when its pools die. A renewal that finds it shut or run
-out, whatever the reason, starts from the beginning.
+This holds for as long as the gate stays open from then on. A pool that gets busy shuts it, for all: so it rings
+everybody in the same transaction, and whoever hears that forgets what it knew and starts from the beginning, even if it
+finds the gate open: it may have been shut and opened by others meanwhile. A gate runs out by itself when its pools die.
+A renewal that finds it shut or run out, or whose reply was lost, starts from the beginning too.
 """
 
 from __future__ import annotations
@@ -73,10 +74,10 @@ class Gate:
     async def shut(self) -> None:
         """Lets inserters skip the bell: nobody here is idle. Whoever else is, opens again."""
         if self.is_open:
+            await self._store.shut_gate(self._queues)  # again, if its reply is lost: to shut and not to ring is fatal
             self.forget()
-            await self._store.shut_gate(self._queues)
 
     def forget(self) -> None:
-        """Begins anew: after a time of deafness, in which the server may have crashed, nothing that was known holds."""
+        """Begins anew: after somebody shut the gate, or after a time of deafness, nothing that was known holds."""
         self._renew_at = -float("inf")
         self._passers = []

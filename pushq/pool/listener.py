@@ -47,7 +47,7 @@ class Listener:
         self._doorbell = doorbell
         self._interval = interval
         self._patience = patience
-        self._served = frozenset(queues) | {""}  # an empty payload is for everybody
+        self._served = frozenset(queues) | {""}  # an empty payload is for everybody: gates were shut
         self._canary_channel = f"pushq_canary_{uuid4().hex}"
         self._canary_heard = anyio.Event()
         self._lost = anyio.Event()
@@ -104,6 +104,8 @@ class Listener:
 
     def _hear(self, queue: str) -> None:
         publish(NotificationReceived())
+        if not queue:
+            self._doorbell.shuttings += 1
         if queue in self._served:
             self._doorbell.ring()
 

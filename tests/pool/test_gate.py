@@ -10,6 +10,7 @@ import pytest
 
 from pushq.database.session import Session
 from pushq.database.store import Store
+from pushq.errors import DatabaseAway
 from pushq.pool.gate import Gate
 from tests.support.jobs import Connection, insert
 from tests.support.waiting import eventually
@@ -121,12 +122,50 @@ async def test_a_gate_that_somebody_shut_is_found_shut_at_the_renewal(
         await transaction.start()
         await insert(connection, "a")  # skips
 
-        idle._renew_at = 0  # it is time, or the ring of the one who shut has woken it
+        idle._renew_at = 0  # it is time
         await idle.settle()
 
         assert not idle.is_settled
         await transaction.commit()
         await settle(idle)
+
+
+async def test_shutting_rings_everybody_even_when_an_earlier_try_was_undone_half_way(database_url: str) -> None:
+    async with a_gate(database_url) as gate, heard(database_url) as payloads:
+        await settle(gate)
+        session = Session(database_url, "test")
+        await session.fetch("select setval(pushq.gate('default'), 0)")  # all that is left of a try that was rolled back
+        await session.close()
+        await gate.shut()
+
+        async def is_heard() -> bool:
+            return payloads == [""]
+
+        await eventually(is_heard)
+
+
+async def test_an_opening_that_failed_half_way_is_not_believed(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_gate(database_url) as gate:
+        await settle(gate)
+        await connection.execute("select setval(pushq.gate('default'), 0)")
+        transaction = connection.transaction()
+        await transaction.start()
+        await insert(connection, "a")  # skips
+
+        async def fail(*_: object) -> None:
+            raise DatabaseAway("for a moment")
+
+        gate._renew_at = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "gate_passers", fail)
+            with pytest.raises(DatabaseAway):
+                await gate.settle()
+        await gate.settle()
+
+        assert not gate.is_settled
+        await transaction.commit()
 
 
 async def test_a_gate_runs_out_by_itself_when_its_pool_is_dead(database_url: str, connection: Connection) -> None:

@@ -209,3 +209,27 @@ async def test_under_a_pinned_horizon_even_a_job_that_says_it_was_due_long_ago_r
                 run_at = await connection.fetchval("select now() - $1::text::interval", age)
                 await finished(connection, *await insert(connection, "echo", run_at=run_at), within=10)
     await pinning.close()
+
+
+async def test_an_idle_pool_opens_the_gate_again_that_a_busy_one_has_shut(
+    database_url: str, connection: Connection
+) -> None:
+    gate = "pg_sequence_last_value(pushq.gate($1))"
+
+    async def is_open(queue: str) -> bool:
+        return bool(await connection.fetchval(f"select coalesce({gate} > pushq.gate_clock(), false)", queue))
+
+    async def is_shut(queue: str) -> bool:
+        return not await is_open(queue)
+
+    assert await connection.fetchval("select pushq.gate('default') <> pushq.gate('other')")
+    flags = "--concurrency", "1", "--queue", "default"
+    with (
+        supervising(database_url, *flags, POLL_INTERVAL="0"),
+        supervising(database_url, *flags, "--queue", "other", POLL_INTERVAL="0", SHUTDOWN_TIMEOUT="0.1"),
+    ):
+        await eventually(lambda: is_open("default"))
+        await eventually(lambda: is_open("other"))
+        await insert(connection, "sleep", queue="other", payload={"seconds": 60})
+        await eventually(lambda: is_shut("other"))
+        await finished(connection, *await insert(connection, "echo"), within=5)
