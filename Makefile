@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test torture-bell check bench clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with pushq, the embedded PostgreSQL and the tools (PYTHON=… chooses the Python)
 
@@ -18,6 +18,9 @@ demo: $(READY) ## start a PostgreSQL of its own, run real jobs, show what happen
 
 test: $(READY) ## run every test against a real PostgreSQL
 	@$(BIN)/pytest
+
+torture-bell: $(READY) ## try to make it lose a wake-up (MINUTES=30 SEED=… PLANTED=… chooses a bug to be found)
+	@$(BIN)/python -m tests.torture.bell --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED))
 
 check: $(READY) ## lint, format, types, migrations
 	$(BIN)/ruff check

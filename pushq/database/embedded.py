@@ -67,7 +67,7 @@ class EmbeddedServer:
         _remove_leftovers(root)
         with ExitStack() as stack:
             self.directory, lock = stack.enter_context(_private_directory(root, account))
-            run = _Runner(account, self.directory, lock)
+            self._run = run = _Runner(account, self.directory, lock)
             self.bin_directory = _within_reach(binaries, run)
             _initialise(self.bin_directory, run)
             self.process = stack.enter_context(_serving(self.bin_directory, run, self._settings))
@@ -76,6 +76,12 @@ class EmbeddedServer:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def restart(self, *, crash: bool = False) -> None:
+        """Stops it and starts it again, on the same data. crash: without a word to anybody, so that it must recover."""
+        self.process.send_signal(signal.SIGQUIT if crash else signal.SIGINT)
+        self.process.wait()
+        self.process = self._stack.enter_context(_serving(self.bin_directory, self._run, self._settings))
 
     def url(self, database: str = "postgres") -> str:
         """Where to connect, as asyncpg, psql and pushq take it."""

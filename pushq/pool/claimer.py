@@ -21,8 +21,8 @@ from pushq.pool.intake import Intake
 from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
 
-Alarm: TypeAlias = Wakeup | Literal["renewal"]
-"""What ends a sleep; only a renewal of the gate is not followed by a claim."""
+Alarm: TypeAlias = Wakeup | Literal["gate"]
+"""What ends a sleep. That the gate wants attention need not mean that there is something to claim."""
 
 LINGER = 0.03
 """Seconds for which a pool that has run dry claims again before it counts as idle, so that a busy system does not flap.
@@ -142,7 +142,7 @@ class Claimer:
         if self._gate and self._interruptions != (told := (self._doorbell.wirings, self._doorbell.shuttings)):
             self._interruptions = told
             self._gate.forget()
-        if self._gate and self._doorbell.is_wired and not self._gate.is_settled:
+        if self._gate and self._doorbell.is_wired and not self._gate.next_step_in:
             if anyio.current_time() < self._lingers_until:
                 return await self._rest(0.005, "linger")
             await self._gate.settle()
@@ -159,9 +159,10 @@ class Claimer:
             seconds, why = min(self._alarms(due_at), default=(float("inf"), "poll"))
             if await self._is_rung_within(seconds):
                 return "notify"
-            if why != "renewal":
+            if why != "gate":
                 return why
             if self._gate and await self._gate.settle():
+                self._lookback.demand_full()
                 return "linger"
 
     async def _rest(self, seconds: float, why: Wakeup) -> Wakeup:
@@ -185,7 +186,7 @@ class Claimer:
         if self._poll_interval:
             alarms.append((self._poll_interval, "poll"))
         if self._gate and self._doorbell.is_wired:
-            alarms.append((self._gate.renewal_in, "renewal"))
+            alarms.append((self._gate.next_step_in, "gate"))
         elif self._gate and self._poll_interval:
             alarms.append((POLL_WHEN_DEAF, "poll"))
         if (seconds := self._lookback.full_look_in) > 0:

@@ -52,24 +52,22 @@ class Gate:
         return self.is_open and not self._passers and anyio.current_time() < self._renew_at
 
     @property
-    def renewal_in(self) -> float:
-        return max(0.0, self._renew_at - anyio.current_time())
+    def next_step_in(self) -> float:
+        """Seconds until `settle` should be called again."""
+        return self._pause if self._passers else max(0.0, self._renew_at - anyio.current_time())
 
     async def settle(self) -> bool:
         """Takes the next step towards it, or renews. Returns whether somebody may have skipped the bell: then claim."""
-        if self._passers:
-            await anyio.sleep(self._pause)
+        if self._passers and anyio.current_time() < self._renew_at:
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
             self._passers = await self._store.gate_passers(self._passers)
             return True
-        was_open, renew_at = self.is_open, anyio.current_time() + RENEWED
+        stays_open, passers, renew_at = self.is_open, self._passers, anyio.current_time() + RENEWED
         self.forget()  # what fails half-way begins anew: a statement whose reply was lost may have opened the gate
-        was_shut = await self._store.open_gate(self._queues, round(HOLDS * 1000))
-        if must_claim := was_shut or not was_open:
-            self._passers = await self._store.gate_passers()
-            self._pause = 0.002
-        self._renew_at = renew_at
-        return must_claim
+        if await self._store.open_gate(self._queues, round(HOLDS * 1000)) or not stays_open:
+            stays_open, passers, self._pause = False, await self._store.gate_passers(), 0.002
+        self._passers, self._renew_at = passers, renew_at
+        return bool(passers) or not stays_open
 
     async def shut(self) -> None:
         """Lets inserters skip the bell: nobody here is idle. Whoever else is, opens again."""

@@ -233,3 +233,17 @@ async def test_an_idle_pool_opens_the_gate_again_that_a_busy_one_has_shut(
         await insert(connection, "sleep", queue="other", payload={"seconds": 60})
         await eventually(lambda: is_shut("other"))
         await finished(connection, *await insert(connection, "echo"), within=5)
+
+
+async def test_a_job_starts_at_once_while_an_inserter_of_long_ago_is_still_open(
+    database_url: str, connection: Connection
+) -> None:
+    inserter = await asyncpg.connect(database_url)
+    async with inserter.transaction():
+        await insert(inserter, "echo")
+        with supervising(database_url, POLL_INTERVAL="0"):
+            await finished(connection, *await insert(connection, "echo", 3))
+            async with asyncio.timeout(10):  # each would wait for up to a second while the pool asks who is still open
+                for _ in range(30):
+                    await finished(connection, *await insert(connection, "echo"))
+    await inserter.close()
