@@ -124,9 +124,9 @@ def decide(job: Job, ending: Ending, *, max_attempts: int, backoff: Backoff) -> 
 
 
 def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
+    if isinstance(ending, Returned):
+        return _returned(job, ending.value)
     match ending:
-        case Returned(value):
-            return _returned(job, value)
         case Raised(Retry() as retry) if (delay := _delay_or_none(retry.after)) is not None:
             return Outcome(job, Kind.SNOOZED, delay.total_seconds())
         case Raised(Cancel() as cancel):
@@ -143,6 +143,8 @@ def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
 
 
 def _returned(job: Job, value: object) -> Outcome:
+    if value is None:
+        return Outcome(job, Kind.SUCCEEDED)
     if type(value) is CoroutineType:  # isinstance would look at its class, which may do anything
         return _failed(job, TypeError("the handler returned a coroutine, which nothing runs; make it an `async def`"))
     try:

@@ -83,7 +83,7 @@ class Task(Generic[P, R]):
         raises ValueError is quoted), also when such a validator raises anything else.
         """
         try:
-            given = _read(payload)
+            given, _ = _read(payload)
         except RecursionError:
             raise PayloadError(f"The payload of task {self.name!r} is nested too deeply to be read.") from None
         except ValueError as error:
@@ -110,7 +110,8 @@ class Task(Generic[P, R]):
         return model
 
 
-_read = json.JSONDecoder().decode
+_read = json.JSONDecoder().raw_decode
+"""Reads what jsonb wrote: without white space around it, and nothing after it."""
 
 
 def _field_names(model: type[BaseModel]) -> set[str]:
