@@ -61,6 +61,7 @@ create table pushq.jobs (
     attempt int not null default 0,
     failures int not null default 0,
     crashes int not null default 0,
+    parked boolean not null default false,
     enqueued_at timestamptz not null default now(),
     started_at timestamptz,
     finished_at timestamptz,
@@ -88,6 +89,8 @@ comment on table pushq.jobs is
     'One row a job. Insert (task, payload) to run one; everything else has a default.';
 comment on column pushq.jobs.token is
     'The fence: a random value of the claim that holds the job. An outcome counts only with it. A finished row keeps it, so that a finish whose reply was lost can be told from one that came too late.';
+comment on column pushq.jobs.parked is
+    'Whether the job stands apart because no supervisor knows its task. A sweeper parks and unparks.';
 comment on column pushq.jobs.finished_on is
     'Partition key: infinity until the job is finished, then the day whose partition holds the row.';
 
@@ -132,10 +135,15 @@ create unique index jobs_unfinished_unique_key
 on pushq.jobs_unfinished (tenant_id, unique_key) nulls not distinct
 where unique_key is not null;
 
--- What a pool may claim, in the order in which it does. Jobs that have already killed two processes stand apart.
+-- What a pool may claim, in the order in which it does. Jobs that have already killed two processes stand apart, and so
+-- do those whose task no supervisor knows: else claims would have to pass them.
 create index jobs_unfinished_claimable
 on pushq.jobs_unfinished (queue, priority, run_at, id)
-where status = 'queued' and crashes < 2;
+where status = 'queued' and crashes < 2 and not parked;
+
+create index jobs_unfinished_parked
+on pushq.jobs_unfinished (task)
+where parked;
 
 create index jobs_unfinished_suspect
 on pushq.jobs_unfinished (queue, priority, run_at, id)

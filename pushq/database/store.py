@@ -64,6 +64,14 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
+class Census:
+    """How many jobs wait to be claimed, and how many are parked beside them."""
+
+    queued: int
+    parked: int
+
+
+@dataclass(frozen=True, slots=True)
 class RetiredDay:
     """An emptied day's partition and the next step to be rid of it: detach, finalize or drop."""
 
@@ -203,8 +211,20 @@ class Store:
         (row,) = await self._fetch("fold")
         return int(row["entries"])
 
-    async def take_census(self) -> bool:
-        return bool(await self._fetch("census"))
+    async def take_census(self) -> Census | None:
+        """None: it was not time for one."""
+        rows = await self._fetch("census")
+        return Census(**rows[0]) if rows else None
+
+    async def park(self) -> int:
+        """How many jobs of unknown tasks were parked: at most 10,000."""
+        (row,) = await self._fetch("park")
+        return int(row["jobs"])
+
+    async def unpark(self) -> int:
+        """How many parked jobs whose task has become known can be claimed again: at most 10,000."""
+        (row,) = await self._fetch("unpark")
+        return int(row["jobs"])
 
     # The exporter ---------------------------------------------------------------------------------------------
 

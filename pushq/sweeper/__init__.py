@@ -12,11 +12,13 @@ from datetime import timedelta
 
 import anyio
 
-from pushq.database.store import Store, Taken
+from pushq.database.store import Census, Store, Taken
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import DatabaseLost, DaysChanged, JobsRequeued, publish
 from pushq.sweeper.witness import Witness
 
+WORTH_PARKING = 1000
+"""Queued jobs from which on it is worth looking for those that nobody can run."""
 DAYS_INTERVAL = 300.0
 """Seconds between two looks at the days; three are made ahead."""
 
@@ -62,7 +64,8 @@ class Sweeper:
         taken, dead = await self._requeue_jobs_of_the_dead()
         days = await self._care_for_days() if anyio.current_time() >= self._days_are_due_at else DaysChanged()
         folded = await self._store.fold()
-        await self._store.take_census()
+        if census := await self._store.take_census():
+            await self._park(census)
         failed = sum(job.status == "failed" for job in taken)
         return Swept(tuple(dead), len(taken) - failed, failed, days.made, days.retired, days.dropped, folded)
 
@@ -83,6 +86,13 @@ class Sweeper:
         asked_at = anyio.current_time()
         sightings = await self._store.observe()
         return self._witness.dead(sightings, asked_at, anyio.current_time())
+
+    async def _park(self, census: Census) -> None:
+        """Jobs of unknown tasks stand in the way of others only when there are many."""
+        while census.parked and await self._store.unpark():
+            pass
+        while census.queued >= WORTH_PARKING and await self._store.park():
+            pass
 
     async def _care_for_days(self) -> DaysChanged:
         made = [day.isoformat() for day in await self._store.make_days()]

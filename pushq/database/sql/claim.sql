@@ -16,7 +16,8 @@ lane as (
         (
             select job.priority
             from pushq.jobs_unfinished as job
-            where job.status = 'queued' and job.crashes < 2 and job.queue = queue.name
+            where job.status = 'queued' and job.crashes < 2 and not job.parked
+            and job.queue = queue.name
             and job.run_at >= (select since from mark)
             order by job.priority
             limit 1
@@ -31,7 +32,8 @@ lane as (
         (
             select job.priority
             from pushq.jobs_unfinished as job
-            where job.status = 'queued' and job.crashes < 2 and job.queue = lane.name and job.priority > lane.priority
+            where job.status = 'queued' and job.crashes < 2 and not job.parked
+            and job.queue = lane.name and job.priority > lane.priority
             and job.run_at >= (select since from mark)
             order by job.priority
             limit 1
@@ -45,7 +47,8 @@ claimable as materialized (
     cross join lateral (
         select job.id
         from pushq.jobs_unfinished as job
-        where job.status = 'queued' and job.crashes < 2 and job.queue = lane.name and job.priority = lane.priority
+        where job.status = 'queued' and job.crashes < 2 and not job.parked
+        and job.queue = lane.name and job.priority = lane.priority
         and job.run_at >= (select since from mark) and job.run_at <= now() and job.task = any($2::text[])
         order by job.run_at, job.id
         limit $6
@@ -63,5 +66,7 @@ set status = 'running',
     started_at = clock_timestamp()
 where job.id = any(array(select claimable.id from claimable))
 returning
-    job.id, job.task, job.queue, case when pg_column_size(job.payload) <= 8192 then job.payload::text end as payload, job.attempt, job.failures, job.crashes, job.max_attempts,
+    job.id, job.task, job.queue,
+    case when pg_column_size(job.payload) <= 8192 then job.payload::text end as payload,
+    job.attempt, job.failures, job.crashes, job.max_attempts,
     extract(epoch from job.timeout)::float8 as timeout, job.tenant_id, job.correlation_id, job.token

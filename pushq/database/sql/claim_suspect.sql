@@ -20,5 +20,7 @@ set status = 'running',
     started_at = clock_timestamp()
 where job.id = any(array(select claimable.id from claimable))
 returning
-    job.id, job.task, job.queue, case when pg_column_size(job.payload) <= 8192 then job.payload::text end as payload, job.attempt, job.failures, job.crashes, job.max_attempts,
+    job.id, job.task, job.queue,
+    case when pg_column_size(job.payload) <= 8192 then job.payload::text end as payload,
+    job.attempt, job.failures, job.crashes, job.max_attempts,
     extract(epoch from job.timeout)::float8 as timeout, job.tenant_id, job.correlation_id, job.token

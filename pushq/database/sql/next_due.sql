@@ -10,7 +10,8 @@ lane as (
         (
             select job.priority
             from pushq.jobs_unfinished as job
-            where job.status = 'queued' and job.crashes < 2 and job.queue = queue.name
+            where job.status = 'queued' and job.crashes < 2 and not job.parked
+            and job.queue = queue.name
             and job.run_at >= (select since from mark)
             order by job.priority
             limit 1
@@ -24,7 +25,8 @@ lane as (
         (
             select job.priority
             from pushq.jobs_unfinished as job
-            where job.status = 'queued' and job.crashes < 2 and job.queue = lane.name and job.priority > lane.priority
+            where job.status = 'queued' and job.crashes < 2 and not job.parked
+            and job.queue = lane.name and job.priority > lane.priority
             and job.run_at >= (select since from mark)
             order by job.priority
             limit 1
@@ -39,7 +41,8 @@ select
         cross join lateral (
             select job.run_at
             from pushq.jobs_unfinished as job
-            where job.status = 'queued' and job.crashes < 2 and job.queue = lane.name and job.priority = lane.priority
+            where job.status = 'queued' and job.crashes < 2 and not job.parked
+            and job.queue = lane.name and job.priority = lane.priority
             and job.run_at >= (select since from mark) and job.task = any($2::text[])
             order by job.run_at, job.id
             limit 1

@@ -1,4 +1,5 @@
--- The payload of the running job $1, if it is still held under the token $2: for one that was too large to come with its claim.
+-- The payload of the running job $1, if it is still held under the token $2: for one that was too large to come with its
+-- claim.
 select payload::text as payload
 from pushq.jobs_unfinished
 where id = $1 and token = $2
