@@ -34,7 +34,7 @@ def test_nothing_is_lost_and_nothing_that_was_rolled_back_runs() -> None:
 
 
 def test_a_planted_bug_is_found() -> None:
-    code, report = torture("--minutes", "1", "--planted", "shuts-without-ringing")
+    code, report = torture("--minutes", "3", "--planted", "shuts-without-ringing")
 
     assert code == 1
     assert report["first_found_after"] is not None
