@@ -20,7 +20,7 @@ test: $(READY) ## run every test against a real PostgreSQL
 	@$(BIN)/pytest
 
 torture-bell: $(READY) ## try to make it lose a wake-up (MINUTES=30 SEED=… PLANTED=… chooses a bug to be found)
-	@$(BIN)/python -m tests.torture.bell --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED))
+	@$(BIN)/python -m tests.torture_bell --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED))
 
 check: $(READY) ## lint, format, types, migrations
 	$(BIN)/ruff check

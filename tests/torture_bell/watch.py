@@ -13,10 +13,10 @@ import anyio
 import asyncpg
 
 from pushq.pool.gate import LONGEST_PAUSE
-from tests.torture.inserters import AWAY
-from tests.torture.ledger import Ledger
-from tests.torture.stage import PARTS, QUEUES, Part, Supervisors
-from tests.torture.stalls import Stalls
+from tests.torture_bell.inserters import AWAY
+from tests.torture_bell.ledger import Ledger
+from tests.torture_bell.stage import PARTS, QUEUES, Part, Supervisors
+from tests.torture_bell.stalls import Stalls
 
 INTERVAL = 0.02
 LONGEST_GAP = 0.06

@@ -30,15 +30,15 @@ from anyio import to_thread
 from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
 from tests.support.waiting import eventually
-from tests.torture.conductor import Conductor, Solo
-from tests.torture.faults import Faults
-from tests.torture.inserters import Connections, Inserter
-from tests.torture.ledger import Ledger
-from tests.torture.planted import BUGS
-from tests.torture.report import Evidence, Report, audit
-from tests.torture.stage import PARTS, QUEUES, Supervisors, own_queues
-from tests.torture.stalls import Stalls
-from tests.torture.watch import Grace, Watch
+from tests.torture_bell.conductor import Conductor, Solo
+from tests.torture_bell.faults import Faults
+from tests.torture_bell.inserters import Connections, Inserter
+from tests.torture_bell.ledger import Ledger
+from tests.torture_bell.planted import BUGS
+from tests.torture_bell.report import Evidence, Report, audit
+from tests.torture_bell.stage import PARTS, QUEUES, Supervisors, own_queues
+from tests.torture_bell.stalls import Stalls
+from tests.torture_bell.watch import Grace, Watch
 
 INSERTERS_A_QUEUE = 2
 SETTLES_WITHIN = 30.0

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
 
-from tests.torture.faults import Faults
-from tests.torture.inserters import Connection
-from tests.torture.ledger import Fate, Ledger
-from tests.torture.stage import Supervisors
-from tests.torture.stalls import Stalls
-from tests.torture.watch import LATE, Grace, Late, Watch
+from tests.torture_bell.faults import Faults
+from tests.torture_bell.inserters import Connection
+from tests.torture_bell.ledger import Fate, Ledger
+from tests.torture_bell.stage import Supervisors
+from tests.torture_bell.stalls import Stalls
+from tests.torture_bell.watch import LATE, Grace, Late, Watch
 
 SHOWN = 20
 """Violations of a kind that are shown."""

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(240)  # a server and three supervisors have to 
 
 def torture(*arguments: str) -> tuple[int, dict[str, Any]]:
     """Its exit code, and its report."""
-    command = [sys.executable, "-m", "tests.torture.bell", "--json", "--seed", "7", *arguments]
+    command = [sys.executable, "-m", "tests.torture_bell", "--json", "--seed", "7", *arguments]
     ended = subprocess.run(command, env=environment(None), cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.stdout, ended.stderr
     return ended.returncode, json.loads(ended.stdout)

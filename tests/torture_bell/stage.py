@@ -25,15 +25,19 @@ class Part:
 
 PARTS = (Part(("amber", "birch", "cedar"), 2), Part(("cedar", "dune", "plum"), 3), Part(("fern", "beech", "amber"), 4))
 """amber and cedar have two pools, the others one; plum and beech share a gate all the same, since their hashes do."""
+SAME_GATE = {"plum", "beech"}
 QUEUES = tuple(dict.fromkeys(queue for part in PARTS for queue in part.queues))
 
 # Never polls, and neither heartbeat nor sweeper is in the way of what is tested.
 _SETTINGS = {"POLL_INTERVAL": "0", "HEARTBEAT_INTERVAL": "1", "LEASE": "10", "SWEEP_INTERVAL": "5"}
 
 
-def neighbours_of(queue: str) -> list[str]:
-    """The queues that its pools serve, and so open and shut with it."""
-    return sorted({other for part in PARTS if queue in part.queues for other in part.queues})
+def rivals_of(queue: str) -> list[str]:
+    """Queues of other pools whose gates are shut when the pools of this one get busy."""
+    if queue in SAME_GATE:
+        return sorted(SAME_GATE - {queue})
+    served = {other for part in PARTS if queue in part.queues for other in part.queues}
+    return sorted(other for other in served if not any(other in own_queues(part) for part in PARTS))
 
 
 def own_queues(part: Part) -> list[str]:
@@ -102,7 +106,7 @@ class Supervisors:
 
     def _start(self, part: Part) -> None:
         stack = self._stacks[part] = ExitStack()
-        tasks = "tests.torture.handlers:tasks"
+        tasks = "tests.torture_bell.handlers:tasks"
         self._running[part] = stack.enter_context(
             supervising(self._url, *part.flags, tasks=tasks, ready=False, **self._settings)
         )

@@ -9,7 +9,7 @@ from contextlib import suppress
 import anyio
 import asyncpg
 
-from tests.torture.inserters import AWAY
+from tests.torture_bell.inserters import AWAY
 
 LEAST = 0.005
 """Seconds of delay that are nothing."""

@@ -1,4 +1,7 @@
-"""The tasks of the torture's supervisors. Importing them plants the bug that PUSHQ_TEST_PLANTED names, if any."""
+"""The tasks of the torture's supervisors.
+
+Importing them makes the pool pause between its steps, and plants the bug that PUSHQ_TEST_PLANTED names, if any.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import os
 from datetime import timedelta
 
 from pushq import Retry, Tasks, current_job
-from tests.torture.planted import plant
+from tests.torture_bell.pauses import pause_between_steps
+from tests.torture_bell.planted import plant
 
 tasks = Tasks()
 
@@ -30,5 +34,6 @@ async def snooze(seconds: float) -> None:
         raise Retry(after=timedelta(seconds=seconds))
 
 
+pause_between_steps()
 if bug := os.environ.get("PUSHQ_TEST_PLANTED"):
     plant(bug)

@@ -15,10 +15,10 @@ from anyio import to_thread
 
 from pushq.database.embedded import EmbeddedServer
 from tests.support.waiting import eventually
-from tests.torture.inserters import AWAY, INSERT, Connections
-from tests.torture.ledger import Entry, Ledger
-from tests.torture.stage import PARTS, QUEUES, Part, Supervisors
-from tests.torture.watch import Grace
+from tests.torture_bell.inserters import AWAY, INSERT, Connections
+from tests.torture_bell.ledger import Entry, Ledger
+from tests.torture_bell.stage import PARTS, QUEUES, Part, Supervisors
+from tests.torture_bell.watch import Grace
 
 PAUSE = (8.0, 16.0)
 """Seconds between two faults; every fourth restarts the server."""

@@ -16,7 +16,7 @@ Solo = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Conductor:
-    """Now all of them, now one of each group, and a hush after each."""
+    """Now all of them, now one alone or one of each group, and a hush after each."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -31,7 +31,7 @@ class Conductor:
             await self._let_all_begin()
             for _ in range(self._chance.randint(4, 8)):
                 async with anyio.create_task_group() as together:
-                    for solos in groups:
+                    for solos in self._chance.sample(groups, self._chance.choice((1, len(groups)))):
                         together.start_soon(self._chance.choice(solos))
                 await self._hush()
         self._cue.set()

@@ -15,9 +15,9 @@ from uuid import UUID
 import anyio
 import asyncpg
 
-from tests.torture.conductor import Conductor
-from tests.torture.ledger import Entry, Ledger
-from tests.torture.stage import neighbours_of, workers_of
+from tests.torture_bell.conductor import Conductor
+from tests.torture_bell.ledger import Entry, Ledger
+from tests.torture_bell.stage import rivals_of, workers_of
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -85,7 +85,7 @@ class Inserter:
     async def solo(self) -> None:
         """While no neighbour inserts, so that no ring of theirs covers what is lost."""
         with suppress(*AWAY):
-            act = self._chance.choices((self.around_an_opening, self.flurry, self.pair), (6, 4, 1))[0]
+            act = self._chance.choices((self.around_an_opening, self.flurry, self.pair), (8, 2, 1))[0]
             await act()
 
     # Acts -----------------------------------------------------------------------------------------------------
@@ -226,14 +226,21 @@ class Inserter:
         async with self._connections.acquire() as connection, self._committing(connection) as jobs:
             for _ in range(workers_of(self._queue)):
                 jobs.append(await self._insert(connection, "nap", task="bell.nap", payload={"seconds": naps}))
-        shut, opened = LINGER + 0.003, naps + 0.004
-        aim = self._chance.choice((shut, opened, opened, opened, naps * self._chance.random()))
-        queue = self._chance.choice(neighbours_of(self._queue)) if aim == shut else self._queue
-        async with anyio.create_task_group() as group:
-            for _ in range(self._chance.randint(1, 3)):
-                group.start_soon(self._slip_in, queue, aim + self._chance.uniform(0, 0.014))
+        if self._chance.random() < 0.5:
+            await self._slip_in_around(LINGER + 0.003, self._chance.choice(rivals_of(self._queue)), naps)
+        else:
+            await self._slip_in_around(naps + 0.004, self._queue, naps)
 
     # ----------------------------------------------------------------------------------------------------------
+
+    async def _slip_in_around(self, instant: float, queue: str, naps: float) -> None:
+        """A few about then, one after the other or all at once, and sometimes one while the pools are still busy."""
+        begin, spread = instant + self._chance.uniform(0, 0.014), self._chance.choice((0.001, 0.014))
+        async with anyio.create_task_group() as group:
+            for _ in range(self._chance.randint(1, 3)):
+                group.start_soon(self._slip_in, queue, begin + self._chance.uniform(0, spread))
+            if self._chance.random() < 0.5:
+                group.start_soon(self._slip_in, queue, naps * self._chance.uniform(0.6, 1))
 
     async def _slip_in(self, queue: str, seconds: float) -> None:
         """Inserts then, and commits at once or when a pool may have looked for the last time.
