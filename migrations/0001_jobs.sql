@@ -185,9 +185,12 @@ declare
     the_day date;
     its_table text;
 begin
-    if not pg_try_advisory_xact_lock(hashtext('pushq.make_days')) then
+    begin
+        -- Not by an advisory lock, which anybody could hold for ever.
+        lock table pushq.days in share update exclusive mode nowait;
+    exception when lock_not_available then
         return;  -- somebody else is making them
-    end if;
+    end;
     for the_day in
         select wanted::date
         from generate_series(pushq.utc_today(), pushq.utc_today() + ahead, interval '1 day') as wanted

@@ -1,4 +1,5 @@
--- What people do to jobs and queues by hand. Each function returns what it did, in a word.
+-- What people do to jobs and queues by hand. Each function returns what it did, in a word. Whatever stands in the caller's
+-- search_path, it calls nothing of it.
 
 insert into pushq.migrations (version, name) values (4, '0004_operate');
 
@@ -6,42 +7,49 @@ insert into pushq.migrations (version, name) values (4, '0004_operate');
 -- 'unknown'. The handler of a running job runs on; its outcome is fenced off, since its row is no longer there to take it.
 create function pushq.cancel(id uuid) returns text
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     was text;
 begin
-    with removed as (
-        delete from pushq.jobs_unfinished as job
+    loop
+        with removed as (
+            delete from pushq.jobs_unfinished as job
+            where job.id = cancel.id
+            returning job.*
+        ),
+        cancelled as (
+            insert into pushq.jobs (
+                id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id,
+                correlation_id, submitted_by, status, attempt, failures, crashes, enqueued_at, started_at, finished_at,
+                supervisor, pool, token, error, result, finished_on)
+            select
+                id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id,
+                correlation_id, submitted_by, 'cancelled', attempt, failures, crashes, enqueued_at, started_at,
+                clock_timestamp(), supervisor, pool, null, error, null, pushq.current_day()
+            from removed
+        ),
+        tallied as (
+            insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
+            select pushq.queue_label(queue), pushq.task_label(task), 'cancelled', -1, -1, 1, 0, 0
+            from removed
+        )
+        select status into was from removed;
+        if found then
+            return 'cancelled';
+        end if;
+
+        select status into was
+        from pushq.jobs as job
         where job.id = cancel.id
-        returning job.*
-    ),
-    cancelled as (
-        insert into pushq.jobs (
-            id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
-            submitted_by, status, attempt, failures, crashes, enqueued_at, started_at, finished_at, supervisor, pool,
-            token, error, result, finished_on)
-        select
-            id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
-            submitted_by, 'cancelled', attempt, failures, crashes, enqueued_at, started_at, clock_timestamp(),
-            supervisor, pool, null, error, null, pushq.current_day()
-        from removed
-    ),
-    tallied as (
-        insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
-        select pushq.queue_label(queue), pushq.task_label(task), 'cancelled', -1, -1, 1, 0, 0
-        from removed
-    )
-    select status into was from removed;
-    if found then
-        return 'cancelled';
-    end if;
-    select status into was
-    from pushq.jobs as job
-    where job.id = cancel.id and finished_on < 'infinity'
-    order by finished_at desc
-    limit 1;
-    return coalesce('already ' || was, 'unknown');
+        order by finished_on desc, finished_at desc
+        limit 1;
+        if not found or was not in ('queued', 'running') then
+            return coalesce('already ' || was, 'unknown');
+        end if;
+        -- Somebody has retried it between the two looks: it can be cancelled again.
+    end loop;
 end
 $$;
 
@@ -49,6 +57,7 @@ $$;
 -- 'unique_key is taken' or 'id is taken' when an unfinished job has it. A queued job that waits for its time is made due.
 create function pushq.retry(id uuid) returns text
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -56,41 +65,48 @@ declare
     its_queue text;
     rule text;
 begin
-    select status, queue into was, its_queue
-    from pushq.jobs_unfinished as job
-    where job.id = retry.id
-    for update;
-    if was = 'running' then
-        return 'running';
-    elsif was = 'queued' then
-        update pushq.jobs_unfinished as job
-        set run_at = least(run_at, clock_timestamp()),
-            failures = 0,
-            crashes = 0
-        where job.id = retry.id;
-        perform pushq.ring_bell(its_queue);
-        return 'queued';
-    end if;
-
-    with removed as (
-        delete from pushq.jobs as job
+    loop
+        select status, queue into was, its_queue
+        from pushq.jobs_unfinished as job
         where job.id = retry.id
-        and (job.finished_on, job.finished_at) = (
-            select newest.finished_on, newest.finished_at
-            from pushq.jobs as newest
-            where newest.id = retry.id and newest.finished_on < 'infinity'
-            order by newest.finished_at desc
-            limit 1)
-        returning job.*
-    )
-    insert into pushq.jobs (
-        id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
-        submitted_by, attempt, enqueued_at, started_at, supervisor, error)
-    select
-        id, task, payload, queue, priority, clock_timestamp(), max_attempts, timeout, unique_key, tenant_id,
-        correlation_id, submitted_by, attempt, enqueued_at, started_at, supervisor, error
-    from removed;
-    return case when found then 'queued' else 'unknown' end;
+        for update;
+        if was = 'running' then
+            return 'running';
+        elsif was = 'queued' then
+            update pushq.jobs_unfinished as job
+            set run_at = least(run_at, clock_timestamp()),
+                failures = 0,
+                crashes = 0
+            where job.id = retry.id;
+            perform pushq.ring_bell(its_queue);
+            return 'queued';
+        end if;
+
+        with removed as (
+            delete from pushq.jobs as job
+            where job.id = retry.id
+            and (job.finished_on, job.finished_at) = (
+                select newest.finished_on, newest.finished_at
+                from pushq.jobs as newest
+                where newest.id = retry.id and newest.finished_on < 'infinity'
+                order by newest.finished_at desc
+                limit 1)
+            returning job.*
+        )
+        insert into pushq.jobs (
+            id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
+            submitted_by, attempt, enqueued_at, started_at, supervisor, error)
+        select
+            id, task, payload, queue, priority, clock_timestamp(), max_attempts, timeout, unique_key, tenant_id,
+            correlation_id, submitted_by, attempt, enqueued_at, started_at, supervisor, error
+        from removed;
+        if found then
+            return 'queued';
+        elsif not exists (select from pushq.jobs as job where job.id = retry.id) then
+            return 'unknown';
+        end if;
+        -- Somebody else has retried it between the two looks: it is queued, or running, or has finished again.
+    end loop;
 exception
     when unique_violation then
         get stacked diagnostics rule = constraint_name;
@@ -101,6 +117,7 @@ $$;
 -- Stops pools from claiming a queue's jobs; running ones run on. 'paused', or 'already paused'.
 create function pushq.pause(queue text) returns text
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into pushq.queues as known (name, paused_at) values (pause.queue, now())
@@ -112,6 +129,7 @@ $$;
 -- Lets pools claim a queue's jobs again, and wakes them: 'resumed', or 'not paused'.
 create function pushq.resume(queue text) returns text
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update pushq.queues as known set paused_at = null

@@ -33,7 +33,7 @@ CLAIMANT = Claimant("pushq bench", 1, ("default",), ("bench.noop", "bench.stamp"
 
 
 def claim_arguments(limit: int) -> tuple[object, ...]:
-    return list(CLAIMANT.queues), list(CLAIMANT.tasks), CLAIMANT.supervisor, CLAIMANT.pool, uuid4(), limit, None
+    return list(CLAIMANT.queues), list(CLAIMANT.tasks), CLAIMANT.supervisor, CLAIMANT.pool, uuid4(), limit, None, None
 
 
 def finish_arguments(rows: Rows, result: str | None = None) -> tuple[object, ...]:
@@ -167,6 +167,7 @@ def _claim_for_pgbench() -> str:
         str(CLAIMANT.pool),
         "gen_random_uuid()",
         str(BATCH),
+        "null",
         "null",
     )
     return (

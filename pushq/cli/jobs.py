@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 from uuid import UUID
 
 import anyio
@@ -61,17 +62,11 @@ def enqueue(
       pushq enqueue mail.welcome --payload '{"user_id": 42}'
       pushq enqueue report.build --wait
     """
-    job = NewJob(
-        task,
-        _payload(payload),
-        queue=queue,
-        priority=priority,
-        run_at=datetime.now(UTC) + timedelta(seconds=delay) if delay else None,
-        unique_key=unique_key,
-    )
+    job = NewJob(task, _payload(payload), queue=queue, priority=priority, unique_key=unique_key)
 
     async def insert(desk: Desk) -> Row:
-        job_id = await desk.insert(job)
+        wanted = replace(job, run_at=await desk.instant(delay)) if delay else job
+        job_id = await desk.insert(wanted)
         if job_id is None:
             raise UsageError(f"An unfinished job has the unique key {unique_key!r}; nothing was inserted.")
         return await _wait_finished(desk, job_id) if waits else {"id": job_id}

@@ -46,6 +46,9 @@ def supervise(tasks: str, **flags: object) -> None:
         await check_schema(settings.url)
         with bind(settings.http_host, settings.http_port) as listening:
             await Supervisor(settings, tasks, listening).run()
+        # It has drained: a signal that comes while the interpreter ends changes nothing of that.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
     with log_events(settings.log_format, settings.log_level, source="supervisor"):
         anyio.run(run)

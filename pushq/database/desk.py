@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
@@ -55,6 +56,11 @@ class Desk:
             raise
         finally:
             await session.close()
+
+    async def instant(self, seconds: float) -> datetime:
+        """So many seconds from now, by the database's clock: that of our host may be wrong."""
+        (row,) = await self._session.fetch("select now() + $1::float8 * interval '1 second' as instant", seconds)
+        return row["instant"]  # type: ignore[no-any-return]
 
     async def insert(self, job: NewJob) -> UUID | None:
         return await Queue().insert(job, connection=self._session)

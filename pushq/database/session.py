@@ -60,6 +60,7 @@ class Session:
             "statement_timeout": f"{round(deadline * 1000)}ms",
             "lock_timeout": f"{round(deadline * 1000)}ms",
             "idle_in_transaction_session_timeout": f"{round(deadline * 1000)}ms",
+            "idle_session_timeout": "0",  # a listener is idle for as long as nothing happens
             "timezone": "UTC",
             **_PLANS,
             **(settings or {}),
@@ -79,7 +80,7 @@ class Session:
             if not self.is_pooled:
                 return await connection.fetch(statement, *arguments)
             async with connection.transaction(isolation="read_committed"):
-                await connection.execute(_set_locally(self._settings))
+                await connection.execute(_set_locally(self._settings | _newer_settings(connection)))
                 return await connection.fetch(statement, *arguments)
 
     async def execute_alone(self, statement: str, *, deadline: float | None = None) -> None:
@@ -147,15 +148,24 @@ class Session:
         dsn = normalise(self._url) if self._url else None
         if not self.is_pooled:
             try:
-                return await asyncpg.connect(
+                connection = await asyncpg.connect(
                     dsn, timeout=seconds, server_settings=self._settings, max_cached_statement_lifetime=0
                 )
             except asyncpg.ProtocolViolationError as error:
                 if "startup parameter" not in str(error):
                     raise
+            else:
+                for name, value in _newer_settings(connection).items():
+                    await connection.execute(f"set {name} = {value}")
+                return connection
         self.is_pooled = True
         # Each transaction may meet another server connection: nothing can be prepared, or set for longer than it lasts.
         return await asyncpg.connect(dsn, timeout=seconds, statement_cache_size=0)
+
+
+def _newer_settings(connection: asyncpg.Connection[asyncpg.Record]) -> dict[str, str]:
+    """What an older server does not know, and would refuse a connection for."""
+    return {"transaction_timeout": "0"} if connection.get_server_version() >= (17,) else {}
 
 
 def _set_locally(settings: Mapping[str, str]) -> str:

@@ -11,11 +11,16 @@ from time import monotonic
 from typing import Any, TypeVar
 from uuid import UUID
 
+import asyncpg
+
 from pushq.database.session import Session
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
 
 T = TypeVar("T")
+
+# What the server says to the slower of two who detach a partition.
+_DETACHED_BY_ANOTHER = (asyncpg.UndefinedTableError, asyncpg.ObjectNotInPrerequisiteStateError)
 
 
 @cache
@@ -88,9 +93,11 @@ class Store:
 
     # A pool's claims ------------------------------------------------------------------------------------------
 
-    async def claim(self, claimant: Claimant, token: UUID, limit: int, lookback: float | None = None) -> list[Job]:
-        """Takes jobs, at most `limit`; with a lookback in seconds, only such as became due since."""
-        return _jobs(await self._fetch("claim", *_claim(claimant, token), limit, lookback))
+    async def claim(
+        self, claimant: Claimant, token: UUID, limit: int, since: float | None = None, until: float | None = None
+    ) -> list[Job]:
+        """Takes due jobs, at most `limit`; only such as became due at most `since` and at least `until` seconds ago."""
+        return _jobs(await self._fetch("claim", *_claim(claimant, token), limit, since, until))
 
     async def claim_suspect(self, claimant: Claimant, token: UUID) -> list[Job]:
         return _jobs(await self._fetch("claim_suspect", *_claim(claimant, token)))
@@ -126,8 +133,10 @@ class Store:
         (row,) = await self._fetch("gate_passers", among)
         return list(row["transactions"])
 
-    async def send_canary(self, channel: str) -> None:
-        await self._fetch("canary", channel)
+    async def send_canary(self, channel: str) -> bool:
+        """Whether it was sent: not while the server's notification queue is half full."""
+        (row,) = await self._fetch("canary", channel)
+        return bool(row["was_sent"])
 
     # Outcomes -------------------------------------------------------------------------------------------------
 
@@ -197,15 +206,22 @@ class Store:
     async def retired_days(self) -> list[RetiredDay]:
         return [RetiredDay(**row) for row in await self._fetch("retired_days")]
 
-    async def drop_day(self, retired: RetiredDay) -> None:
-        """Takes one step, and those after it. The partition's name is made from a date by the database."""
+    async def drop_day(self, retired: RetiredDay) -> bool:
+        """Takes one step, and those after it; False: another sweeper was quicker.
+
+        The partition's name is made from a date by the database.
+        """
         table = f"pushq.{retired.partition}"
-        if retired.step == "detach":
-            await self._session.execute_alone(f"alter table pushq.jobs detach partition {table} concurrently")
-        elif retired.step == "finalize":
-            await self._session.execute_alone(f"alter table pushq.jobs detach partition {table} finalize")
+        try:
+            if retired.step == "detach":
+                await self._session.execute_alone(f"alter table pushq.jobs detach partition {table} concurrently")
+            elif retired.step == "finalize":
+                await self._session.execute_alone(f"alter table pushq.jobs detach partition {table} finalize")
+        except _DETACHED_BY_ANOTHER:
+            return False
         await self._session.execute_alone(f"drop table if exists {table}")
         await self._fetch("forget_day", retired.day)
+        return True
 
     async def fold(self) -> int:
         (row,) = await self._fetch("fold")

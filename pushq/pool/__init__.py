@@ -52,13 +52,15 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
     keeper = FigureKeeper(assignment.concurrency)
     try:
         with subscribe(keeper):
-            # On the connection for outcomes, which is thus open when the first is to be written.
-            await wait_out(lambda: Store(outcomes).register(claimant))
-            await link.send(Ready(claimant.tasks, claimant.queues))
             async with anyio.create_task_group() as around:
                 around.start_soon(pool.obey, link)
-                around.start_soon(keeper.report, link, pool.intake)
-                await (pool.run_suspects() if assignment.solo else pool.run())
+                with pool.beginning:
+                    # On the connection for outcomes, which is thus open when the first is to be written.
+                    await wait_out(lambda: Store(outcomes).register(claimant))
+                    await link.send(Ready(claimant.tasks, claimant.queues))
+                if not pool.beginning.cancel_called:
+                    around.start_soon(keeper.report, link, pool.intake)
+                    await (pool.run_suspects() if assignment.solo else pool.run())
                 around.cancel_scope.cancel()
             await link.send(keeper.figures)
             await link.send(Done())
@@ -81,6 +83,7 @@ class Pool:
     attempts: Attempts
     doorbell: Doorbell = field(default_factory=Doorbell)
     outbox: Outbox = field(default_factory=Outbox)
+    beginning: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     claiming: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     async def run(self) -> None:
@@ -111,11 +114,16 @@ class Pool:
                 self.doorbell.ring()
             elif isinstance(order, Drain):
                 publish(Draining(order.seconds))
-                self.claiming.cancel()
+                self._claim_no_more()
                 await anyio.sleep(order.seconds)
                 break
-        self.claiming.cancel()
+        self._claim_no_more()
         self.attempts.stop()
+
+    def _claim_no_more(self) -> None:
+        """Nor begin to, if that is still to come: a drain may be ordered while the pool's modules are imported."""
+        self.beginning.cancel()
+        self.claiming.cancel()
 
     def _claimer(self) -> Claimer:
         return Claimer(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import Literal, TypeAlias
 from uuid import UUID, uuid4
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
-from pushq.database.patience import wait_out
+from pushq.database.patience import reconnect_delay, wait_out
 from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import DatabaseLost, JobsClaimed, Wakeup, WokenUp, publish
@@ -27,12 +29,15 @@ Alarm: TypeAlias = Wakeup | Literal["gate"]
 LINGER = 0.03
 """Seconds for which a pool that has run dry claims again before it counts as idle, so that a busy system does not flap.
 As long, one without a free worker still counts as idle."""
+LINGER_PER_JOB = 0.003
+"""Seconds of that which each job is worth: below some 300 jobs a second a pool does not linger on, but is rung."""
 POLL_WHEN_DEAF = 1.0
 """Seconds between polls, at most, while notifications do not arrive."""
 OVERDUE = 0.25
 """Seconds after which claimed jobs that no worker has begun are given back."""
 CLAIM_IN_DOUBT = 45.0
-"""Seconds for which a claim whose reply was lost may still be carried out: three times the longest statement."""
+"""Seconds for which a claim whose reply was lost may still be carried out, from when the database answers again: three
+times the longest statement."""
 
 
 class Claimer:
@@ -57,10 +62,12 @@ class Claimer:
         self._gate = gate
         self._poll_interval = poll_interval
         self._in_doubt: dict[UUID, float] = {}  # tokens of claims whose replies were lost, and until when they matter
+        self._failures = 0  # how many claims in a row the database has refused
         self._saturated_since: float | None = None
         self._lingers_until = 0.0
         self._interruptions = (0, 0)  # how often the gate may have been shut behind our back, as far as we know
         self._allowance = Allowance()
+        self._was_rung = False  # whether the bell was heard, and charged for, since the gate was last forgotten
         self._lookback = Lookback()
 
     async def run(self) -> None:
@@ -68,6 +75,7 @@ class Claimer:
         try:
             while True:
                 await self._wait_for_room()
+                await checkpoint_if_cancelled()  # what follows is shielded, and may never wait for anything else
                 if not await self._claim():
                     publish(WokenUp(await wait_out(self._wait_for_work)))
         finally:
@@ -107,7 +115,8 @@ class Claimer:
         self._intake.put(jobs, room=room)
         if jobs:
             publish(JobsClaimed(len(jobs)))
-            self._lingers_until = anyio.current_time() + LINGER
+            now = anyio.current_time()
+            self._lingers_until = min(max(self._lingers_until, now) + LINGER_PER_JOB * len(jobs), now + LINGER)
             self._allowance.refund()
         if len(jobs) < room:
             self._saturated_since = None
@@ -116,39 +125,54 @@ class Claimer:
         return len(jobs)
 
     async def _take(self, limit: int) -> list[Job]:
-        token, lookback, began = uuid4(), self._lookback.seconds, monotonic()
+        jobs = await self._look(limit)
+        if not jobs and self._lookback.was_at_the_past:
+            jobs = await self._look(limit)  # that the past holds nothing says nothing of what is new
+        return jobs
+
+    async def _look(self, limit: int) -> list[Job]:
+        token, span, began = uuid4(), self._lookback.span, monotonic()
         try:
-            jobs = await self._store.claim(self._claimant, token, limit, lookback)
+            jobs = await self._store.claim(self._claimant, token, limit, span.since, span.until)
         except (DatabaseAway, DatabaseRefused) as error:
-            self._in_doubt[token] = anyio.current_time() + CLAIM_IN_DOUBT
+            self._in_doubt[token] = inf
+            self._failures += 1
             publish(DatabaseLost(str(error)))
             return []
-        if lookback is None:
-            self._lookback.note_full(began=began, jobs=len(jobs), room=limit)
+        self._failures = 0
+        self._lookback.note(span, began=began, jobs=len(jobs), room=limit)
         return jobs
 
     async def _take_back(self) -> list[Job]:
         """The jobs of claims whose replies were lost: else they would run nowhere under a living heartbeat."""
         self._in_doubt = {token: until for token, until in self._in_doubt.items() if until > anyio.current_time()}
-        for token in list(self._in_doubt):
+        for token, until in list(self._in_doubt.items()):
             with suppress(DatabaseAway, DatabaseRefused):
                 if jobs := await self._store.take_back(self._claimant.supervisor, token):
                     del self._in_doubt[token]
                     return jobs
+                self._in_doubt[token] = min(until, anyio.current_time() + CLAIM_IN_DOUBT)
         return []
 
     async def _wait_for_work(self) -> Wakeup:
         """Nothing was found. Returns when it is time to look again, and why."""
-        if self._gate and self._interruptions != (told := (self._doorbell.wirings, self._doorbell.shuttings)):
-            self._interruptions = told
+        if self._failures:  # a database that cannot be written to, its disk being full, may well answer what follows
+            await anyio.sleep(reconnect_delay(self._failures).total_seconds())
+        if self._lookback.slice_due_in == 0:
+            return "linger"
+        if self._gate and self._interruptions != (self._doorbell.wirings, self._doorbell.shuttings):
+            if not self._was_rung:  # while we were awake; anybody may say it, and as often as they like
+                await anyio.sleep(self._allowance.spend())
+            self._was_rung = False
+            self._interruptions = (self._doorbell.wirings, self._doorbell.shuttings)
             self._gate.forget()
         if self._gate and self._doorbell.is_wired and not self._gate.next_step_in:
-            if anyio.current_time() < self._lingers_until:
-                return await self._rest(0.005, "linger")
+            if (left := self._lingers_until - anyio.current_time()) > 0:
+                return await self._rest(min(left, 0.005), "linger")
             await self._gate.settle()
-            self._lookback.demand_full()
+            self._lookback.press()
             return "linger"
-        outlook = await self._store.next_due(self._claimant, self._lookback.seconds)
+        outlook = await self._store.next_due(self._claimant, self._lookback.newest.since)
         if not outlook.lease_is_live:
             return await self._rest(0.5, "poll")  # the supervisor's heartbeat will revive it
         return await self._sleep(None if outlook.due_in is None else anyio.current_time() + outlook.due_in)
@@ -162,7 +186,7 @@ class Claimer:
             if why != "gate":
                 return why
             if self._gate and await self._gate.settle():
-                self._lookback.demand_full()
+                self._lookback.press()
                 return "linger"
 
     async def _rest(self, seconds: float, why: Wakeup) -> Wakeup:
@@ -173,7 +197,7 @@ class Claimer:
         is_rung = False
         with anyio.move_on_after(seconds):
             await self._doorbell.wait_rung()
-            is_rung = True
+            is_rung = self._was_rung = True
             if pause := self._allowance.spend():
                 await anyio.sleep(pause)
         return is_rung
@@ -182,14 +206,15 @@ class Claimer:
         """What ends the sleep if no bell does, as (seconds, why)."""
         alarms: list[tuple[float, Alarm]] = []
         if due_at is not None:
-            alarms.append((max(due_at - anyio.current_time(), 0.005), "timer"))
+            due_in = due_at - anyio.current_time()
+            alarms.append((max(due_in, 0.001) if due_in > 0 else 0.005, "timer"))  # what is due may not be ours to have
         if self._poll_interval:
             alarms.append((self._poll_interval, "poll"))
         if self._gate and self._doorbell.is_wired:
             alarms.append((self._gate.next_step_in, "gate"))
         elif self._gate and self._poll_interval:
             alarms.append((POLL_WHEN_DEAF, "poll"))
-        if (seconds := self._lookback.full_look_in) > 0:
+        if (seconds := self._lookback.slice_due_in) < inf:
             alarms.append((seconds, "linger"))
         if self._in_doubt:
             alarms.append((1.0, "poll"))

@@ -18,10 +18,18 @@ from pushq.pool.doorbell import Doorbell
 
 CHANNEL = "pushq"
 LOST = "The connection that listens was lost."
+SILENT = (
+    "notifications do not come back over this connection; polling. Behind a transaction pooler, give a direct "
+    "connection in PUSHQ_LISTEN_DATABASE_URL, or set PUSHQ_WAKE=poll."
+)
+FULL = (
+    "the server's notification queue is half full, so that INSERTs do not ring; polling. Some session listens and does "
+    "not read: in pg_stat_activity it is idle in transaction, or waits for ClientWrite."
+)
 
 
 class Silent(Exception):
-    """The connection looks well, and a notification that we sent did not arrive."""
+    """The connection looks well, and notifications do not arrive; says why."""
 
 
 class Listener:
@@ -29,7 +37,8 @@ class Listener:
 
     A connection may be dead, or lead through a pooler that swallows notifications, and look well. So every `interval`
     seconds a canary is sent, on a channel of our own and from another connection: it has to arrive within `patience`
-    seconds. (A pooler delivers what a connection sends to itself.)
+    seconds. (A pooler delivers what a connection sends to itself.) So push is back within the two together, and the
+    time that it takes to connect.
     """
 
     def __init__(
@@ -40,7 +49,7 @@ class Listener:
         queues: Sequence[str],
         *,
         interval: float = 15.0,
-        patience: float = 5.0,
+        patience: float = 3.0,
     ) -> None:
         self._session = session
         self._sender = sender
@@ -64,12 +73,11 @@ class Listener:
             except (DatabaseAway, DatabaseRefused) as error:
                 self._is_deaf(str(error))
                 await anyio.sleep(reconnect_delay(next(failures)).total_seconds())
-            except Silent:
-                self._is_deaf(
-                    "notifications do not come back over this connection; polling. Behind a transaction pooler, give a "
-                    "direct connection in PUSHQ_LISTEN_DATABASE_URL, or set PUSHQ_WAKE=poll."
-                )
-                await anyio.sleep(self._interval)
+            except Silent as silence:
+                has_worked = self._doorbell.is_wired
+                self._is_deaf(str(silence))
+                # A connection that has died is replaced at once. Where the first canary is lost, there is no hurry.
+                await anyio.sleep(reconnect_delay(1).total_seconds() if has_worked else self._interval)
             finally:
                 self._session.discard()
 
@@ -94,13 +102,14 @@ class Listener:
 
     async def _send_canary(self) -> None:
         self._canary_heard = anyio.Event()
-        await self._sender.send_canary(self._canary_channel)
+        if not await self._sender.send_canary(self._canary_channel):
+            raise Silent(FULL)
         with anyio.move_on_after(self._patience):
             await self._canary_heard.wait()
-            if self._lost.is_set():
-                raise DatabaseAway(LOST)
-            return
-        raise Silent
+        if self._lost.is_set():
+            raise DatabaseAway(LOST)
+        if not self._canary_heard.is_set():  # else it came while a handler blocked the loop, and so did the deadline
+            raise Silent(SILENT)
 
     def _hear(self, queue: str) -> None:
         publish(NotificationReceived())

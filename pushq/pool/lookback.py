@@ -4,50 +4,132 @@ Theory of operation. Jobs that have been run leave dead entries at the head of t
 cleared away as they are met, unless a long transaction somewhere in the cluster holds the xmin horizon back: then each
 claim that begins at the head passes all of them, and gets slower for as long as that lasts.
 
-A full look that took fewer jobs than it wanted has taken all that were due. What it could not see yet has become due
-since, but for transactions that were under way, jobs that were given back, and rows that say they were due long ago.
-So while full looks are slow, a pool looks only at what became due since the last one, and MARGIN earlier; for the rest
-it takes another full look after SHARE times as long as the last one took. While full looks are quick, all are full.
+A look that took fewer jobs than it had room for has taken all that were due in its span. What it could not see yet has
+become due since, but for transactions that were under way, jobs that were given back, and rows that say they were due
+long ago. So while looks at everything are slow, a pool looks at what became due since the last look, and MARGIN
+earlier. In between it looks at the past before that, in slices, from the newest to the oldest and round again. A slice
+is as wide as can be passed in SLICE seconds, and the next one is due after SHARE times as long as it took: the past
+costs claims a small share of the time, however much of it there is. A round that was one quick slice ends all this.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import inf
 from time import monotonic
 
 SLOW = 0.005
 """Seconds beyond which a look is slow, beside SLOW_PER_JOB for each job that it took."""
 SLOW_PER_JOB = 0.0001
-MARGIN = 5.0
+MARGIN = 1.0
 """Seconds for which a transaction may insert and not have committed, and be seen at once all the same."""
-SHARE = 20
+SLICE = 0.004
+"""Seconds that a slice should take."""
+SHARE = 15
+WIDEST = 86_400.0
+"""Seconds of the past in a slice, at most: one that is to be wider is at all that is left."""
+OVERLAP = 0.1
+"""Seconds by which spans overlap: they travel as seconds before now, whenever that will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a look is at: what became due between two instants of time.monotonic()'s clock."""
+
+    start: float = -inf
+    end: float = inf
+
+    @property
+    def since(self) -> float | None:
+        """Seconds before now; None: ever."""
+        return None if self.start == -inf else monotonic() - self.start + OVERLAP
+
+    @property
+    def until(self) -> float | None:
+        """Seconds before now; None: now."""
+        return None if self.end == inf else max(0.0, monotonic() - self.end - OVERLAP)
+
+
+EVERYTHING = Span()
 
 
 class Lookback:
+    """was_at_the_past: whether the last look was a slice."""
+
     def __init__(self) -> None:
-        self._took_all_at: float | None = None
-        self._full_look_at = 0.0
         self._is_slow = False
+        self._took_all_at = -inf
+        self._past_from = self._round_from = -inf  # where the next slice ends, and where the first one did
+        self._width = inf  # of the next slice
+        self._first_width = inf  # of the first one of a round
+        self._slice_due_at = 0.0
+        self.was_at_the_past = False
+        self._is_pressed = False
 
     @property
-    def seconds(self) -> float | None:
-        """How many seconds before now a claim is to begin; None: at the very beginning."""
-        if not self._is_slow or self._took_all_at is None or self.full_look_in <= 0:
-            return None
-        return monotonic() - self._took_all_at + MARGIN
+    def span(self) -> Span:
+        """What the next look is to be at. No two slices follow one another, so that nothing new waits for the past."""
+        if self._has_past and self.slice_due_in <= 0 and not self.was_at_the_past:
+            return Span(self._past_from - self._width if self._width <= WIDEST else -inf, self._past_from)
+        return self.newest
 
     @property
-    def full_look_in(self) -> float:
-        """Seconds until it is time for a full look."""
-        return self._full_look_at - monotonic() if self._is_slow else 0.0
+    def newest(self) -> Span:
+        """What became due since the last look that took all, and what may have been committed late."""
+        return Span(self._took_all_at - MARGIN) if self._has_past else EVERYTHING
 
-    def demand_full(self) -> None:
-        """The next look must be full."""
-        self._full_look_at = 0.0
+    @property
+    def slice_due_in(self) -> float:
+        """Seconds until it is time to look at the past; infinite when each look is at everything."""
+        if not self._has_past:
+            return inf
+        return 0.0 if self._is_pressed else max(0.0, self._slice_due_at - monotonic())
 
-    def note_full(self, *, began: float, jobs: int, room: int) -> None:
-        """Notes a full look, and when it began."""
-        took = monotonic() - began
-        self._is_slow = took > SLOW + SLOW_PER_JOB * jobs
-        self._full_look_at = monotonic() + SHARE * took
-        if jobs < room:
+    def press(self) -> None:
+        """Looks at all of the past, from now on and without pauses."""
+        if self._has_past:
+            self._is_pressed = True
+            self._begin_round()
+
+    def note(self, span: Span, *, began: float, jobs: int, room: int) -> None:
+        """Notes a look, and when it began."""
+        took, took_all = monotonic() - began, jobs < room
+        self.was_at_the_past = span.end < inf
+        if self.was_at_the_past:
+            self._note_slice(span, took, took_all=took_all)
+            return
+        if took_all:
             self._took_all_at = began
+        if span == EVERYTHING:
+            self._is_slow = took > SLOW + SLOW_PER_JOB * jobs
+            self._begin_round()
+
+    def _note_slice(self, span: Span, took: float, *, took_all: bool) -> None:
+        self._slice_due_at = monotonic() + SHARE * took
+        if not took_all:  # a backlog that was committed late: it is no past
+            self._took_all_at = span.start + MARGIN
+            self._begin_round()
+            return
+        is_first, is_last = self._past_from == self._round_from, span.start == -inf
+        self._past_from, self._width = span.start, _adapted(self._width, took)
+        if is_first:
+            self._first_width = self._width
+        if is_last:
+            self._is_slow = not (is_first and took < SLOW)
+            self._is_pressed = False
+            self._begin_round()
+
+    def _begin_round(self) -> None:
+        self._past_from = self._round_from = self._took_all_at - MARGIN
+        self._width = self._first_width
+
+    @property
+    def _has_past(self) -> bool:
+        return self._is_slow and self._took_all_at > -inf
+
+
+def _adapted(width: float, took: float) -> float:
+    """As wide as SLICE allows, and at most twice as wide as it was."""
+    if took > SLICE:
+        return min(width, 2 * WIDEST) * max(SLICE / took, 0.01)
+    return width * 2 if took < SLICE / 2 else width

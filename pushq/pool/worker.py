@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 from anyio import to_thread
@@ -32,6 +34,7 @@ class Attempts:
         self._threads = anyio.CapacityLimiter(math.inf)  # a worker has one call at a time
         self._scopes: set[anyio.CancelScope] = set()
         self._stopped = False
+        self._pid = os.getpid()
 
     def stop(self) -> None:
         """Cancels them, and those that would begin."""
@@ -80,13 +83,27 @@ class Attempts:
     async def _call(self, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
         """Calls the handler. A `def` in a thread cannot be cancelled: the attempt lasts until it returns."""
         try:
-            if task.is_async:
+            if not task.is_async:
+                return Returned(await to_thread.run_sync(self._call_in_thread, task, arguments, limiter=self._threads))
+            try:
                 return Returned(await task.function(**arguments))
-            return Returned(await to_thread.run_sync(partial(task.function, **arguments), limiter=self._threads))
+            finally:
+                self._end_if_forked()
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit too: only our own parent stops us
             return Raised(error)
+
+    def _call_in_thread(self, task: Task[..., Any], arguments: Mapping[str, object]) -> object:
+        try:
+            return task.function(**arguments)
+        finally:
+            self._end_if_forked()
+
+    def _end_if_forked(self) -> None:
+        """A child that a handler has forked is a copy of us, connections and all: it ends where the handler does."""
+        if os.getpid() != self._pid:
+            _end_as_the_interpreter_would(sys.exc_info()[1])
 
     async def _call_within(self, limit: timedelta, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
         ending: Ending = TimedOut(limit)
@@ -94,6 +111,19 @@ class Attempts:
             ending = await self._call(task, arguments)
         # A loop that was blocked has not had the time to cancel: the clock decides.
         return TimedOut(limit) if anyio.current_time() >= scope.deadline else ending
+
+
+def _end_as_the_interpreter_would(error: BaseException | None) -> NoReturn:
+    code: object = 0
+    if isinstance(error, SystemExit):
+        code = error.code or 0
+    elif error:
+        code = "".join(traceback.format_exception(error))
+    if not isinstance(code, int):
+        sys.stderr.write(f"{code}\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 async def work(tasks: Tasks, attempts: Attempts, intake: Intake, outbox: Outbox) -> None:

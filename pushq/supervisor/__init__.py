@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
 
@@ -21,7 +21,7 @@ from pushq.backoff import exponential
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
 from pushq.database.store import Store, Taken
-from pushq.errors import DatabaseAway, DatabaseRefused, TasksError
+from pushq.errors import DatabaseAway, DatabaseRefused, PushqError, TasksError
 from pushq.events import (
     Draining,
     PoolDied,
@@ -34,9 +34,11 @@ from pushq.events import (
 )
 from pushq.exporter.http import application, serve
 from pushq.exporter.metrics import Exposition, ProcessFigures
+from pushq.pool.claimer import CLAIM_IN_DOUBT
 from pushq.pool.link import Assignment
 from pushq.settings import Settings
 from pushq.supervisor.heartbeat import Heartbeat, new_name
+from pushq.supervisor.orphans import bury_orphans
 from pushq.supervisor.processes import PoolProcess
 from pushq.supervisor.systemd import feed_watchdog, tell_systemd
 from pushq.sweeper import Sweeper
@@ -64,11 +66,13 @@ class Supervisor:
         self._numbers = count(1)
         self._pools: dict[int, PoolProcess] = {}
         self._past = ProcessFigures()  # what pools that have ended had counted
+        self._late = dict[int, float]()  # pools that have ended, and until when a claim of theirs may be carried out
         self._is_draining = False
         self._stopping = anyio.Event()
         self._unable: str | None = None
         self._released = 0
         self._gone_by = math.inf
+        self._last_words = set[anyio.CancelScope]()
         self._suspected = anyio.Event()
         self._announced: set[int] = set()
         self._told_ready = False
@@ -89,27 +93,47 @@ class Supervisor:
         sweeper = Sweeper(Store(self._upkeep), retention=self._settings.retention)
         web = application(Exposition(self._store, self._figures), self._why_not_ready, self._token)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await heartbeat.begin()
-            publish(
-                SupervisorStarted(
-                    self.name, self._settings.processes, self._settings.concurrency, self._listening.getsockname()[1]
-                )
-            )
-            async with anyio.create_task_group() as around:
-                around.start_soon(heartbeat.run)
-                around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
-                around.start_soon(sweeper.run, self._settings.sweep_interval)
-                around.start_soon(serve, self._listening, web)
-                async with anyio.create_task_group() as pools:
-                    around.start_soon(self._obey, signals, around)
-                    around.start_soon(self._watch_for_suspects, pools)
-                    for _ in range(self._settings.processes):
-                        pools.start_soon(self._keep_pool, pools)
-                around.cancel_scope.cancel()
+            if await self._begin(heartbeat, signals):
+                async with anyio.create_task_group() as around:
+                    around.start_soon(heartbeat.run)
+                    around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
+                    around.start_soon(sweeper.run, self._settings.sweep_interval)
+                    around.start_soon(self._release_late_claims)
+                    around.start_soon(bury_orphans, self._is_pool)
+                    around.start_soon(serve, self._listening, web)
+                    async with anyio.create_task_group() as pools:
+                        around.start_soon(self._obey, signals, around)
+                        around.start_soon(self._watch_for_suspects, pools)
+                        for _ in range(self._settings.processes):
+                            pools.start_soon(self._keep_pool, pools)
+                    around.cancel_scope.cancel()
             await self._say_goodbye()
         publish(SupervisorStopped(self.name, self._released))
         if self._unable:
             raise TasksError(self._unable)
+
+    async def _begin(self, heartbeat: Heartbeat, signals: AsyncIterator[signal.Signals]) -> bool:
+        """Gives the first sign of life. False: a signal came before the database had answered, and there is no more."""
+        fault: PushqError | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._give_up_at_signal, signals, group.cancel_scope)
+            try:
+                await heartbeat.begin()
+            except (DatabaseAway, DatabaseRefused) as error:
+                fault = error  # raised out of the group, which would wrap it
+            group.cancel_scope.cancel()
+        if fault:
+            raise fault
+        if self._stopping.is_set():
+            return False
+        port = self._listening.getsockname()[1]
+        publish(SupervisorStarted(self.name, self._settings.processes, self._settings.concurrency, port))
+        return True
+
+    async def _give_up_at_signal(self, signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
+        await anext(signals)
+        self._stopping.set()
+        scope.cancel()
 
     # Pools ----------------------------------------------------------------------------------------------------
 
@@ -125,6 +149,8 @@ class Supervisor:
                     await self._stopping.wait()
 
     async def _run_pool(self, pools: TaskGroup, *, solo: bool = False) -> None:
+        if self._is_draining:
+            return  # nobody would tell it
         pool = PoolProcess(self._assignment(solo=solo), changed=self._notice)
         self._pools[pool.number] = pool
         how = await pool.run(spawned=lambda: publish(PoolStarted(pool.number, pool.pid, solo)))
@@ -159,6 +185,7 @@ class Supervisor:
         """A crash is charged to the jobs that were running. They are due again at once."""
         with self._in_time():
             taken = await wait_out(lambda: self._store.requeue([self.name], pool=pool.number, crashed=True))
+            self._expect_late_claims(pool.number)
             failed = sum(job.status == "failed" for job in taken)
             publish(PoolDied(pool.number, how, len(taken) - failed, failed))
             if any(_is_suspect(job) for job in taken):
@@ -168,8 +195,26 @@ class Supervisor:
 
     async def _release(self, pool: PoolProcess) -> None:
         """What a pool still held when it was stopped runs again elsewhere, at no charge."""
+        self._expect_late_claims(pool.number)
         with self._in_time(), suppress(DatabaseAway, DatabaseRefused):
             self._released += len(await self._store.requeue([self.name], pool=pool.number, crashed=False))
+
+    def _expect_late_claims(self, pool: int) -> None:
+        self._late[pool] = anyio.current_time() + CLAIM_IN_DOUBT
+
+    async def _release_late_claims(self) -> None:
+        """What was under way when a pool ended may be carried out after its jobs were taken away: nobody runs these."""
+        store = Store(self._upkeep)
+        while True:
+            await anyio.sleep(self._settings.sweep_interval)
+            for pool, until in list(self._late.items()):
+                try:
+                    await store.requeue([self.name], pool=pool, crashed=False)
+                except (DatabaseAway, DatabaseRefused):
+                    self._expect_late_claims(pool)  # the time counts from when the database answers again
+                    continue
+                if anyio.current_time() > until:
+                    del self._late[pool]
 
     async def _watch_for_suspects(self, pools: TaskGroup) -> None:
         """Runs jobs that have killed two processes, one at a time, in a pool that runs nothing else."""
@@ -191,6 +236,9 @@ class Supervisor:
         ready = [pool.ready for pool in self._pools.values() if pool.ready]
         return bool(ready) and await self._store.suspects_are_due(ready[0].queues, ready[0].tasks)
 
+    def _is_pool(self, pid: int) -> bool:
+        return any(pool.pid == pid for pool in self._pools.values())
+
     async def _tell_pools_to_look(self) -> None:
         for pool in list(self._pools.values()):
             await pool.look()
@@ -207,7 +255,7 @@ class Supervisor:
     async def _drain(self) -> None:
         grace = self._settings.shutdown_timeout
         self._is_draining = True
-        self._gone_by = anyio.current_time() + grace + KILLED_AFTER + LAST_WORDS
+        self._be_gone_by(anyio.current_time() + grace + KILLED_AFTER + LAST_WORDS)
         self._stopping.set()
         publish(Draining(grace))
         tell_systemd(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round((grace + 5) * 1_000_000)}")
@@ -217,7 +265,7 @@ class Supervisor:
         self._kill_pools()
 
     def _kill_pools(self) -> None:
-        self._gone_by = min(self._gone_by, anyio.current_time() + LAST_WORDS)
+        self._be_gone_by(anyio.current_time() + LAST_WORDS)
         for pool in self._pools.values():
             pool.kill()
 
@@ -229,16 +277,28 @@ class Supervisor:
 
     async def _say_goodbye(self) -> None:
         """Releases what is left, if anything, and gives the lease back."""
-        self._gone_by = min(self._gone_by, anyio.current_time() + LAST_WORDS)
+        self._be_gone_by(anyio.current_time() + LAST_WORDS)
         with self._in_time(), suppress(DatabaseAway, DatabaseRefused):
             self._released += len(await self._store.requeue([self.name], crashed=False))
             await self._store.goodbye(self.name)
         for session in (self._pulse, self._upkeep):
             session.discard()
 
-    def _in_time(self) -> anyio.CancelScope:
+    def _be_gone_by(self, instant: float) -> None:
+        """What is being said is cut short then, too: it may have begun long before anybody told us to stop."""
+        self._gone_by = min(self._gone_by, instant)
+        for scope in self._last_words:
+            scope.deadline = self._gone_by
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
         """What the database does not answer before we have to be gone is left to somebody's sweeper."""
-        return anyio.CancelScope(deadline=self._gone_by)
+        with anyio.CancelScope(deadline=self._gone_by) as scope:
+            self._last_words.add(scope)
+            try:
+                yield
+            finally:
+                self._last_words.discard(scope)
 
     # What it shows --------------------------------------------------------------------------------------------
 

@@ -37,7 +37,8 @@ class Heartbeat:
     async def run(self) -> None:
         while True:
             await anyio.sleep(self._interval)
-            if await wait_out(self._beat):
+            # Tried as often as ever: when the database is back, the lease must not run out for want of a try.
+            if await wait_out(self._beat, longest=self._interval):
                 publish(LeaseLapsed(self._name))
                 await self._revived()
 

@@ -25,6 +25,7 @@ class PoolProcess:
         self.unable: str | None = None
         self.was_killed = False
         self.is_done = False
+        self._is_unwanted = False
         self._changed = changed
         self._process: Process | None = None
         self._link: Link | None = None
@@ -57,6 +58,8 @@ class PoolProcess:
             )
             theirs.close()
             spawned()
+            if self._is_unwanted:
+                self.kill()
             ours.setblocking(False)
             self._link = await Link.over(ours)
             try:
@@ -84,7 +87,8 @@ class PoolProcess:
         await self._say(Look())
 
     def kill(self) -> None:
-        """Ends the process at once. What it ran is ours to release."""
+        """Ends the process at once, or as soon as it is there. What it ran is ours to release."""
+        self._is_unwanted = True
         if self._process and self._process.returncode is None:
             self.was_killed = True
             with suppress(ProcessLookupError):
@@ -96,7 +100,6 @@ class PoolProcess:
                 await self._link.send(message)
 
     async def _hear(self, link: Link) -> None:
-
         async for message in link:
             match message:
                 case Ready():

@@ -15,6 +15,7 @@ import anyio
 from pushq.database.store import Census, Store, Taken
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import DatabaseLost, DaysChanged, JobsRequeued, publish
+from pushq.sweeper import witness
 from pushq.sweeper.witness import Witness
 
 WORTH_PARKING = 1000
@@ -61,11 +62,14 @@ class Sweeper:
         await self._find_dead()
 
     async def sweep(self) -> Swept:
+        began = anyio.current_time()
         taken, dead = await self._requeue_jobs_of_the_dead()
         days = await self._care_for_days() if anyio.current_time() >= self._days_are_due_at else DaysChanged()
         folded = await self._store.fold()
         if census := await self._store.take_census():
             await self._park(census)
+        if anyio.current_time() - began > witness.SLOW_ANSWER:
+            self._witness.forget()  # the database may have stood still, and everybody's heartbeat with it
         failed = sum(job.status == "failed" for job in taken)
         return Swept(tuple(dead), len(taken) - failed, failed, days.made, days.retired, days.dropped, folded)
 
@@ -108,8 +112,8 @@ class Sweeper:
         dropped = []
         for retired in await self._store.retired_days():
             try:
-                await self._store.drop_day(retired)
+                if await self._store.drop_day(retired):
+                    dropped.append(retired.day.isoformat())
             except DatabaseAway:  # a long transaction stands in the way: the day is empty and can wait
                 break
-            dropped.append(retired.day.isoformat())
         return dropped

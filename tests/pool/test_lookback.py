@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from math import inf
+
 import pytest
 
 from pushq.pool import lookback as module
-from pushq.pool.lookback import MARGIN, SHARE, SLOW, Lookback
+from pushq.pool.lookback import EVERYTHING, MARGIN, SHARE, SLICE, SLOW, Lookback, Span
 
 
 class Clock:
@@ -22,52 +25,133 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def take_a_full_look(clock: Clock, lookback: Lookback, *, seconds: float, jobs: int = 0, room: int = 10) -> None:
-    began = clock.now
+def look(clock: Clock, lookback: Lookback, *, seconds: float, jobs: int = 0, room: int = 10) -> Span:
+    """Takes the next look, which takes so many seconds."""
+    span, began = lookback.span, clock.now
     clock.now += seconds
-    lookback.note_full(began=began, jobs=jobs, room=room)
+    lookback.note(span, began=began, jobs=jobs, room=room)
+    return span
 
 
-def test_quick_looks_are_always_full(clock: Clock) -> None:
+def look_where_the_past_is_slow(clock: Clock, lookback: Lookback, *, dense: float) -> Span:
+    """A look at a past whose last `dense` seconds take 0.1 ms each to pass."""
+    span = lookback.span
+    newest, oldest = min(span.end, clock.now), max(span.start, clock.now - dense)
+    return look(clock, lookback, seconds=0.0005 + max(0.0, newest - oldest) * 0.0001)
+
+
+def test_while_looks_are_quick_each_is_at_everything(clock: Clock) -> None:
     lookback = Lookback()
-    take_a_full_look(clock, lookback, seconds=SLOW / 2)
-    assert lookback.seconds is None
-    assert lookback.full_look_in == 0
+    for _ in range(3):
+        assert look(clock, lookback, seconds=SLOW / 2) == EVERYTHING
+    assert lookback.span == EVERYTHING
+    assert lookback.slice_due_in == inf
 
 
 def test_a_large_claim_may_take_its_time(clock: Clock) -> None:
     lookback = Lookback()
-    take_a_full_look(clock, lookback, seconds=0.04, jobs=500, room=501)
-    assert lookback.seconds is None
+    look(clock, lookback, seconds=0.04, jobs=500, room=501)
+    assert lookback.span == EVERYTHING
 
 
-def test_after_a_slow_look_only_what_became_due_since_is_looked_at(clock: Clock) -> None:
+def test_after_a_slow_look_the_next_ones_are_at_what_became_due_since_and_at_the_past_in_turn(clock: Clock) -> None:
     lookback = Lookback()
-    take_a_full_look(clock, lookback, seconds=0.1)
-    clock.now += 1.0
-    assert lookback.seconds == pytest.approx(1.1 + MARGIN)
+    began = clock.now
+    look(clock, lookback, seconds=0.1)
+
+    past = look(clock, lookback, seconds=0.1)
+    assert past == Span(-inf, began - MARGIN)
+    newest = look(clock, lookback, seconds=0.001)
+    assert newest == Span(began - MARGIN)
+    assert newest.since == pytest.approx(clock.now - began + MARGIN, abs=0.2)
+    assert newest.until is None
 
 
-def test_a_full_look_is_due_after_a_multiple_of_the_last_one_s_time(clock: Clock) -> None:
+def test_the_past_takes_a_small_share_of_the_time_in_short_slices(clock: Clock) -> None:
+    lookback, dense = Lookback(), 600.0
+    for _ in range(200):  # finds how wide a slice may be
+        look_where_the_past_is_slow(clock, lookback, dense=dense)
+        clock.now += 0.01
+
+    began, in_the_past, longest = clock.now, 0.0, 0.0
+    while clock.now < began + 30:
+        before = clock.now
+        span = look_where_the_past_is_slow(clock, lookback, dense=dense)
+        if span.end < inf:
+            in_the_past += clock.now - before
+            longest = max(longest, clock.now - before)
+        clock.now += 0.002
+
+    assert in_the_past < 30 / SHARE
+    assert longest < 3 * SLICE
+
+
+def test_all_of_the_past_is_seen_within_some_seconds(clock: Clock) -> None:
+    lookback, dense = Lookback(), 600.0
+    unseen, began = clock.now - 500.0, clock.now
+    seen_at: list[float] = []
+    while clock.now < began + 30:
+        span = look_where_the_past_is_slow(clock, lookback, dense=dense)
+        if span.start <= unseen < span.end:
+            seen_at.append(clock.now)
+        clock.now += 0.002
+
+    assert max(later - earlier for earlier, later in pairwise([began, *seen_at])) < 3.0
+
+
+def test_when_the_past_is_quick_again_looks_are_at_everything(clock: Clock) -> None:
     lookback = Lookback()
-    take_a_full_look(clock, lookback, seconds=0.1)
-    assert lookback.full_look_in == pytest.approx(0.1 * SHARE)
-    clock.now += 0.1 * SHARE + 0.001
-    assert lookback.seconds is None
+    for _ in range(300):
+        look_where_the_past_is_slow(clock, lookback, dense=600)
+        clock.now += 0.01
+    assert lookback.span != EVERYTHING
+
+    began = clock.now
+    while lookback.span != EVERYTHING:
+        look_where_the_past_is_slow(clock, lookback, dense=0)
+        clock.now += 0.01
+
+    assert clock.now < began + 10
 
 
-def test_a_full_look_that_left_jobs_behind_moves_nothing_forward(clock: Clock) -> None:
+def test_one_stall_costs_one_look_more(clock: Clock) -> None:
     lookback = Lookback()
-    take_a_full_look(clock, lookback, seconds=0.1, jobs=10, room=10)
-    assert lookback.seconds is None
-    take_a_full_look(clock, lookback, seconds=0.1)
-    clock.now += 2
-    take_a_full_look(clock, lookback, seconds=0.1, jobs=10, room=10)
-    assert lookback.seconds == pytest.approx(2.2 + MARGIN)
+    look(clock, lookback, seconds=0.2)
+    assert look(clock, lookback, seconds=0.001).start == -inf
+    assert lookback.span == EVERYTHING
 
 
-def test_a_full_look_can_be_demanded(clock: Clock) -> None:
+def test_a_look_that_left_jobs_behind_moves_nothing_forward(clock: Clock) -> None:
     lookback = Lookback()
-    take_a_full_look(clock, lookback, seconds=0.1)
-    lookback.demand_full()
-    assert lookback.seconds is None
+    assert look(clock, lookback, seconds=0.1, jobs=10, room=10) == EVERYTHING
+    began = clock.now
+    assert look(clock, lookback, seconds=0.1) == EVERYTHING
+    assert look(clock, lookback, seconds=0.1) == Span(-inf, began - MARGIN)
+    assert look(clock, lookback, seconds=0.1, jobs=10, room=10) == Span(began - MARGIN) == lookback.newest
+
+
+def test_a_backlog_that_is_found_in_the_past_is_looked_at_as_what_is_new(clock: Clock) -> None:
+    lookback = Lookback()
+    look(clock, lookback, seconds=0.1)
+    look(clock, lookback, seconds=0.1, jobs=10, room=10)
+    for _ in range(3):
+        assert look(clock, lookback, seconds=0.1, jobs=10, room=10) == EVERYTHING
+    look(clock, lookback, seconds=0.1)
+    assert lookback.newest != EVERYTHING
+
+
+def test_the_past_can_be_pressed_for_and_nothing_new_waits_for_it(clock: Clock) -> None:
+    lookback = Lookback()
+    for _ in range(200):
+        look_where_the_past_is_slow(clock, lookback, dense=600)
+        clock.now += 0.01
+
+    lookback.press()
+    spans = []
+    while lookback.slice_due_in == 0:
+        spans.append(look_where_the_past_is_slow(clock, lookback, dense=600))
+
+    past = [span for span in spans if span.end < inf]
+    assert past[-1].start == -inf
+    assert all(earlier.start == later.end for earlier, later in pairwise(past))
+    assert all(inf in (earlier.end, later.end) for earlier, later in pairwise(spans))

@@ -5,29 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
 
 from pushq.database.embedded import EmbeddedServer
-from pushq.database.migrate import migrate
+from tests.support.hurt import a_server_to_hurt, freeze, thaw
 from tests.support.jobs import Connection, finished, has_count, insert
 from tests.support.supervisors import supervising
 from tests.support.waiting import wait_until
-
-
-@asynccontextmanager
-async def a_server_to_hurt() -> AsyncIterator[tuple[EmbeddedServer, Connection]]:
-    with EmbeddedServer() as server:
-        await migrate(server.url())
-        connection = await asyncpg.connect(server.url())
-        try:
-            yield server, connection
-        finally:
-            _resume(server)
-            connection.terminate()
 
 
 async def test_sigterm_ends_the_process_in_time_though_the_database_does_not_answer() -> None:
@@ -35,7 +21,7 @@ async def test_sigterm_ends_the_process_in_time_though_the_database_does_not_ans
         with supervising(server.url(), SHUTDOWN_TIMEOUT="1") as supervisor:
             await insert(connection, "sleep", 3, payload={"seconds": 0.5})
             await has_count(connection, 3, "status = 'running'")
-            _pause(server)
+            freeze(server)
             began = time.monotonic()
             supervisor.stop()
 
@@ -83,29 +69,12 @@ async def test_a_database_that_stands_still_for_longer_than_the_lease_costs_no_a
         with supervising(server.url()) as supervisor, supervising(server.url()):
             jobs = await insert(connection, "sleep", 5, payload={"seconds": 3})
             await has_count(connection, 5, "status = 'running'")
-            _pause(server)
+            freeze(server)
             wait_until(lambda: "database lost" in supervisor.said, within=20)
-            _resume(server)
+            thaw(server)
             rows = await finished(connection, *jobs)
 
     assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
-
-
-def _pause(server: EmbeddedServer) -> None:
-    """The postmaster and its backends stop, as on a host that hangs."""
-    _signal(server, signal.SIGSTOP)
-
-
-def _resume(server: EmbeddedServer) -> None:
-    _signal(server, signal.SIGCONT)
-
-
-def _signal(server: EmbeddedServer, number: signal.Signals) -> None:
-    """To each process: backends lead process groups of their own."""
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    for pid in (server.process.pid, *map(int, children)):
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 def _is_gone(pid: int) -> bool:

@@ -7,6 +7,7 @@ import re
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.jobs import Connection, count, finished, has_count, insert
+from tests.support.metrics import scrape
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually, wait_until
 
@@ -15,17 +16,6 @@ NAMES = """
     pushq_job_retries_total pushq_jobs_requeued_total pushq_supervisors pushq_workers pushq_wakeups_total
     pushq_notifications_received_total pushq_listener_up
 """.split()
-
-
-def scrape(supervisor: RunningSupervisor, name: str, **labels: str) -> float:
-    """The sum of a metric's samples with these labels."""
-    families = text_string_to_metric_families(supervisor.get("/metrics")[1])
-    return sum(
-        sample.value
-        for family in families
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
 
 
 def counters(supervisor: RunningSupervisor) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -66,6 +67,29 @@ async def raise_hostile() -> None:
     raise ValueError("nul \x00, lone surrogate \ud800, and " + "long " * 10_000)
 
 
+@tasks.register("raise.text", max_attempts=1)
+async def raise_text(text: str) -> None:
+    """text: as JSON, in which anything can travel."""
+    raise ValueError(json.loads(text))
+
+
+class Unsayable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+
+@tasks.register("raise.unsayable", max_attempts=1)
+async def raise_unsayable() -> None:
+    raise Unsayable
+
+
+@tasks.register("raise.long", max_attempts=1)
+async def raise_long(characters: int) -> None:
+    raise ValueError("x" * characters)
+
+
 @tasks.register("raise.exit", max_attempts=1)
 async def raise_exit() -> None:
     raise SystemExit(3)
@@ -93,6 +117,22 @@ async def result(kind: str) -> object:
 @tasks.register("timeout.async", max_attempts=1, timeout=timedelta(milliseconds=100))
 async def time_out() -> None:
     await asyncio.sleep(60)
+
+
+@tasks.register("result.text")
+async def result_of_text(text: str) -> object:
+    """text: as JSON, in which anything can travel."""
+    return json.loads(text)
+
+
+@tasks.register("result.long")
+async def long_result(characters: int) -> str:
+    return "x" * characters
+
+
+@tasks.register("measure")
+async def measure(text: str) -> int:
+    return len(text)
 
 
 running_now: set[str] = set()
@@ -131,3 +171,33 @@ async def die_quietly() -> None:
 @tasks.register("pid")
 async def pid() -> int:
     return os.getpid()
+
+
+@tasks.register("wall")
+async def wall() -> float:
+    """What the clock of its host says."""
+    return time.time()
+
+
+@tasks.register("end", max_attempts=3, backoff=at_once)
+async def end(seconds: float, how: str) -> int:
+    """Ends its first attempt as it is told to, and succeeds in later ones."""
+    await asyncio.sleep(seconds)
+    if current_job().attempt == 1:
+        match how:
+            case "fail":
+                raise ValueError("as it was told to")
+            case "snooze":
+                raise Retry(after=timedelta(milliseconds=1))
+            case "cancel":
+                raise Cancel("as it was told to")
+    return current_job().attempt
+
+
+newer_tasks = Tasks()
+"""Of a newer version of the program: it has a task more."""
+
+
+@newer_tasks.register("newcomer")
+async def newcomer() -> str:
+    return "welcome"

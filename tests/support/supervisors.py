@@ -85,6 +85,13 @@ class RunningSupervisor:
         self.process.terminate()
         return self.process.wait(within)
 
+    def end(self) -> None:
+        """Kills it if it still lives. Pools die with their supervisor; nothing is left for the next test."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        _wait_group_gone(self.process.pid)
+
 
 @contextmanager
 def supervising(
@@ -92,16 +99,7 @@ def supervising(
 ) -> Iterator[RunningSupervisor]:
     """A supervisor with quick settings, in a process group of its own."""
     with TemporaryDirectory() as directory:
-        log = Path(directory) / "log"
-        with log.open("wb") as writable:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pushq", "supervise", tasks, "--http-port", "0", *flags],
-                env=environment(url, **(QUICK | settings)),
-                cwd=ROOT,
-                stderr=writable,
-                start_new_session=True,
-            )
-        supervisor = RunningSupervisor(process, log)
+        supervisor = launch(Path(directory) / "log", tasks, *flags, env=environment(url, **(QUICK | settings)))
         try:
             if ready:
                 supervisor.wait_ready()
@@ -110,14 +108,23 @@ def supervising(
             print(supervisor.said)
             raise
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait(10)
-            _wait_group_gone(process.pid)
+            supervisor.end()
+
+
+def launch(log: Path, tasks: str, *flags: str, env: dict[str, str], program: str = "pushq") -> RunningSupervisor:
+    """Starts one, which appends to its log. program: a module that does as `pushq` does."""
+    with log.open("ab") as writable:
+        process = subprocess.Popen(
+            [sys.executable, "-m", program, "supervise", tasks, "--http-port", "0", *flags],
+            env=env,
+            cwd=ROOT,
+            stderr=writable,
+            start_new_session=True,
+        )
+    return RunningSupervisor(process, log)
 
 
 def _wait_group_gone(group: int) -> None:
-    """Pools die with their supervisor; nothing is left for the next test."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:

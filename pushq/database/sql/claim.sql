@@ -3,11 +3,14 @@
 -- taking its jobs away at this moment.
 --
 -- One lane is one queue and one priority. The lanes are found by hopping through the index, so that within each the
--- index goes straight to what is due, however many jobs wait for a later time. What has been due for longer than $7 seconds
--- (null: forever) is not looked at, so that the dead entries of finished jobs, which a long transaction elsewhere may keep
--- from being cleared away, need not be passed.
+-- index goes straight to what is due, however many jobs wait for a later time. What became due longer than $7 seconds ago
+-- (null: ever) or less than $8 seconds ago (null: 0) is not looked at, so that the dead entries of finished jobs, which a
+-- long transaction elsewhere may keep from being cleared away, need not be passed all at once.
 with recursive mark as materialized (
-    select coalesce(now() - $7::float8 * interval '1 second', '-infinity') as since
+    select
+        coalesce(now() - $7::float8 * interval '1 second', '-infinity') as since,
+        coalesce(now() - $8::float8 * interval '1 second', 'infinity') as until,
+        now() - coalesce($8::float8, 0) * interval '1 second' as due_by
 ),
 lane as (
     select
@@ -18,7 +21,7 @@ lane as (
             from pushq.jobs_unfinished as job
             where job.status = 'queued' and job.crashes < 2 and not job.parked
             and job.queue = queue.name
-            and job.run_at >= (select since from mark)
+            and job.run_at >= (select since from mark) and job.run_at <= (select until from mark)
             order by job.priority
             limit 1
         ) as priority
@@ -34,7 +37,7 @@ lane as (
             from pushq.jobs_unfinished as job
             where job.status = 'queued' and job.crashes < 2 and not job.parked
             and job.queue = lane.name and job.priority > lane.priority
-            and job.run_at >= (select since from mark)
+            and job.run_at >= (select since from mark) and job.run_at <= (select until from mark)
             order by job.priority
             limit 1
         )
@@ -49,7 +52,8 @@ claimable as materialized (
         from pushq.jobs_unfinished as job
         where job.status = 'queued' and job.crashes < 2 and not job.parked
         and job.queue = lane.name and job.priority = lane.priority
-        and job.run_at >= (select since from mark) and job.run_at <= now() and job.task = any($2::text[])
+        and job.run_at >= (select since from mark) and job.run_at <= (select due_by from mark)
+        and job.task = any($2::text[])
         order by job.run_at, job.id
         limit $6
         for no key update skip locked
@@ -67,6 +71,9 @@ set status = 'running',
 where job.id = any(array(select claimable.id from claimable))
 returning
     job.id, job.task, job.queue,
-    case when pg_column_size(job.payload) <= 8192 then job.payload::text end as payload,
+    case
+        when pg_column_size(job.payload) > 8192 then null
+        when pg_column_size(job.payload || '{}') <= 8192 then job.payload::text  -- unpacked, where it is kept compressed
+    end as payload,
     job.attempt, job.failures, job.crashes, job.max_attempts,
     extract(epoch from job.timeout)::float8 as timeout, job.tenant_id, job.correlation_id, job.token

@@ -21,6 +21,9 @@ set status = 'running',
 where job.id = any(array(select claimable.id from claimable))
 returning
     job.id, job.task, job.queue,
-    case when pg_column_size(job.payload) <= 8192 then job.payload::text end as payload,
+    case
+        when pg_column_size(job.payload) > 8192 then null
+        when pg_column_size(job.payload || '{}') <= 8192 then job.payload::text  -- unpacked, where it is kept compressed
+    end as payload,
     job.attempt, job.failures, job.crashes, job.max_attempts,
     extract(epoch from job.timeout)::float8 as timeout, job.tenant_id, job.correlation_id, job.token

@@ -5,11 +5,13 @@
 -- accepted, or null for all.
 --
 -- A finished job's row is deleted here and inserted into a day. (An UPDATE that moves the row raises an error at whoever
--- waits for its lock; after a delete they find no row and change nothing.)
+-- waits for its lock; after a delete they find no row and change nothing.) Rows are locked in the order of their ids, so
+-- that of two batches that overlap one waits for the other, and never each for the other.
 with outcome as (
     select id, token, began, ended, coalesce(kind, 'succeeded') as kind, delay, error, result
     from unnest($1::uuid[], $2::uuid[], $3::float8[], $4::float8[], $5::text[], $6::float8[], $7::text[], $8::text[])
         as outcome (id, token, began, ended, kind, delay, error, result)
+    order by id
 ),
 finished as (
     delete from pushq.jobs_unfinished as job

@@ -1,6 +1,11 @@
--- What a sweeper sees of the supervisors: their counters, and whether their leases have run out by the database's clock.
+-- What a sweeper sees of the supervisors: their counters, and whether their leases have run out by the database's clock. A
+-- lease that ends further ahead than it is long was given before the clock was set back, and counts as run out.
 -- A supervisor without a row that still holds running jobs is shown as expired with counter -1.
-select name, heartbeat, lease_until < clock_timestamp() as expired, extract(epoch from lease)::float8 as lease
+select
+    name,
+    heartbeat,
+    lease_until not between clock_timestamp() and clock_timestamp() + lease as expired,
+    extract(epoch from lease)::float8 as lease
 from pushq.supervisors
 union all
 select distinct job.supervisor, -1, true, 0::float8

@@ -1,10 +1,12 @@
--- Notes what the pools of supervisor $1 know and serve: tasks $2 and queues $3.
+-- Notes what the pools of supervisor $1 know and serve: tasks $2 and queues $3, in the order of their names, so that of two
+-- supervisors that start together one waits for the other, and never each for the other.
 with known as (
-    insert into pushq.tasks (name) select unnest($2::text[])
+    insert into pushq.tasks (name) select name from unnest($2::text[]) as name order by name
     on conflict do nothing
 ),
 served as (
-    insert into pushq.queues as queue (name, served_since) select name, now() from unnest($3::text[]) as name
+    insert into pushq.queues as queue (name, served_since)
+    select name, now() from unnest($3::text[]) as name order by name
     on conflict (name) do update set served_since = excluded.served_since where queue.served_since is null
 )
 update pushq.supervisors

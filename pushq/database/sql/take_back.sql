@@ -1,7 +1,10 @@
 -- The jobs that a claim of supervisor $1 with the token $2 took: for when its reply was lost.
 select
     job.id, job.task, job.queue,
-    case when pg_column_size(job.payload) <= 8192 then job.payload::text end as payload,
+    case
+        when pg_column_size(job.payload) > 8192 then null
+        when pg_column_size(job.payload || '{}') <= 8192 then job.payload::text  -- unpacked, where it is kept compressed
+    end as payload,
     job.attempt, job.failures, job.crashes, job.max_attempts,
     extract(epoch from job.timeout)::float8 as timeout, job.tenant_id, job.correlation_id, job.token
 from pushq.jobs_unfinished as job

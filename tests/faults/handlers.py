@@ -1,0 +1,38 @@
+"""The tasks of these tests' supervisors, and what the tests change in a pool, which imports them before it begins.
+
+PUSHQ_TEST_CANARY=INTERVAL,PATIENCE: the listener's, in seconds. PUSHQ_TEST_DEADLINE: a statement's. PUSHQ_TEST_DOUBT:
+for how long a claim whose reply was lost is in doubt. PUSHQ_TEST_PLANTED: a bug.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import pushq.pool
+import pushq.pool.claimer
+from pushq.database.session import Session
+from pushq.pool.listener import Listener
+from tests.support.handlers import tasks
+
+__all__ = ["tasks"]
+
+
+def _replace(owner: object, name: str, new: object) -> None:
+    assert hasattr(owner, name), f"{owner}.{name} is no more: change it elsewhere"
+    setattr(owner, name, new)
+
+
+async def _believe_in_the_connection(_: Listener) -> None:
+    """Sends no canary, and believes that one came back."""
+
+
+if canary := os.environ.get("PUSHQ_TEST_CANARY"):
+    interval, patience = map(float, canary.split(","))
+    _replace(pushq.pool, "Listener", partial(Listener, interval=interval, patience=patience))
+if deadline := os.environ.get("PUSHQ_TEST_DEADLINE"):
+    _replace(pushq.pool, "Session", partial(Session, deadline=float(deadline)))
+if doubt := os.environ.get("PUSHQ_TEST_DOUBT"):
+    _replace(pushq.pool.claimer, "CLAIM_IN_DOUBT", float(doubt))
+if os.environ.get("PUSHQ_TEST_PLANTED") == "no-canary":
+    _replace(Listener, "_send_canary", _believe_in_the_connection)

@@ -1,0 +1,247 @@
+"""The primary dies and its standby takes over; the address by which everybody goes moves to it.
+
+clients, supervisor ─→ address ─→ primary ─streams, synchronously─→ standby
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from pushq.database.embedded import EmbeddedServer
+from pushq.database.migrate import migrate
+from tests.support.jobs import Connection, finished, has_count, insert
+from tests.support.proxy import Proxy
+from tests.support.supervisors import RunningSupervisor, supervising
+from tests.support.waiting import eventually
+
+RESUMES_WITHIN = 10.0
+"""Seconds after the address leads to a server that can be written to."""
+READ_ONLY = 4.0
+AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+pytestmark = pytest.mark.timeout(120)  # two servers have to start beside everything else
+
+
+async def test_after_a_failover_claims_resume_and_nothing_acknowledged_is_lost_or_finished_twice() -> None:
+    async with _replicated() as (primary, standby, address), _working(primary, address) as work:
+        await _kill(primary)
+        await _promote(standby)
+        address.leads_to = standby
+        await work.goes_on(standby, since=time.monotonic())
+        await work.ends_once(standby)
+
+
+async def test_an_address_that_leads_to_a_server_in_recovery_is_waited_out_in_a_sentence() -> None:
+    async with _replicated() as (primary, standby, address), _working(primary, address) as work:
+        await _kill(primary)
+        address.leads_to = standby
+        before = address.accepted - work.inserter.connects
+        await asyncio.sleep(READ_ONLY)
+        attempts = address.accepted - work.inserter.connects - before
+
+        assert work.supervisor.process.poll() is None
+        assert re.search(r"database lost reason=.* in a read-only transaction\.", work.supervisor.said)
+        assert work.supervisor.said.count("database lost") <= 2
+        # Five sessions, of which each may be tried anew every 0.1 s at first.
+        assert attempts < 40, "it spins"
+        await _promote(standby)
+        await work.goes_on(standby, since=time.monotonic())
+        await work.ends_once(standby)
+
+
+# What works meanwhile -------------------------------------------------------------------------------------------------
+
+
+class Inserter:
+    """An application: inserts job after job, and connects again when it is cut off. Notes what was acknowledged."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.tried: list[UUID] = []
+        self.acknowledged: list[UUID] = []
+        self.connects = 0
+
+    async def run(self) -> None:
+        while True:
+            with suppress(*AWAY):
+                self.connects += 1
+                connection = await asyncpg.connect(self._url, timeout=2)
+                try:
+                    await self._insert(connection)
+                finally:
+                    connection.terminate()
+            await asyncio.sleep(0.1)
+
+    async def _insert(self, connection: Connection) -> None:
+        while True:
+            self.tried.append(uuid4())
+            await connection.execute("insert into pushq.jobs (id, task) values ($1, 'echo')", self.tried[-1], timeout=2)
+            self.acknowledged.append(self.tried[-1])
+            await asyncio.sleep(0.01)
+
+
+class Work:
+    """A supervisor with jobs that outlast the failover, and the inserter beside it."""
+
+    def __init__(self, supervisor: RunningSupervisor, inserter: Inserter, inserting: asyncio.Task[None]) -> None:
+        self.supervisor = supervisor
+        self.inserter = inserter
+        self.inserting = inserting
+        self.long: list[UUID] = []
+
+    async def begin(self, connection: Connection) -> None:
+        self.long = await insert(connection, "sleep", 5, payload={"seconds": 3 + READ_ONLY})
+        await has_count(connection, 5, "status = 'running' and task = 'sleep'")
+        await eventually(self._has_acknowledged_some)
+
+    async def _has_acknowledged_some(self) -> bool:
+        return len(self.inserter.acknowledged) > 50
+
+    async def goes_on(self, server: EmbeddedServer, *, since: float) -> None:
+        async with _connected(server) as connection:
+            await finished(connection, *await insert(connection, "pid", 5), within=RESUMES_WITHIN)
+        assert time.monotonic() - since < RESUMES_WITHIN
+
+    async def ends_once(self, server: EmbeddedServer) -> None:
+        """Everything has run, and the pool has been told of each job once that its outcome was taken."""
+        self.inserting.cancel()
+        async with _connected(server) as connection:
+            await has_count(connection, 0, "finished_on = 'infinity'")
+            rows = await finished(connection, *self.inserter.acknowledged, *self.long)
+            ends = await connection.fetch("select id::text, status from pushq.jobs")
+            counted = await connection.fetchval(_COUNTED)
+        assert {(row["attempt"], row["failures"], row["crashes"]) for row in rows[-5:]} == {(1, 0, 0)}
+        assert {row["status"] for row in ends} == {"succeeded"}
+        assert counted == len(ends)
+        said = re.findall(r"job ended id=(\S+) .*outcome=succeeded", self.supervisor.said)
+        assert Counter(said) == Counter(row["id"] for row in ends)
+
+
+_COUNTED = """
+select sum(jobs) from (select * from pushq.tallies union all select * from pushq.tally_log) as counted
+where outcome = 'succeeded'
+"""
+
+
+@asynccontextmanager
+async def _working(primary: EmbeddedServer, address: Address) -> AsyncIterator[Work]:
+    # Its waiting must not hold up the loop, in which the address is served.
+    with supervising(address.url, "--concurrency", "20", ready=False, LOG_LEVEL="debug") as supervisor:
+        await asyncio.to_thread(supervisor.wait_ready)
+        inserter = Inserter(address.url)
+        inserting = asyncio.create_task(inserter.run())
+        try:
+            work = Work(supervisor, inserter, inserting)
+            async with _connected(primary) as connection:
+                await work.begin(connection)
+            yield work
+        finally:
+            inserting.cancel()
+
+
+# The servers ----------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _replicated() -> AsyncIterator[tuple[EmbeddedServer, EmbeddedServer, Address]]:
+    """A primary with pushq's schema, whose commits wait for its standby, and an address that leads to it."""
+    with EmbeddedServer(settings={"wal_keep_size": "128MB"}) as primary:
+        await migrate(primary.url())
+        with _standby_of(primary) as standby:
+            async with _connected(primary) as connection:
+                await connection.execute("alter system set synchronous_standby_names = '*'")
+                await connection.execute("select pg_reload_conf()")
+                await eventually(lambda: _commits_wait(connection))
+            async with _address_of(primary) as address:
+                yield primary, standby, address
+        if primary.process.poll() is not None:
+            primary.restart()  # which clears away the shared memory that a killed one leaves
+
+
+async def _commits_wait(connection: Connection) -> bool:
+    return bool(await connection.fetchval("select exists (select from pg_stat_replication where sync_state = 'sync')"))
+
+
+@contextmanager
+def _standby_of(primary: EmbeddedServer) -> Iterator[EmbeddedServer]:
+    """A server that begins with a copy of the primary, and follows it."""
+    with EmbeddedServer() as standby:
+        standby.process.send_signal(signal.SIGINT)
+        standby.process.wait(10)
+        shutil.rmtree(standby.directory / "data")
+        copying = standby._run.start(
+            [
+                *(standby.bin_directory / "pg_basebackup", "-D", standby.directory / "data"),
+                *("-d", f"host={primary.directory} port=5432 user=pushq"),
+                *("--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
+            ]
+        )
+        assert copying.wait(30) == 0, standby._run.last_words()
+        standby.restart()
+        yield standby
+
+
+async def _kill(server: EmbeddedServer) -> None:
+    """The postmaster first: its children then can neither be replaced nor tell anybody."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    server.process.kill()
+    for pid in map(int, children):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    server.process.wait(10)
+
+
+async def _promote(standby: EmbeddedServer) -> None:
+    async with _connected(standby) as connection:
+        assert await connection.fetchval("select pg_promote(wait_seconds => 20)")
+
+
+@asynccontextmanager
+async def _connected(server: EmbeddedServer) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(server.url())
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+class Address(Proxy):
+    """Where everybody connects. It can be moved: then it leads to another server. accepted: connections so far."""
+
+    def __init__(self, url: str, leads_to: EmbeddedServer) -> None:
+        super().__init__(url)
+        self.leads_to = leads_to
+        self.accepted = 0
+
+    async def lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        try:
+            await self.serve(reader, writer, server_url=self.leads_to.url())
+        except OSError:  # there is no server
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def _address_of(server: EmbeddedServer) -> AsyncIterator[Address]:
+    with TemporaryDirectory() as directory:
+        address = Address(f"postgresql://pushq@/postgres?host={directory}&port=5432", server)
+        serving = await asyncio.start_unix_server(address.lead, Path(directory) / ".s.PGSQL.5432")
+        try:
+            yield address
+        finally:
+            serving.close()
+            await address.abort()

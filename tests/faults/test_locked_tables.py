@@ -1,0 +1,99 @@
+"""An administrator's locks and DDL on pushq's tables, while jobs run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from tests.support.jobs import Connection, count, finished, has_count, insert
+from tests.support.supervisors import QUICK, supervising
+
+OURS = "from pg_stat_activity where datname = current_database() and application_name like 'pushq %'"
+
+
+async def test_a_lock_held_for_two_leases_costs_no_job_an_attempt(database_url: str, connection: Connection) -> None:
+    administrator = await asyncpg.connect(database_url)
+    with supervising(database_url) as one, supervising(database_url) as other:
+        pools = one.pools + other.pools
+        napping = await insert(connection, "sleep", 10, payload={"seconds": 1})
+        await has_count(connection, 10, "status = 'running'")
+        async with administrator.transaction():
+            await administrator.execute("lock table pushq.jobs in access exclusive mode")
+            waiting = asyncio.create_task(insert(connection, "echo", 20))
+            await asyncio.sleep(2 * float(QUICK["LEASE"]))
+            # Nobody tries again and again with connections of its own.
+            assert await administrator.fetchval(f"select count(*) {OURS}") <= 10
+        rows = await finished(connection, *napping, *await waiting)
+
+        assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
+        assert one.pools + other.pools == pools
+    await administrator.close()
+
+
+@asynccontextmanager
+async def busy(url: str) -> AsyncIterator[tuple[Connection, list[int]]]:
+    """An administrator's connection, and beside it jobs that are inserted all the time; and how many there are."""
+    inserted = [0]
+
+    async def keep_inserting(producer: Connection) -> None:
+        while True:
+            await insert(producer, "echo", 5)
+            await insert(producer, "snooze", 5, payload={"times": 1})
+            inserted[0] += 10
+            await asyncio.sleep(0.01)
+
+    producer, administrator = await asyncpg.connect(url), await asyncpg.connect(url)
+    inserting = asyncio.create_task(keep_inserting(producer))
+    try:
+        yield administrator, inserted
+    finally:
+        inserting.cancel()
+        await asyncio.wait([inserting])
+        await administrator.close()
+        producer.terminate()
+
+
+async def test_vacuum_full_under_load_costs_no_job(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, POLL_INTERVAL="0") as supervisor:
+        pools = supervisor.pools
+        async with busy(database_url) as (administrator, inserted):
+            for _ in range(8):
+                await administrator.execute("vacuum full pushq.jobs_unfinished")
+                await asyncio.sleep(0.1)
+        await _all_succeed(connection, at_least=inserted[0])
+        assert supervisor.pools == pools
+
+
+async def test_columns_that_are_added_and_dropped_under_load_cost_no_job(
+    database_url: str, connection: Connection
+) -> None:
+    """Every statement is prepared, and its plan is invalid each time."""
+    with supervising(database_url, POLL_INTERVAL="0") as supervisor:
+        pools = supervisor.pools
+        async with busy(database_url) as (administrator, inserted):
+            done = 0
+            for number in range(20):
+                change = "add column if not exists extra int" if number % 2 == 0 else "drop column if exists extra"
+                done += await _was_done(administrator.execute(f"alter table pushq.jobs {change}"))
+                await asyncio.sleep(0.1)
+        await _all_succeed(connection, at_least=inserted[0])
+        assert done >= 15
+        assert supervisor.pools == pools
+
+
+async def _was_done(change: Awaitable[object]) -> bool:
+    """DDL may lose a deadlock against outcomes: it locks the table, then its partitions; they do the reverse."""
+    try:
+        await change
+    except asyncpg.DeadlockDetectedError:
+        return False
+    return True
+
+
+async def _all_succeed(connection: Connection, *, at_least: int) -> None:
+    await has_count(connection, 0, "finished_on = 'infinity'", within=30)
+    assert await count(connection) >= at_least > 100
+    assert await count(connection, "status <> 'succeeded' or crashes > 0") == 0

@@ -1,0 +1,77 @@
+"""Anybody may notify: a storm on pushq's channel costs a bounded number of claims, and holds up no job."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import asyncpg
+
+from tests.support.jobs import Connection, finished, insert
+from tests.support.metrics import scrape
+from tests.support.supervisors import RunningSupervisor, supervising
+
+SECONDS = 4.0
+BURST = 50
+"""Notifications of a transaction. Two of them name the pool's own queue and everybody; equal ones would collapse."""
+BURSTS_A_SECOND = 100
+
+
+async def test_a_storm_of_false_notifications_costs_a_bounded_number_of_claims_and_holds_up_no_job(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url, POLL_INTERVAL="0") as supervisor:
+        pools = supervisor.pools
+        bystander = await asyncpg.connect(database_url)
+        began, before = time.monotonic(), _wakeups(supervisor)
+        storm = asyncio.create_task(_storm(bystander))
+        slowest = 0.0
+        while not storm.done():
+            (row,) = await finished(connection, *await insert(connection, "echo"))
+            slowest = max(slowest, (row["started_at"] - row["enqueued_at"]).total_seconds())
+            await asyncio.sleep(0.2)
+        seconds, notified = time.monotonic() - began, await storm
+        wakeups = {source: count - before[source] for source, count in _wakeups(supervisor).items()}
+        await bystander.close()
+
+        # Else it was no storm.
+        assert notified / seconds > 2000
+        heard = scrape(supervisor, "pushq_notifications_received_total")
+        assert heard > notified / 2
+        assert wakeups["notify"] <= 20 + 20 * seconds + 10
+        assert sum(wakeups.values()) <= 3 * (20 + 20 * seconds)
+        assert slowest < 2
+        assert supervisor.pools == pools
+
+
+def _wakeups(supervisor: RunningSupervisor) -> dict[str, float]:
+    sources = ("notify", "poll", "timer", "linger")
+    return {source: scrape(supervisor, "pushq_wakeups_total", source=source) for source in sources}
+
+
+async def _storm(bystander: Connection) -> int:
+    """How many notifications were sent."""
+    chance, sent = random.Random(5), 0
+    ends_at = time.monotonic() + SECONDS
+    while (began := time.monotonic()) < ends_at:
+        payloads = ["default", "", *(_payload(chance) for _ in range(BURST - 2))]
+        await bystander.execute("select pg_notify('pushq', payload) from unnest($1::text[]) as payload", payloads)
+        sent += BURST
+        await asyncio.sleep(max(0.0, began + 1 / BURSTS_A_SECOND - time.monotonic()))
+    return sent
+
+
+def _payload(chance: random.Random) -> str:
+    letters = "abc{}[]\"'\\%; \n\t\x1b\N{SNOWMAN}"
+    return "".join(chance.choices(letters, k=chance.choice([1, 5, 20, 60, 1000])))
+
+
+async def test_no_payload_harms_a_pool(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, POLL_INTERVAL="0") as supervisor:
+        pools = supervisor.pools
+        for payload in ("{" * 7999, "\N{SNOWMAN}" * 2600, "\x1b]0;title\x07\r\n", "default\n", "DEFAULT", " "):
+            await connection.execute("select pg_notify('pushq', $1)", payload)
+            await finished(connection, *await insert(connection, "echo"), within=5)
+
+        assert supervisor.pools == pools

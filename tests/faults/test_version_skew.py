@@ -1,0 +1,269 @@
+"""The program and the schema are of different versions, or many migrate at once: refused in a sentence, or it works."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+import anyio
+import asyncpg
+import pytest
+from click.testing import Result
+
+from pushq.database.migrate import migrate, migrations, missing
+from tests.support.commands import invoke
+from tests.support.jobs import Connection, finished, insert
+from tests.support.supervisors import supervising
+from tests.support.waiting import eventually
+
+EARLIER = [migration.version for migration in migrations()[:-1]]
+NEWEST = migrations()[-1].version
+JOB = "00000000-0000-7000-8000-000000000000"
+
+# In an order in which each has something to do. Beside each: the first schema that has all that it uses.
+COMMANDS: Mapping[Sequence[str], int] = {
+    ("supervise", "tests.support.handlers:tasks", "--http-port", "0"): NEWEST,
+    ("exporter", "--http-port", "0"): NEWEST,
+    ("sweep", "--lease", "0.3", "--heartbeat-interval", "0.1"): NEWEST,
+    ("enqueue", "echo"): 1,  # the same INSERT as anybody's
+    ("jobs", "show", JOB): 1,
+    ("jobs", "list"): 3,
+    ("queues", "list"): 3,
+    ("jobs", "cancel", JOB): 4,
+    ("jobs", "retry", JOB): 4,
+    ("queues", "pause", "mail"): 4,
+    ("queues", "resume", "mail"): 4,
+}
+CHECKED_FIRST = ("supervise", "exporter", "sweep")
+
+
+# An older schema ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", EARLIER)
+def test_an_older_schema_is_refused_in_a_sentence_that_names_the_remedy_by_whatever_it_does_not_suffice_for(
+    empty_database_url: str, version: int
+) -> None:
+    asyncio.run(_prepare(empty_database_url, version))
+    lacks = ", ".join(migration.name for migration in migrations()[version:])
+
+    for command, needs in COMMANDS.items():
+        ended = invoke(*command, url=empty_database_url)
+        if version < needs:
+            assert f"lacks {lacks}; run `pushq migrate`." in ended.stderr, command
+            assert _is_one_sentence(ended), command
+        else:
+            assert (ended.exit_code, ended.stderr) == (0, ""), command
+
+
+@pytest.mark.parametrize("version", sorted({EARLIER[0], EARLIER[-1]}))
+async def test_what_was_inserted_into_an_older_schema_runs_once_it_is_migrated(
+    empty_database_url: str, version: int
+) -> None:
+    await _prepare(empty_database_url, version)
+    await migrate(empty_database_url)
+    async with _connected(empty_database_url) as connection:
+        with supervising(empty_database_url):
+            rows = await finished(
+                connection, *[row["id"] for row in await connection.fetch("select id from pushq.jobs")]
+            )
+
+    assert [row["status"] for row in rows] == ["succeeded"]
+
+
+async def _prepare(url: str, version: int) -> None:
+    """A schema of that version, with a job."""
+    async with _connected(url) as connection:
+        for migration in migrations()[:version]:
+            await connection.execute(migration.sql)
+        await connection.execute(f"insert into pushq.jobs (id, task) values ('{JOB}', 'echo')")
+
+
+def _is_one_sentence(ended: Result) -> bool:
+    return (ended.exit_code, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+
+
+# A newer schema -------------------------------------------------------------------------------------------------------
+
+FUTURE = "insert into pushq.migrations values (9999, '9999_from_the_future')"
+REFUSAL = f"has schema version 9999, and this pushq knows {NEWEST}; upgrade pushq."
+
+
+def test_a_newer_schema_is_refused_by_what_runs_for_long_and_the_rest_works_as_ever(database_url: str) -> None:
+    asyncio.run(_execute(database_url, f"insert into pushq.jobs (id, task) values ('{JOB}', 'echo'); {FUTURE}"))
+
+    for command in COMMANDS:
+        ended = invoke(*command, url=database_url)
+        if command[0] in CHECKED_FIRST:
+            assert REFUSAL in ended.stderr, command
+            assert _is_one_sentence(ended), command
+        else:
+            assert (ended.exit_code, ended.stderr) == (0, ""), command
+
+
+def test_a_newer_schema_that_lacks_what_this_program_uses_is_refused_by_every_command(database_url: str) -> None:
+    asyncio.run(_execute(database_url, f"alter schema pushq rename to newer; create schema pushq; {FUTURE_ELSEWHERE}"))
+
+    for command in COMMANDS:
+        ended = invoke(*command, url=database_url)
+        assert REFUSAL in ended.stderr, command
+        assert _is_one_sentence(ended), command
+
+
+FUTURE_ELSEWHERE = "create table pushq.migrations as table newer.migrations; " + FUTURE
+
+
+async def test_a_supervisor_that_runs_runs_on_when_the_schema_becomes_newer(
+    database_url: str, connection: Connection
+) -> None:
+    """Also its statements, which the server had planned for the table as it was."""
+    with supervising(database_url, "--concurrency", "5"):
+        jobs = await insert(connection, "sleep", 5, payload={"seconds": 0.5})
+        jobs += await insert(connection, "echo", 20)
+        for number in range(10):
+            await connection.execute(f"alter table pushq.jobs add column newer_{number} int not null default {number}")
+            jobs += await insert(connection, "echo", 20)
+        await connection.execute(FUTURE)
+        jobs += await insert(connection, "echo", 20)
+        rows = await finished(connection, *jobs)
+
+    assert {(row["status"], row["attempt"], row["failures"], row["crashes"]) for row in rows} == {
+        ("succeeded", 1, 0, 0)
+    }
+
+
+async def test_whoever_inserts_by_the_columns_of_the_contract_does_so_into_a_newer_schema_too(
+    connection: Connection,
+) -> None:
+    await connection.execute(f"alter table pushq.jobs add column newer text not null default 'unheard of'; {FUTURE}")
+    await insert(connection, "echo")
+    columns = (
+        "id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id, "
+        "submitted_by"
+    )
+    values = f"'{JOB}', 'echo', '{{}}', 'default', 1, now(), 3, '1 minute', 'key', 'tenant', 'reference', 'me'"
+    await connection.execute(f"insert into pushq.jobs ({columns}) values ({values})")
+
+    assert await connection.fetchval("select count(*) from pushq.jobs where newer = 'unheard of'") == 2
+
+
+# Many migrators, of whom some die -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Processes that have imported already what a migrator needs: to start one takes no time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pushq.database.migrate", "anyio._backends._asyncio"])
+    return context
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_twenty_migrators_of_whom_some_are_killed_make_the_schema_that_one_makes(
+    empty_database_url: str,
+    database_url: str,
+    processes: ForkServerContext,
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    migrators = [processes.Process(target=anyio.run, args=(migrate, empty_database_url)) for _ in range(20)]
+    for migrator in migrators:
+        migrator.start()
+    doomed = chance.sample(migrators, 8)
+    async with _connected(empty_database_url) as connection, asyncio.TaskGroup() as group:
+        await eventually(lambda: _somebody_migrates(connection))
+        for migrator in doomed:
+            group.create_task(_kill_within(0.5, migrator, chance))
+    await eventually(lambda: _all_ended(migrators), within=30)
+
+    assert {migrator.exitcode for migrator in migrators if migrator not in doomed} == {0}
+    assert any(migrator.exitcode == -9 for migrator in doomed), "all were quicker than their killers"
+    async with _connected(empty_database_url) as connection, _connected(database_url) as other:
+        await eventually(lambda: _is_left_alone(connection))
+        assert await missing(empty_database_url) == []
+        made, wanted = await _schema(connection), await _schema(other)
+        assert sorted(set(made) ^ set(wanted)) == []
+        assert made == wanted
+
+
+async def _kill_within(seconds: float, migrator: ForkServerProcess, chance: random.Random) -> None:
+    await asyncio.sleep(chance.uniform(0, seconds))
+    migrator.kill()
+
+
+async def _somebody_migrates(connection: Connection) -> bool:
+    return bool(await connection.fetchval(f"select exists (select {_MIGRATORS})"))
+
+
+async def _is_left_alone(connection: Connection) -> bool:
+    return not await connection.fetchval(f"select exists (select {_MIGRATORS}) or exists (select {_LOCKS})")
+
+
+_LOCKS = """
+from pg_locks join pg_database on pg_database.oid = pg_locks.database
+where datname = current_database() and locktype = 'advisory'
+"""
+_MIGRATORS = "from pg_stat_activity where datname = current_database() and application_name = 'pushq migrate'"
+
+
+async def _all_ended(migrators: Sequence[ForkServerProcess]) -> bool:
+    return all(migrator.exitcode is not None for migrator in migrators)
+
+
+async def _schema(connection: Connection) -> list[str]:
+    """All that the schema holds, a line each: what pg_dump would say."""
+    return [row["line"] for row in await connection.fetch(_CATALOG)]
+
+
+_CATALOG = """
+select line from (
+    select format('relation %s %s %s %s %s', relname, relkind, relpersistence, reloptions, relacl) as line
+    from pg_class where relnamespace = 'pushq'::regnamespace
+    union all
+    select format('column %s.%s %s %s %s %s', relname, attname, format_type(atttypid, atttypmod), attnotnull,
+        pg_get_expr(adbin, adrelid), col_description(pg_class.oid, attnum))
+    from pg_attribute
+    join pg_class on pg_class.oid = attrelid
+    left join pg_attrdef on adrelid = attrelid and adnum = attnum
+    where relnamespace = 'pushq'::regnamespace and attnum > 0
+    union all
+    select format('constraint %s on %s %s', conname, conrelid::regclass, pg_get_constraintdef(oid))
+    from pg_constraint where connamespace = 'pushq'::regnamespace
+    union all
+    select format('index %s', pg_get_indexdef(indexrelid))
+    from pg_index join pg_class on pg_class.oid = indexrelid where relnamespace = 'pushq'::regnamespace
+    union all
+    select format('trigger %s %s', pg_get_triggerdef(pg_trigger.oid), tgenabled)
+    from pg_trigger join pg_class on pg_class.oid = tgrelid
+    where relnamespace = 'pushq'::regnamespace and not tgisinternal
+    union all
+    select format('function %s %s', pg_get_functiondef(oid), proacl)
+    from pg_proc where pronamespace = 'pushq'::regnamespace
+    union all
+    select format('partition %s %s', inhrelid::regclass, pg_get_expr(relpartbound, inhrelid))
+    from pg_inherits join pg_class on pg_class.oid = inhrelid where relnamespace = 'pushq'::regnamespace
+    union all
+    select format('migration %s %s', version, name) from pushq.migrations
+    union all
+    select format('day %s %s', day, retired_at) from pushq.days
+) as catalog
+order by line
+"""
+
+
+async def _execute(url: str, script: str) -> None:
+    async with _connected(url) as connection:
+        await connection.execute(script)
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        connection.terminate()

@@ -1,0 +1,129 @@
+"""The tester can fail: planted bugs are caught, and a statement that waits is seen to wait, every time."""
+
+from __future__ import annotations
+
+import pytest
+
+from pushq.database import store
+from tests.isolation.operations import PARTS, sessions_of
+from tests.isolation.permute import Violation, interleavings, text_of
+from tests.isolation.stage import Stage
+from tests.isolation.test_triples import FROM_BOTH_ENDS
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+NO_ORDER = "no order of the operations explains this"
+
+# bug: statement, what stands there, what would stand there instead; who meets; how it is found
+PLANTED = {
+    "a claim that locks nothing claims twice": (
+        ("claim", "for no key update skip locked", ""),
+        ("claim", "claim"),
+        NO_ORDER,
+    ),
+    "a finish without the token ends a job that was taken away": (
+        ("finish", "and job.token = outcome.token", ""),
+        ("finish", "sweep"),
+        NO_ORDER,
+    ),
+    "a claim that sets the attempt does not count it": (
+        ("claim", "attempt = attempt + 1", "attempt = 1"),
+        ("claim", "cancel_q1"),
+        NO_ORDER,
+    ),
+    "a claim that does not look at the lease takes jobs for the dead": (
+        ("claim", "lease_until > now()", "true"),
+        ("claim_without_lease", "bury"),
+        NO_ORDER,
+    ),
+    "a claim that does not look at pauses goes on": (
+        ("claim", "paused.paused_at is not null", "false"),
+        ("claim", "pause_default"),
+        NO_ORDER,
+    ),
+    "a sweep that locks nothing charges a crash to who was about to finish": (
+        ("requeue", "for update skip locked", ""),
+        ("finish_retried", "sweep"),
+        NO_ORDER,
+    ),
+    "a tally that is not written is missed": (
+        (
+            "finish",
+            "select queue, task, 'retried', -1, -1, count(*), 0, 0",
+            "select queue, task, 'retried', -1, -1, 0, 0, 0",
+        ),
+        ("finish_retried", "fold"),
+        NO_ORDER,
+    ),
+    "a burial by name alone buries who has just given a sign of life": (
+        ("bury", "and seen.heartbeat = supervisor.heartbeat\n    where", "where true or"),
+        ("heartbeat_one", "bury"),
+        NO_ORDER,
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+async def test_a_planted_bug_is_caught(stage: Stage, monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+    spoiled, names, found_by = PLANTED[bug]
+    sessions = sessions_of(*(PARTS[name] for name in names))
+    schedules = interleavings(sessions, begins_apart=False)
+    await stage.try_every(sessions, schedules)
+
+    plant(monkeypatch, *spoiled)
+    with pytest.raises(Violation, match=found_by) as caught:
+        await stage.try_every(sessions, schedules)
+    assert "s1.begin" in str(caught.value)  # the schedule, to play it again
+
+
+@pytest.mark.parametrize(
+    ("batches", "statement", "order"),
+    [
+        ("finishes", "finish", "order by id"),
+        ("retries", "finish", "order by id"),
+        ("inserts", "insert", "order by unique_key, tenant_id, case when unique_key is null then id end, position"),
+        ("registrations", "register", "order by name"),
+    ],
+)
+async def test_batches_that_lock_in_the_order_of_arrival_are_caught_in_a_deadlock(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, batches: str, statement: str, order: str
+) -> None:
+    plant(monkeypatch, statement, order, "")
+    sessions = sessions_of(*FROM_BOTH_ENDS[batches])
+    with pytest.raises(Violation, match="ended with DeadlockDetectedError"):
+        await stage.try_every(sessions, interleavings(sessions, begins_apart=False))
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, name: str, sound: str, spoiled: str) -> None:
+    """Spoils one of pushq's statements."""
+    texts = {name: store.statement(name).replace(sound, spoiled)}
+    assert texts[name] != store.statement(name)
+    real = store.statement
+    for module in ("pushq.database.store", "pushq.queue"):
+        monkeypatch.setattr(f"{module}.statement", lambda asked: texts.get(asked) or real(asked))
+
+
+async def test_a_statement_that_must_wait_is_left_waiting_and_the_schedule_goes_on(stage: Stage) -> None:
+    sessions = sessions_of(PARTS["cancel_q1"], PARTS["cancel_q1"])
+    schedule = (0, 1, 0, 1, 0, 1)
+    assert text_of(sessions, schedule) == "s1.begin s2.begin s1.cancel_q1 s2.cancel_q1 s1.commit s2.commit"
+
+    for _ in range(5):
+        ((first, second),) = await stage.try_every(sessions, [schedule])
+
+        assert (first.answer, first.waited) == ("cancelled", False)
+        assert (second.answer, second.waited) == ("already cancelled", True)
+        assert second.started < first.over < second.over
+
+
+async def test_an_error_that_was_not_expected_is_a_violation(stage: Stage) -> None:
+    sessions = sessions_of(*(PARTS["cancel_q1"].at("repeatable read"),) * 2)
+    with pytest.raises(Violation, match="cancel_q1 ended with SerializationError"):
+        await stage.try_every(sessions, interleavings(sessions))
+
+
+async def test_a_job_that_is_in_two_places_is_a_violation(stage: Stage) -> None:
+    await stage.reset()
+    await stage.onlooker.execute("insert into pushq.jobs select * from isolation.jobs where status = 'failed'")
+    with pytest.raises(Violation, match="in two places"):
+        await stage.look()
