@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture-bell check bench clean
+.PHONY: help setup demo test torture torture-bell torture-drain check bench clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with pushq, the embedded PostgreSQL and the tools (PYTHON=… chooses the Python)
 
@@ -21,6 +21,12 @@ test: $(READY) ## run every test against a real PostgreSQL
 
 torture-bell: $(READY) ## try to make it lose a wake-up (MINUTES=30 SEED=… PLANTED=… chooses a bug to be found)
 	@$(BIN)/python -m tests.torture_bell --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED))
+
+torture: $(READY) ## try to break the guarantees by random faults (RUNS=10 SEED=… REPLAY=FILE PLANTED=…)
+	@$(BIN)/python -m tests.torture --record build/torture.jsonl --runs $(or $(RUNS),10) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) $(if $(PLANTED),--planted $(PLANTED))
+
+torture-drain: $(READY) ## stop supervisors at random instants, and go on where it was stopped (RUNS=600 SEED=…)
+	@$(BIN)/python -m tests.torture_drain --record build/torture-drain.jsonl --runs $(or $(RUNS),600) $(if $(SEED),--seed $(SEED))
 
 check: $(READY) ## lint, format, types, migrations
 	$(BIN)/ruff check

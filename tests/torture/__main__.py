@@ -1,0 +1,107 @@
+"""`make torture`: random faults against real processes and a real server, and a checker that trusts neither.
+
+A run follows a schedule, which its seed draws. One that fails leaves its schedule and its logs in build/torture, from
+where `--replay` plays it again. Each run is appended to a record, and without `--seed` the next go on where it ends.
+`--planted` puts a bug in, and ends at the first run that finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio
+import click
+
+from pushq.database.embedded import EmbeddedServer
+from tests.support.packages import unpacked
+from tests.torture.hosts import Clock
+from tests.torture.planted import BUGS
+from tests.torture.record import Record
+from tests.torture.run import run
+from tests.torture.schedule import JOBS, Schedule
+
+SERVER = {"wal_level": "logical", "max_prepared_transactions": "5", "max_replication_slots": "10"}
+KEPT = Path("build/torture")
+
+
+@click.command()
+@click.option("--runs", default=10, show_default=True, type=click.IntRange(1), help="How many seeds.")
+@click.option("--seed", type=click.IntRange(0), help="The first of them.  [the one after the record's last, else 1]")
+@click.option("--jobs", default=JOBS, show_default=True, type=click.IntRange(10), help="Jobs a run.")
+@click.option("--replay", type=click.Path(path_type=Path), help="Play this schedule once, in place of seeds.")
+@click.option("--planted", type=click.Choice(list(BUGS)), help="A bug to find; ends at the run that finds it.")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Append each run to this file.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
+def main(
+    runs: int,
+    seed: int | None,
+    jobs: int,
+    replay: Path | None,
+    planted: str | None,
+    record: Path | None,
+    as_json: bool,
+) -> None:
+    """Tries to break the guarantees of pushq's README by random faults. Exit code 1: it did."""
+    kept = Record(record)
+    first = kept.next_seed if seed is None else seed
+    try:
+        schedules = [Schedule.read(replay)] if replay else [Schedule.drawn(first + n, jobs) for n in range(runs)]
+    except ValueError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    found = 0
+    with suppress(KeyboardInterrupt):
+        found = _torture(schedules, kept, planted, as_json=as_json)
+    sys.exit(found > 0)
+
+
+def _torture(schedules: Iterable[Schedule], record: Record, planted: str | None, *, as_json: bool) -> int:
+    """How many runs found a violation."""
+    found, total, void = 0, Counter[str](), 0
+    with EmbeddedServer(durable=True, settings=SERVER) as server, TemporaryDirectory() as directory:
+        clock = _clock(Path(directory))
+        for number, schedule in enumerate(schedules, 1):
+            home = Path(directory) / str(number)
+            home.mkdir()
+            ended = anyio.run(run, server, schedule, home, planted, clock)
+            record.append(ended)
+            total.update(ended.faults)
+            void += bool(ended.toothless)
+            found += bool(ended.violations)
+            click.echo(json.dumps(ended.as_dict()) if as_json else str(ended))
+            if ended.violations:
+                _keep(schedule, home)
+                if planted:
+                    break
+            shutil.rmtree(home)
+    if not as_json:
+        click.echo(f"{found} runs with violations, {void} void; faults: {dict(total)}")
+    return found
+
+
+def _clock(directory: Path) -> Clock | None:
+    files = unpacked("libfaketime")
+    library = next(files.rglob("libfaketimeMT.so*"), None) if files else None
+    if library is None:
+        click.echo("no libfaketime to be had: the clock is not stepped, and runs that would step it are void", err=True)
+        return None
+    return Clock(library, directory)
+
+
+def _keep(schedule: Schedule, home: Path) -> None:
+    kept = KEPT / str(schedule.seed)
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(home, kept)
+    schedule.write(kept / "schedule.json")
+    click.echo(f"kept in {kept}; again: make torture REPLAY={kept}/schedule.json", err=True)
+
+
+if __name__ == "__main__":
+    main()

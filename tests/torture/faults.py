@@ -1,0 +1,281 @@
+"""Carries out the faults of a schedule, each beside the others, and proves of each that it bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import anyio
+import asyncpg
+
+from pushq.database.embedded import EmbeddedServer
+from tests.torture.clients import AWAY
+from tests.torture.history import Excuse
+from tests.torture.hosts import SHUTDOWN, Host, is_stopped
+from tests.torture.proxy import Proxy
+from tests.torture.schedule import Fault
+
+GONE_WITHIN = SHUTDOWN + 3.0
+"""Seconds after SIGTERM."""
+FORGETS = 1.0
+"""Seconds of claims that a server may forget when it crashes: they are committed without waiting for the disk."""
+CLOCK_STEP = 3600.0
+PUSHQ_BACKENDS = "select pid from pg_stat_activity where application_name ~ '^pushq ' and pid <> pg_backend_pid()"
+
+
+class Faults:
+    """`done` and `bit` by kind; `excuses`: when which host could not know that it had lost its jobs."""
+
+    def __init__(self, server: EmbeddedServer, database: str, hosts: Sequence[Host], clients: Proxy) -> None:
+        self._server = server
+        self._url = server.url(database)
+        self._hosts = hosts
+        self._clients = clients
+        self._server_is_mine = anyio.Lock()
+        self._going_down = [anyio.Lock() for _ in hosts]
+        self._stopping = [anyio.Lock() for _ in hosts]
+        self.done = Counter[str]()
+        self.bit = Counter[str]()
+        self.excuses: list[Excuse] = []
+        self.broken_promises: list[str] = []
+
+    async def run(self, faults: Sequence[Fault]) -> None:
+        """Returns when all are over, and everything is whole again."""
+        began_at = anyio.current_time()
+        async with anyio.create_task_group() as group:
+            for fault in faults:
+                group.start_soon(self._commit, fault, began_at + fault.at)
+
+    @property
+    def toothless(self) -> list[str]:
+        """Kinds that did not bite each time."""
+        return [kind for kind, count in self.done.items() if self.bit[kind] < count]
+
+    async def _commit(self, fault: Fault, at: float) -> None:
+        await anyio.sleep_until(at)
+        if fault.host is None:
+            bit = await self._on_all[fault.kind](fault.seconds)
+        else:
+            bit = await self._on_a_host(fault, self._hosts[fault.host])
+        self.done[fault.kind] += 1
+        self.bit[fault.kind] += bool(bit)
+
+    # Hosts ----------------------------------------------------------------------------------------------------
+
+    async def _on_a_host(self, fault: Fault, host: Host) -> bool:
+        act: dict[str, Callable[[Host, float], Awaitable[bool]]] = {
+            "kill pool": self._kill_pool,
+            "kill supervisor": self._kill_supervisor,
+            "kill host": self._kill_host,
+            "stop pool": self._stop_pool,
+            "stop supervisor": self._stop_supervisor,
+            "stop host": self._stop_host,
+            "drain": self._drain,
+            "step clock": self._step_clock,
+            "delay": self._delay,
+            "cut": self._cut,
+            "hold": self._hold,
+            "half-open": self._leave_half_open,
+            "swallow replies": self._swallow_replies,
+        }
+        return await act[fault.kind](host, fault.seconds)
+
+    async def _kill_pool(self, host: Host, _: float) -> bool:
+        victim = await _wait_pool(host)
+        _send(signal.SIGKILL, victim)
+        return await _comes_true(lambda: victim not in host.pools)
+
+    async def _kill_supervisor(self, host: Host, seconds: float) -> bool:
+        """Its pools die with it."""
+        async with self._down(host, seconds):
+            _send(signal.SIGKILL, host.pid)
+            return await host.reap(10) == -signal.SIGKILL
+
+    async def _kill_host(self, host: Host, seconds: float) -> bool:
+        async with self._down(host, seconds):
+            host.signal_group(signal.SIGKILL)
+            return await host.reap(10) == -signal.SIGKILL
+
+    async def _drain(self, host: Host, seconds: float) -> bool:
+        """SIGTERM: it must be gone in time, whatever else befalls it."""
+        await _wait_pool(host)  # until then it may end by itself, since there is no database to begin with
+        async with self._stopping[host.number], self._down(host, seconds):
+            _send(signal.SIGTERM, host.pid)
+            code = await host.reap(GONE_WITHIN)
+            if code != 0:
+                how = f"was not gone {GONE_WITHIN:g} s after SIGTERM" if code is None else f"ended {code} after SIGTERM"
+                self.broken_promises.append(f"host {host.number} {how}")
+                host.signal_group(signal.SIGKILL)
+            return code is not None
+
+    @asynccontextmanager
+    async def _down(self, host: Host, seconds: float) -> AsyncIterator[None]:
+        """Its supervisor, which is up, is to be down afterwards for a while."""
+        async with self._going_down[host.number]:
+            await _comes_true(lambda: host.is_up)
+            host.is_wanted = False
+            yield
+            await anyio.sleep(seconds)
+            host.is_wanted = True
+
+    async def _stop_pool(self, host: Host, seconds: float) -> bool:
+        return await self._stop(host, lambda: host.pools[:1], seconds)
+
+    async def _stop_supervisor(self, host: Host, seconds: float) -> bool:
+        return await self._stop(host, lambda: [host.pid], seconds)
+
+    async def _stop_host(self, host: Host, seconds: float) -> bool:
+        return await self._stop(host, lambda: [host.pid, *host.pools], seconds)
+
+    async def _stop(self, host: Host, victims: Callable[[], list[int]], seconds: float) -> bool:
+        async with self._stopping[host.number]:
+            await _wait_pool(host)
+            with self._excused(host.number, "stopped"):
+                pids = victims()
+                _send(signal.SIGSTOP, *pids)
+                bit = await _comes_true(lambda: any(map(is_stopped, pids)))
+                await anyio.sleep(seconds)
+                _send(signal.SIGCONT, *pids)
+            return bit
+
+    async def _step_clock(self, host: Host, seconds: float) -> bool:
+        """Forwards by an hour and back again, once a handler has gone by it."""
+        if host.clock is None:
+            return False
+        host.clock.set(CLOCK_STEP)
+        await anyio.sleep(seconds)
+        bit = await _comes_true(lambda: host.goes_by(CLOCK_STEP), within=20)
+        host.clock.set(0)
+        return bit
+
+    # Ways to the database -------------------------------------------------------------------------------------
+
+    async def _delay(self, host: Host, seconds: float) -> bool:
+        await _wait_pool(host)
+        with self._excused(host.number, "delayed"):
+            host.proxy.delay, before = 0.15, host.proxy.delayed
+            await anyio.sleep(seconds)
+            host.proxy.delay = 0.0
+        return host.proxy.delayed > before
+
+    async def _cut(self, host: Host, _: float) -> bool:
+        await _wait_pool(host)
+        return await _comes_true(lambda: host.proxy.cut() > 0)
+
+    async def _hold(self, host: Host, seconds: float) -> bool:
+        await _wait_pool(host)
+        before = host.proxy.held
+        with self._excused(host.number, "cut off"):
+            host.proxy.hold()
+            await anyio.sleep(seconds)
+            host.proxy.let_flow()
+        return host.proxy.held > before
+
+    async def _leave_half_open(self, host: Host, seconds: float) -> bool:
+        await _wait_pool(host)
+        with self._excused(host.number, "cut off"):
+            left = await _comes_true(lambda: host.proxy.leave_half_open() > 0)
+            await anyio.sleep(seconds)
+            host.proxy.cut_half_open()
+        return left
+
+    async def _swallow_replies(self, host: Host, seconds: float) -> bool:
+        return await self._swallow(host.proxy, seconds)
+
+    async def _swallow_clients_replies(self, seconds: float) -> bool:
+        return await self._swallow(self._clients, seconds)
+
+    async def _swallow(self, proxy: Proxy, seconds: float) -> bool:
+        """Until one was, and for as long as it may take."""
+        before, until = proxy.swallowed, anyio.current_time() + seconds
+        while anyio.current_time() < until or (proxy.swallowed == before and anyio.current_time() < until + 10):
+            proxy.swallow_replies()
+            await anyio.sleep(0.05)
+        proxy.swallow_replies(swallows=False)
+        return proxy.swallowed > before
+
+    async def _cut_clients(self, _: float) -> bool:
+        return await _comes_true(lambda: self._clients.cut() > 0)
+
+    # The server -----------------------------------------------------------------------------------------------
+
+    @property
+    def _on_all(self) -> dict[str, Callable[[float], Awaitable[bool]]]:
+        return {
+            "crash server": self._crash,
+            "freeze server": self._freeze,
+            "terminate backends": self._terminate,
+            "cut clients": self._cut_clients,
+            "swallow clients' replies": self._swallow_clients_replies,
+        }
+
+    async def _crash(self, _: float) -> bool:
+        async with self._server_is_mine:
+            before, began_at = self._server.process.pid, time.monotonic()
+            # In this thread, with whose end the server ends; everything else may wait meanwhile.
+            self._server.restart(crash=True)
+            self.excuses.append(Excuse(None, "server crashed", began_at - FORGETS, time.monotonic()))
+            return self._server.process.pid != before
+
+    async def _freeze(self, seconds: float) -> bool:
+        async with self._server_is_mine:
+            with self._excused(None, "server frozen"):
+                _send(signal.SIGSTOP, *_with_children(self._server.process.pid))
+                bit = await _comes_true(lambda: is_stopped(self._server.process.pid))
+                await anyio.sleep(seconds)
+                _send(signal.SIGCONT, *_with_children(self._server.process.pid))
+            return bit
+
+    async def _terminate(self, _: float) -> bool:
+        """All of pushq's backends at once."""
+        async with self._server_is_mine:
+            for _ in range(50):
+                with suppress(*AWAY):
+                    connection = await asyncpg.connect(self._url, timeout=5)
+                    try:
+                        terminate = f"select count(pg_terminate_backend(pid)) from ({PUSHQ_BACKENDS}) as theirs"
+                        if await connection.fetchval(terminate):
+                            return True
+                    finally:
+                        connection.terminate()
+                await anyio.sleep(0.1)
+            return False
+
+    @contextmanager
+    def _excused(self, host: int | None, kind: str) -> Iterator[None]:
+        began_at = time.monotonic()
+        try:
+            yield
+        finally:
+            self.excuses.append(Excuse(host, kind, began_at, time.monotonic()))
+
+
+async def _wait_pool(host: Host) -> int:
+    """One of its pools, as soon as it has one."""
+    await _comes_true(lambda: host.is_up and bool(host.pools), within=30)
+    return next(iter(host.pools), 0)
+
+
+async def _comes_true(look: Callable[[], bool], within: float = 10.0) -> bool:
+    until = anyio.current_time() + within
+    while not look():
+        if anyio.current_time() > until:
+            return False
+        await anyio.sleep(0.02)
+    return True
+
+
+def _send(number: signal.Signals, *pids: int) -> None:
+    for pid in filter(None, pids):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _with_children(pid: int) -> list[int]:
+    """The postmaster first, so that it starts no others meanwhile."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]

@@ -1,0 +1,126 @@
+"""The tasks of the torture's hosts. Each run says when it began and ended, on the machine's one monotonic clock.
+
+Importing them plants the bug that PUSHQ_TEST_PLANTED names, if any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import anyio
+
+from pushq import Retry, Tasks, current_job
+from pushq.backoff import exponential
+from tests.torture.planted import plant
+
+tasks = Tasks()
+soon = exponential(timedelta(milliseconds=50), longest=timedelta(milliseconds=200))
+
+# That naps do not use time.sleep is for libfaketime's sake, under which it raises an error.
+_LOG = os.open(os.environ["PUSHQ_TEST_RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+_HOST = int(os.environ["PUSHQ_TEST_HOST"])
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """One line at the begin and one at the end, each by one write, which a death does not cut in two."""
+    job, began_at = current_job(), time.monotonic()
+    run = {"job": str(job.id), "attempt": job.attempt, "token": str(job.token), "host": _HOST, "pid": os.getpid()}
+    run |= {"began_at": began_at}
+    _say(run | {"wall": time.time()})
+    try:
+        yield
+    finally:
+        _say(run | {"ended_at": time.monotonic()})
+
+
+def _say(line: dict[str, object]) -> None:
+    os.write(_LOG, json.dumps(line).encode() + b"\n")
+
+
+@tasks.register("nothing")
+async def do_nothing() -> None:
+    with recorded():
+        pass
+
+
+@tasks.register("nap")
+async def nap(seconds: float) -> dict[str, str]:
+    """Says, as its result, under which claim it ran."""
+    with recorded():
+        await asyncio.sleep(seconds)
+    return {"token": str(current_job().token)}
+
+
+@tasks.register("thread")
+def nap_in_a_thread(seconds: float) -> float:
+    with recorded():
+        threading.Event().wait(seconds)
+    return seconds
+
+
+@tasks.register("block")
+async def block_the_loop(seconds: float) -> None:
+    with recorded():
+        threading.Event().wait(seconds)  # a handler that does what it must not
+
+
+@tasks.register("fail", backoff=soon)
+async def fail() -> None:
+    with recorded():
+        raise ValueError(f"as it was told to, under token {current_job().token}")
+
+
+@tasks.register("fail.once", max_attempts=3, backoff=soon)
+async def fail_once() -> None:
+    with recorded():
+        if current_job().failures == 0:
+            raise ValueError("the first time")
+
+
+@tasks.register("snooze", max_attempts=1)
+async def snooze(seconds: float) -> None:
+    with recorded():
+        if current_job().attempt == 1:
+            raise Retry(after=timedelta(seconds=seconds))
+
+
+@tasks.register("stubborn", max_attempts=2, timeout=timedelta(seconds=0.3), backoff=soon)
+async def ignore_cancellation(seconds: float) -> None:
+    with recorded(), anyio.CancelScope(shield=True):
+        await asyncio.sleep(seconds)
+
+
+@tasks.register("die")
+async def die(way: str) -> None:
+    """Kills its process, whoever else is running in it."""
+    with recorded():
+        if way == "exit":
+            os._exit(3)
+        os.kill(os.getpid(), {"kill": signal.SIGKILL, "segfault": signal.SIGSEGV, "abort": signal.SIGABRT}[way])
+
+
+@tasks.register("poison", max_attempts=2, backoff=soon)
+async def poison(kind: str) -> object:
+    """Returns or raises what cannot be stored as it is."""
+    with recorded():
+        if kind == "error":
+            raise ValueError("nul \x00, lone surrogate \ud800, and " + "long " * 10_000)
+        return {"nan": float("nan"), "object": object(), "nul": "a\x00b", "large": "x" * 2_000_000}[kind]
+
+
+@tasks.register("large")
+async def take_a_large_payload(text: str) -> int:
+    with recorded():
+        return len(text)
+
+
+plant(os.environ.get("PUSHQ_TEST_PLANTED"))

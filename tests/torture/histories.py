@@ -1,0 +1,234 @@
+"""Histories made by hand, to test the checker: told act by act, and wrong where they are told to be.
+
+    tale = Tale()
+    tale.job().run(host=1).succeed()
+    tale.history()
+
+Every act is what pushq does, unless it is given a column that is not: `succeed(attempt=7)`.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any, Self
+from uuid import UUID
+
+from tests.torture.history import Answer, Call, Change, Excuse, History, Leftovers, Operation, Row, Run
+
+LEASE = 2.0
+
+
+class Tale:
+    """A history in the making. Each act takes a tenth of a second."""
+
+    def __init__(self, *, failures_allowed: int = 3, crashes_allowed: int = 3) -> None:
+        self.now = 0.0
+        self.failures_allowed = failures_allowed
+        self.crashes_allowed = crashes_allowed
+        self.calls: list[Call] = []
+        self.runs: list[Run] = []
+        self.changes: list[Change] = []
+        self.excuses: list[Excuse] = []
+        self.leftovers = Leftovers()
+        self._transactions = 700
+        self._chance = random.Random(0)
+
+    def job(self, answer: Answer = "ok", **how: Any) -> Hero:
+        """A new job, and its insert."""
+        return Hero(self, self.any_id()).insert(answer, **how)
+
+    def nobody(self) -> Hero:
+        """A job that nobody inserted."""
+        return Hero(self, self.any_id())
+
+    def pass_time(self, seconds: float) -> Self:
+        self.now += seconds
+        return self
+
+    def freeze(self, host: int | None, seconds: float = 1.5 * LEASE) -> Self:
+        """host: None is the server."""
+        self.excuses.append(Excuse(host, "frozen", self.now, self.now + seconds))
+        return self.pass_time(seconds)
+
+    def crash_server(self) -> Self:
+        """It forgets what nobody waited for in the second before."""
+        self.excuses.append(Excuse(None, "server crashed", self.now - 1, self.now + 0.5))
+        return self.pass_time(0.5)
+
+    def leave(self, **what: Any) -> Self:
+        self.leftovers = Leftovers(**what)
+        return self
+
+    def history(self) -> History:
+        return History(
+            lease=LEASE,
+            failures_allowed=self.failures_allowed,
+            crashes_allowed=self.crashes_allowed,
+            calls=tuple(self.calls),
+            runs=tuple(self.runs),
+            changes=tuple(self.changes),
+            excuses=tuple(self.excuses),
+            leftovers=self.leftovers,
+        )
+
+    def any_id(self) -> UUID:
+        return UUID(int=self._chance.getrandbits(128), version=4)
+
+    def next_transaction(self) -> int:
+        self.now += 0.1
+        self._transactions += 1
+        return self._transactions
+
+
+class Hero:
+    """One job of a tale. row: as it stands; runs: where its runs are in the tale's."""
+
+    def __init__(self, tale: Tale, job: UUID) -> None:
+        self.tale = tale
+        self.job = job
+        self.row = Row(job, "queued", 0, 0, 0, None, None, None, is_finished=False)
+        self.runs: list[int] = []
+        self.host = 0
+
+    # Clients --------------------------------------------------------------------------------------------------
+
+    def insert(self, answer: Answer = "ok", *, commits: bool | None = None, **columns: Any) -> Self:
+        """commits: whether it did; by default, unless it failed."""
+        self.ask("insert", answer)
+        if commits if commits is not None else answer != "failed":
+            self.appear(**columns)
+        return self
+
+    def cancel(self, answer: Answer = "ok", *, did: str | None = None) -> Self:
+        return self.ask("cancel", answer, did).move(status="cancelled", token=None)
+
+    def retry(self, answer: Answer = "ok", **wrong: Any) -> Self:
+        """By hand."""
+        return self.ask("retry", answer).reset(**wrong)
+
+    def ask(self, operation: Operation, answer: Answer = "ok", did: str | None = None) -> Self:
+        """Only that: what the database then does is another act."""
+        self.tale.calls.append(Call(operation, self.job, answer, self.tale.now, self.tale.now + 0.1, did))
+        self.tale.now += 0.1
+        return self
+
+    # Pools ----------------------------------------------------------------------------------------------------
+
+    def claim(self, host: int = 0, **wrong: Any) -> Self:
+        self.host = host
+        attempt, token = self.row.attempt + 1, self.tale.any_id()
+        right = _columns(status="running", attempt=attempt, token=token, supervisor=f"host-{host}")
+        return self.update(**(right | wrong))
+
+    def begin(
+        self, host: int | None = None, *, attempt: int | None = None, pid: int | None = None, tells: bool = True
+    ) -> Self:
+        """A run of the attempt that was claimed last. By default its process is its own. tells: its token."""
+        self.runs.append(len(self.tale.runs))
+        self.host = self.host if host is None else host
+        run = Run(
+            self.job,
+            self.row.attempt if attempt is None else attempt,
+            self.host,
+            1000 + len(self.tale.runs) if pid is None else pid,
+            self.tale.now,
+            None,
+            token=(self.row.token or self.tale.any_id()) if tells else None,
+        )
+        self.tale.runs.append(run)
+        return self.pass_time(0.1)
+
+    def end(self, which: int = -1) -> Self:
+        """which: of its runs; the last one."""
+        return self._say(which, ended_at=self.tale.now)
+
+    def die(self, which: int = -1) -> Self:
+        """The process of a run is killed."""
+        return self._say(which, died_at=self.tale.now)
+
+    def run(self, host: int = 0) -> Self:
+        return self.claim(host).begin().end()
+
+    def succeed(self, **wrong: Any) -> Self:
+        return self.move(**(_columns(status="succeeded", told=None) | wrong))
+
+    def fail(self, **wrong: Any) -> Self:
+        """For good."""
+        return self.move(**(_columns(status="failed", failures=self.row.failures + 1, told=None) | wrong))
+
+    def give_up(self, **wrong: Any) -> Self:
+        """Its handler cancels it."""
+        return self.move(**(_columns(status="cancelled", told=None) | wrong))
+
+    def release(self, **wrong: Any) -> Self:
+        """At no charge: by a pool that stops, or because the handler asked for another time."""
+        return self.update(**(_columns(status="queued", token=None) | wrong))
+
+    def try_again(self, **wrong: Any) -> Self:
+        """After a failure."""
+        return self.release(**(_columns(failures=self.row.failures + 1, told=None) | wrong))
+
+    def crash(self, **wrong: Any) -> Self:
+        """What a supervisor or a sweeper does after its process died."""
+        crashes = self.row.crashes + 1
+        if crashes < self.tale.crashes_allowed:
+            return self.release(**(_columns(crashes=crashes) | wrong))
+        return self.move(**(_columns(status="failed", crashes=crashes, token=None) | wrong))
+
+    # The database ---------------------------------------------------------------------------------------------
+
+    def appear(self, **columns: Any) -> Self:
+        """A row from nowhere."""
+        self.row = replace(self.row, **columns)
+        return self._commit((None, self.row))
+
+    def vanish(self) -> Self:
+        return self._commit((self.row, None))
+
+    def update(self, *, found: Row | None = None, **columns: Any) -> Self:
+        """found: the row as the update found it, where that is not as it stood."""
+        before, self.row = found or self.row, replace(self.row, **columns)
+        return self._commit((before, self.row))
+
+    def move(self, *, found: Row | None = None, **columns: Any) -> Self:
+        """From the unfinished ones into a day, or back."""
+        before, self.row = found or self.row, replace(self.row, is_finished=not self.row.is_finished)
+        self.row = replace(self.row, **columns)
+        return self._commit((before, None), (None, self.row))
+
+    def park(self) -> Self:
+        return self.update()
+
+    def reset(self, **wrong: Any) -> Self:
+        """What pushq.retry does to a job that does not run."""
+        columns = _columns(status="queued", failures=0, crashes=0, token=None) | wrong
+        return self.move(**columns) if self.row.is_finished else self.update(**columns)
+
+    # ----------------------------------------------------------------------------------------------------------
+
+    def pass_time(self, seconds: float) -> Self:
+        self.tale.pass_time(seconds)
+        return self
+
+    def freeze(self, host: int | None, seconds: float = 1.5 * LEASE) -> Self:
+        self.tale.freeze(host, seconds)
+        return self
+
+    def crash_server(self) -> Self:
+        self.tale.crash_server()
+        return self
+
+    def _commit(self, *changes: tuple[Row | None, Row | None]) -> Self:
+        transaction = self.tale.next_transaction()
+        self.tale.changes += [Change(transaction, before, after) for before, after in changes]
+        return self
+
+    def _say(self, which: int, **what: Any) -> Self:
+        place = self.runs[which]
+        self.tale.runs[place] = replace(self.tale.runs[place], **what)
+        return self.pass_time(0.1)
+
+
+def _columns(**columns: Any) -> dict[str, Any]:
+    return columns

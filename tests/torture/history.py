@@ -1,0 +1,130 @@
+"""What is known of one run, by three witnesses and the faults: the checker's input, as values.
+
+The clients say what they asked for and what they were answered. The handlers say when they ran. The database says what
+it committed, by logical decoding, in the order of its commits. All instants are seconds of one machine's monotonic
+clock; the database has none, so its changes have an order only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+Answer: TypeAlias = Literal["ok", "failed", "unknown"]
+"""unknown: the connection was lost before the answer came; what was asked for may have been done, once."""
+Operation: TypeAlias = Literal["insert", "cancel", "retry"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one client asked for one job, and what it was told. A rolled back insert is `failed`."""
+
+    operation: Operation
+    job: UUID
+    answer: Answer
+    invoked_at: float
+    returned_at: float
+    did: str | None = None
+    """What pushq.cancel or pushq.retry returned, where that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a handler, which says its begin and, whichever way it is left, its end.
+
+    ended_at: None if it never said so: its process died. died_at: an instant at which that one was still alive, as near
+    to its death as is known; without one it is taken to have lived until the last thing that any run in it said. token:
+    that of its claim, where the handler says it; then a claim that the server forgot is known for certain.
+    """
+
+    job: UUID
+    attempt: int
+    host: int
+    pid: int
+    began_at: float
+    ended_at: float | None
+    died_at: float | None = None
+    token: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A version of a job's row, as far as the checker looks at it."""
+
+    job: UUID
+    status: str
+    attempt: int
+    failures: int
+    crashes: int
+    max_attempts: int | None
+    token: UUID | None
+    supervisor: str | None
+    is_finished: bool
+    """Whether it stands in a day's partition."""
+    told: UUID | None = None
+    """The token of the claim that its outcome tells of, where it does: a handler returned `{"token": "…"}`, or raised
+    something whose text has `token …`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed change of a row: an insert has no before, a delete no after.
+
+    The finish of a job shows as a delete from the unfinished ones and an insert into a day, of one transaction.
+    """
+
+    transaction: int
+    before: Row | None
+    after: Row | None
+
+
+@dataclass(frozen=True, slots=True)
+class Excuse:
+    """A time in which a host may run what it no longer owns: it was frozen, or cut off from the database. host: None
+    stands for the server: it was frozen, or it crashed and forgot the claims of the last second, which is part of the
+    time. That alone takes no job from its owner: it excuses only a run whose claim the database does not remember."""
+
+    host: int | None
+    kind: str
+    began_at: float
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What was there when everything had been stopped and should not have been."""
+
+    running_rows: int = 0
+    idle_transactions: int = 0
+    prepared_transactions: int = 0
+    processes: tuple[str, ...] = ()
+    sockets: int = 0
+    complaints: tuple[str, ...] = ()
+    """Lines in logs that tell of a bug: a traceback, a task that was destroyed, an exception never retrieved."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """lease: seconds; failures_allowed: a task's own max_attempts, for rows that have none; crashes_allowed: crashes
+    that end a job."""
+
+    lease: float
+    failures_allowed: int
+    crashes_allowed: int
+    calls: tuple[Call, ...] = ()
+    runs: tuple[Run, ...] = ()
+    changes: tuple[Change, ...] = ()
+    excuses: tuple[Excuse, ...] = ()
+    leftovers: Leftovers = field(default_factory=Leftovers)
+
+
+Code: TypeAlias = Literal["LOST", "GHOST", "MUTEX", "FENCE", "ATT", "CLEAN"]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """code: which promise; what: a sentence with the job, its attempts and instants."""
+
+    code: Code
+    what: str

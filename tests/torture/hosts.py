@@ -1,0 +1,154 @@
+"""The hosts: three supervisors, each a process group with a proxy and a log; the last has a clock of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+
+from tests.support.supervisors import RunningSupervisor, environment, launch
+from tests.torture.proxy import Proxy
+from tests.torture.schedule import LEASE
+
+WORKERS = 4
+SHUTDOWN = 3.0
+SETTINGS = {
+    "LEASE": f"{LEASE:g}",
+    "HEARTBEAT_INTERVAL": "0.5",
+    "SWEEP_INTERVAL": "0.5",
+    "POLL_INTERVAL": "1",
+    "SHUTDOWN_TIMEOUT": f"{SHUTDOWN:g}",
+    "LOG_FORMAT": "json",
+}
+COMPLAINT = re.compile(r"Traceback|never retrieved|was destroyed but|Exception ignored|never awaited")
+TASKS = "tests.torture.handlers:tasks"
+
+
+class Host:
+    """is_wanted: whether its supervisor is to be started again when it ends. groups: its process groups so far."""
+
+    def __init__(
+        self, number: int, directory: Path, proxy: Proxy, database: str, planted: str | None, clock: Clock | None
+    ) -> None:
+        self.number = number
+        self.proxy = proxy
+        self.clock = clock
+        self.log = directory / f"host{number}.log"
+        self.is_wanted = True
+        self.groups: list[int] = []
+        self._planted = planted
+        self._database = database
+        self._runs = directory / "runs.jsonl"
+        self._supervisor: RunningSupervisor | None = None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://pushq@127.0.0.1:{self.proxy.port}/{self._database}?sslmode=disable"
+
+    @property
+    def is_up(self) -> bool:
+        return self._supervisor is not None and self._supervisor.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of its supervisor, which is up."""
+        assert self._supervisor
+        return self._supervisor.process.pid
+
+    @property
+    def pools(self) -> list[int]:
+        with suppress(OSError):  # it has just died
+            return self._supervisor.pools if self._supervisor else []
+        return []
+
+    def _start(self) -> None:
+        given = {"TEST_RUNS": str(self._runs), "TEST_HOST": str(self.number)}
+        if self._planted:
+            given["TEST_PLANTED"] = self._planted
+        env = environment(self.url, **SETTINGS, **given) | (self.clock.environment if self.clock else {})
+        self._supervisor = launch(
+            self.log, TASKS, f"--concurrency={WORKERS}", env=env, program="tests.torture.supervise"
+        )
+        self.groups.append(self._supervisor.process.pid)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    async def keep_up(self) -> None:
+        """As systemd would."""
+        while True:
+            if self.is_wanted and not self.is_up:
+                self._start()
+            await anyio.sleep(0.2)
+
+    async def reap(self, within: float) -> int | None:
+        """The exit code of its supervisor, once it has ended; None: not so soon."""
+        with anyio.move_on_after(within):
+            while self.is_up:  # noqa: ASYNC110 - that a process ends is no event of ours
+                await anyio.sleep(0.02)
+        assert self._supervisor
+        return self._supervisor.process.returncode
+
+    def goes_by(self, step: float) -> bool:
+        """Whether a handler has run by a clock that is so many seconds ahead."""
+        lines = self._runs.read_text().splitlines() if self._runs.exists() else []
+        said = [line for line in map(json.loads, lines) if line["host"] == self.number and "wall" in line]
+        return any(line["wall"] > time.time() + step / 2 for line in said)
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines of its log that tell of a bug, and not of a fault."""
+        said = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return [f"host {self.number}: {line[:300]}" for line in said.splitlines() if COMPLAINT.search(line)]
+
+    def end(self) -> None:
+        if self._supervisor:
+            self.signal_group(signal.SIGCONT)
+            self._supervisor.end()
+
+
+class Clock:
+    """A wall clock that can be stepped while processes go by it. Their monotonic clock stays the machine's.
+
+    It is libfaketime, which reads how far it is off from a file.
+    """
+
+    def __init__(self, library: Path, directory: Path) -> None:
+        self._file = directory / "clock"
+        self.set(0)
+        self.environment = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_CACHE_DURATION": "1",  # seconds; each call would read the file otherwise
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, seconds: float) -> None:
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{seconds:+.0f}\n")
+        new.replace(self._file)
+
+
+def processes_of(groups: list[int]) -> Iterator[str]:
+    """Those that live in these process groups, zombies aside, as `PID (NAME)`."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                name, _, rest = entry.joinpath("stat").read_text().rpartition(")")
+                state, _, group = rest.split()[:3]
+                if int(group) in groups and state != "Z":
+                    yield f"{name.replace(' ', ' ', 1)})"
+
+
+def is_stopped(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False

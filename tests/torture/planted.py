@@ -1,0 +1,266 @@
+"""Bugs to be found: each takes away one thing on which a guarantee stands, in supervisors and pools, by a patch.
+
+A battery that has never found anything proves nothing. These are what it must find.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from uuid import UUID
+
+import anyio
+
+import pushq.database.store
+import pushq.outcome
+import pushq.pool
+import pushq.pool.claimer
+import pushq.pool.finisher
+import pushq.supervisor
+from pushq.database.patience import wait_out
+from pushq.database.store import Sighting, Store
+from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.outcome import Outcome
+from pushq.pool.claimer import Claimer
+from pushq.pool.link import Link
+from pushq.pool.lookback import Lookback
+from pushq.pool.worker import Attempts
+from pushq.supervisor import Supervisor
+from pushq.supervisor.processes import PoolProcess
+from pushq.sweeper import Sweeper
+from pushq.sweeper.witness import Witness
+
+_PR_SET_PDEATHSIG = 1
+
+
+def plant(name: str | None) -> None:
+    """Raises KeyError for an unknown name; does nothing for none."""
+    if name:
+        BUGS[name]()
+
+
+# The fence ------------------------------------------------------------------------------------------------------------
+
+
+def _finish_without_token() -> None:
+    """Whoever ran a job may finish it, whoever holds it now."""
+    _rewrite("finish", "job.id = outcome.id and job.token = outcome.token", "job.id = outcome.id", times=2)
+
+
+def _same_token_for_all() -> None:
+    """A token that is no different in the next claim: a counter that was reset, an attempt's number."""
+    _replace(pushq.pool.claimer, "uuid4", lambda: UUID(int=1))
+
+
+# The claim ------------------------------------------------------------------------------------------------------------
+
+
+def _claim_without_lock() -> None:
+    """Two pools read the same job as queued, and both set it running."""
+    _rewrite("claim", "        for no key update skip locked\n", "")
+
+
+def _claim_without_lease() -> None:
+    """A supervisor that others believe dead claims on."""
+    live = "exists (select from pushq.supervisors where name = $3 and lease_until > now())"
+    _rewrite("claim", live, "$3 > ''")
+
+
+def _same_attempt_again() -> None:
+    """A job that is claimed again is not told apart from its first run."""
+    _rewrite("claim", "    attempt = attempt + 1", "    attempt = greatest(attempt, 1)")
+
+
+def _looks_ahead_only() -> None:
+    """A cursor: claims never look back at what a late commit has put behind it."""
+    _replace(Lookback, "seconds", property(lambda _: 0.2))
+
+
+def _no_taking_back() -> None:
+    """What a claim whose reply was lost had taken stays taken."""
+
+    async def take_back(_: Claimer) -> list[object]:
+        return []
+
+    _replace(Claimer, "_take_back", take_back)
+
+
+def _two_clocks() -> None:
+    """A retry is due by the clock of the host, and claimed by the database's."""
+    finish = Store.finish
+
+    async def by_own_clock(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
+        (row,) = await store._session.fetch("select extract(epoch from clock_timestamp())::float8 as now")
+        off = time.time() - row["now"]
+        for outcome in batch:
+            outcome.delay = max(0.0, outcome.delay + off) if outcome.delay else 0.0
+        return await finish(store, batch)
+
+    _replace(Store, "finish", by_own_clock)
+
+
+# The outcome ----------------------------------------------------------------------------------------------------------
+
+
+def _outcome_dropped() -> None:
+    """`except Exception` around the write: what could not be written once is forgotten."""
+
+    async def store_once(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
+        try:
+            return await store.finish(batch)
+        except (DatabaseAway, DatabaseRefused):
+            return set()
+
+    _replace(pushq.pool.finisher, "_store", store_once)
+
+
+def _lost_reply_believed() -> None:
+    """A finish whose reply was lost counts as done."""
+
+    async def believe(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
+        try:
+            return await store.finish(batch)
+        except (DatabaseAway, DatabaseRefused):
+            return {outcome.job.id for outcome in batch}
+
+    _replace(pushq.pool.finisher, "_store", believe)
+
+
+def _text_as_it_is() -> None:
+    """An error's text goes to the database as the handler made it, and a whole batch is refused for one."""
+
+    def storable_text(text: str, _: int = 0) -> str:
+        return text
+
+    _replace(pushq.outcome, "storable_text", storable_text)
+
+    async def write(store: Store, batch: Sequence[Outcome]) -> None:
+        await wait_out(lambda: store.finish(batch))
+
+    _replace(pushq.pool.finisher, "write", write)
+
+
+# The sweeper ----------------------------------------------------------------------------------------------------------
+
+
+def _swept_by_age() -> None:
+    """A job that has run for longer than a lease is taken away, whoever lives."""
+    sweep = Sweeper.sweep
+    too_old = (
+        "update pushq.jobs_unfinished set status = 'queued', token = null"
+        " where status = 'running' and started_at < now() - interval '2 seconds'"
+    )
+
+    async def sweep_by_age(sweeper: Sweeper) -> object:
+        await sweeper._store._session.fetch(too_old)
+        return await sweep(sweeper)
+
+    _replace(Sweeper, "sweep", sweep_by_age)
+
+
+def _one_witness() -> None:
+    """The lease alone decides: a pause of the database makes everybody look dead."""
+
+    def dead(_: Witness, sightings: Sequence[Sighting], *__: float) -> list[tuple[str, int]]:
+        return [(one.name, one.heartbeat) for one in sightings if one.expired]
+
+    _replace(Witness, "dead", dead)
+
+
+def _nobody_sweeps() -> None:
+    async def sweep(_: Sweeper) -> None:
+        """Does nothing."""
+
+    _replace(Sweeper, "sweep", sweep)
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+
+def _crash_is_a_failure() -> None:
+    """Who shared a process with a killer spends an attempt."""
+    _rewrite("requeue", "        crashes = crashes + $3::int,\n", "        failures = failures + $3::int,\n")
+
+
+def _crash_is_free() -> None:
+    """A job that kills its process does so for ever."""
+    _rewrite("requeue", "        crashes = crashes + $3::int,\n", "")
+
+
+def _dead_pool_forgotten() -> None:
+    """The supervisor starts a new pool, and leaves what the dead one ran."""
+
+    async def charge(*_: object) -> None:
+        """Does nothing."""
+
+    _replace(Supervisor, "_charge", charge)
+
+
+def _pools_outlive() -> None:
+    """Nothing ends a pool whose supervisor is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
+    obey = pushq.pool.Pool.obey
+
+    async def obey_for_ever(pool: pushq.pool.Pool, link: Link) -> None:
+        await obey(pool, _endless(link))  # type: ignore[arg-type]
+
+    _replace(pushq.pool.Pool, "obey", obey_for_ever)
+
+
+async def _endless(link: Link) -> AsyncIterator[object]:
+    async for order in link:
+        yield order
+    await anyio.sleep_forever()
+
+
+def _no_deadline() -> None:
+    """The drain waits for handlers however long they take."""
+    _replace(Attempts, "stop", lambda _: None)
+    _replace(PoolProcess, "kill", lambda _: None)
+
+
+def _suspects_among_others() -> None:
+    """A job that has killed two processes runs beside others, which are charged with it."""
+    _rewrite("claim", "job.crashes < 2", "job.crashes < 3", times=3)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _rewrite(name: str, old: str, new: str, times: int = 1) -> None:
+    """Replaces a part of a statement that must be there."""
+    statement = pushq.database.store.statement
+    text = statement(name)
+    assert text.count(old) == times, f"{old!r} is in {name}.sql {text.count(old)} times: plant this bug elsewhere"
+    texts = {name: text.replace(old, new)}
+    _replace(pushq.database.store, "statement", lambda asked: texts.get(asked) or statement(asked))
+
+
+def _replace(owner: object, name: str, new: object) -> None:
+    assert hasattr(owner, name), f"{owner}.{name} is no more: plant this bug elsewhere"
+    setattr(owner, name, new)
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    "finish-without-token": _finish_without_token,
+    "same-token-for-all": _same_token_for_all,
+    "claim-without-lock": _claim_without_lock,
+    "claim-without-lease": _claim_without_lease,
+    "same-attempt-again": _same_attempt_again,
+    "looks-ahead-only": _looks_ahead_only,
+    "no-taking-back": _no_taking_back,
+    "two-clocks": _two_clocks,
+    "outcome-dropped": _outcome_dropped,
+    "lost-reply-believed": _lost_reply_believed,
+    "text-as-it-is": _text_as_it_is,
+    "swept-by-age": _swept_by_age,
+    "one-witness": _one_witness,
+    "nobody-sweeps": _nobody_sweeps,
+    "crash-is-a-failure": _crash_is_a_failure,
+    "crash-is-free": _crash_is_free,
+    "dead-pool-forgotten": _dead_pool_forgotten,
+    "pools-outlive": _pools_outlive,
+    "no-deadline": _no_deadline,
+    "suspects-among-others": _suspects_among_others,
+}

@@ -1,0 +1,271 @@
+"""One run: joins the hosts, the clients and the faults on a database, and gathers what the checker looks at.
+
+Theory of operation. Three hosts work on one database, each by way of a proxy; clients insert by way of another. The
+faults of the schedule befall them meanwhile, and overlap. When all are over everything is healed, and what is left must
+be run within SETTLES_WITHIN. Then the hosts are stopped, and three witnesses are asked: the clients' log, the handlers'
+log, and the database's own, by logical decoding.
+
+    clients ─proxy→ PostgreSQL ←proxies─ hosts
+       │               │ decoding         │ handlers' log
+       └───calls──→ History ←─────────────┘   → checker
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from uuid import UUID
+
+import anyio
+import asyncpg
+
+from pushq.database.embedded import EmbeddedServer
+from pushq.database.migrate import migrate
+from tests.support.waiting import eventually
+from tests.torture.checker import check
+from tests.torture.clients import AWAY, FAILURES_ALLOWED, Clients
+from tests.torture.decoding import Decoder
+from tests.torture.faults import GONE_WITHIN, Faults
+from tests.torture.history import Change, History, Leftovers, Run, Violation
+from tests.torture.hosts import Clock, Host, processes_of
+from tests.torture.proxy import Proxy
+from tests.torture.schedule import HOSTS, LEASE, Schedule
+
+CRASHES_ALLOWED = 3
+SETTLES_WITHIN = 60.0
+"""Seconds after the last fault within which everything must have run: two leases, two sweeps, and what a pool that has
+died often waits before it is started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a run came to. settled_after: seconds after the last fault, None: not in time.
+
+    toothless: kinds of faults that did not bite: then the run has shown nothing, and is void.
+    """
+
+    seed: int
+    planted: str | None
+    seconds: float
+    settled_after: float | None
+    faults: dict[str, int]
+    toothless: list[str]
+    violations: list[Violation]
+    statuses: dict[str, int]
+    runs: int
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        settled = "did not settle" if self.settled_after is None else f"settled after {self.settled_after:.1f} s"
+        verdict = "void: did not bite: " + ", ".join(self.toothless) if self.toothless else "0 violations"
+        if self.violations:
+            verdict = f"{len(self.violations)} violations"
+        ended = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
+        faults = sum(self.faults.values())
+        head = f"seed {self.seed}: {verdict}; {self.runs} runs of handlers; {ended}; {faults} faults; {settled}"
+        lines = [head, *(f"  {violation.code} {violation.what}" for violation in self.violations[:20])]
+        return "\n".join(lines)
+
+
+_BACKENDS = "pg_stat_activity where application_name ~ '^pushq '"
+
+
+async def run(
+    server: EmbeddedServer, schedule: Schedule, directory: Path, planted: str | None, clock: Clock | None
+) -> Ended:
+    """Plays a schedule in a database of its own. directory: where the logs go."""
+    began_at, database = time.monotonic(), f"torture_{schedule.seed}"
+    async with _database(server, database) as url:
+        stage = Stage(server, database, url, schedule, directory, planted, clock)
+        async with stage.set():
+            await stage.play()
+        return stage.ended(time.monotonic() - began_at)
+
+
+@asynccontextmanager
+async def _database(server: EmbeddedServer, name: str) -> AsyncIterator[str]:
+    await _administrate(server, f"drop database if exists {name} with (force)", f"create database {name}")
+    await migrate(server.url(name))
+    yield server.url(name)
+    drop_slots = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '{name}'"
+    await _administrate(server, drop_slots.format(name=name), f"drop database if exists {name} with (force)")
+
+
+async def _administrate(server: EmbeddedServer, *statements: str) -> None:
+    async with connected(server.url()) as connection:
+        for statement in statements:
+            await connection.execute(statement)
+
+
+class Stage:
+    """What takes part in one run."""
+
+    def __init__(
+        self,
+        server: EmbeddedServer,
+        database: str,
+        url: str,
+        schedule: Schedule,
+        directory: Path,
+        planted: str | None,
+        clock: Clock | None,
+    ) -> None:
+        socket = server.directory / ".s.PGSQL.5432"
+        self._url = url
+        self._schedule = schedule
+        self._planted = planted
+        self._runs = directory / "runs.jsonl"
+        self._hosts = [
+            Host(number, directory, Proxy(socket), database, planted, clock if number == HOSTS - 1 else None)
+            for number in range(HOSTS)
+        ]
+        self._way_in = Proxy(socket)
+        self._faults = Faults(server, database, self._hosts, self._way_in)
+        self._psql = str(server.bin_directory / "psql")
+        self._database = database
+        self._clients: Clients
+        self._decoder: Decoder
+        self._changes: list[Change] = []
+        self._settled_after: float | None = None
+        self._leftovers = Leftovers()
+
+    @asynccontextmanager
+    async def set(self) -> AsyncIterator[None]:
+        """The proxies serve and the hosts are kept up."""
+        async with AsyncExitStack() as stack:
+            for proxy in (self._way_in, *(host.proxy for host in self._hosts)):
+                await stack.enter_async_context(proxy.serving())
+            way_in = f"postgresql://pushq@127.0.0.1:{self._way_in.port}/{self._database}?sslmode=disable"
+            schedule = self._schedule
+            self._clients = Clients(way_in, self._psql, schedule.seed, schedule.jobs, schedule.seconds)
+            self._decoder = await Decoder.watching(self._url)
+            for host in self._hosts:
+                stack.callback(host.end)
+            async with anyio.create_task_group() as around:
+                for host in self._hosts:
+                    around.start_soon(host.keep_up)
+                around.start_soon(self._decode)
+                yield
+                around.cancel_scope.cancel()
+
+    async def play(self) -> None:
+        """Jobs and faults, then quiet, then the end."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._clients.run)
+            group.start_soon(self._faults.run, self._schedule.faults)
+        await self._settle()
+        await self._stop()
+        await self._look_for_leftovers()
+
+    async def _decode(self) -> None:
+        """Takes the changes while they come, so that WAL does not pile up."""
+        while True:
+            await self._take_changes()
+            await anyio.sleep(0.5)
+
+    async def _take_changes(self) -> None:
+        with suppress(*AWAY):
+            self._changes += await self._decoder.changes()
+
+    async def _settle(self) -> None:
+        began_at = time.monotonic()
+        with suppress(AssertionError):  # what is left then, the checker finds lost
+            await eventually(self._is_done, within=SETTLES_WITHIN)
+            self._settled_after = time.monotonic() - began_at
+
+    async def _is_done(self) -> bool:
+        with suppress(*AWAY):
+            async with connected(self._url) as connection:
+                return not await connection.fetchval("select count(*) from pushq.jobs_unfinished")
+        return False
+
+    async def _stop(self) -> None:
+        """SIGTERM to all. What is not gone in time is left over."""
+        for host in self._hosts:
+            host.is_wanted = False
+            host.signal_group(signal.SIGTERM)
+        async with anyio.create_task_group() as group:
+            for host in self._hosts:
+                group.start_soon(host.reap, GONE_WITHIN)
+
+    async def _look_for_leftovers(self) -> None:
+        async with connected(self._url) as connection:
+
+            async def count(what: str) -> int:
+                return int(await connection.fetchval(f"select count(*) from {what}"))
+
+            async def are_gone() -> bool:
+                return not await count(_BACKENDS)
+
+            with suppress(AssertionError):
+                await eventually(are_gone, within=3)
+            self._leftovers = Leftovers(
+                running_rows=await count("pushq.jobs_unfinished where status = 'running'"),
+                idle_transactions=await count("pg_stat_activity where state like 'idle in transaction%'"),
+                prepared_transactions=await count("pg_prepared_xacts"),
+                processes=tuple(processes_of([group for host in self._hosts for group in host.groups])),
+                sockets=await count(_BACKENDS),
+                complaints=(*self._faults.broken_promises, *(line for host in self._hosts for line in host.complaints)),
+            )
+        await self._take_changes()
+
+    # What the witnesses say -----------------------------------------------------------------------------------
+
+    def ended(self, seconds: float) -> Ended:
+        runs = _runs(self._runs)
+        history = History(
+            lease=LEASE,
+            failures_allowed=FAILURES_ALLOWED,
+            crashes_allowed=CRASHES_ALLOWED,
+            calls=tuple(self._clients.calls),
+            runs=runs,
+            changes=tuple(self._changes),
+            excuses=tuple(self._faults.excuses),
+            leftovers=self._leftovers,
+        )
+        return Ended(
+            self._schedule.seed,
+            self._planted,
+            seconds,
+            self._settled_after,
+            dict(self._faults.done),
+            self._faults.toothless,
+            check(history),
+            dict(Counter(change.after.status for change in self._changes if change.after and change.after.is_finished)),
+            len(runs),
+        )
+
+
+def _runs(log: Path) -> tuple[Run, ...]:
+    """The handlers' log: a line at the begin of a run, and one at its end."""
+    begun: dict[tuple[str, int, int, float], Run] = {}
+    for line in log.read_text().splitlines() if log.exists() else ():
+        said = json.loads(line)
+        key = said["job"], said["attempt"], said["pid"], said["began_at"]
+        begun[key] = Run(
+            job=UUID(said["job"]),
+            attempt=said["attempt"],
+            host=said["host"],
+            pid=said["pid"],
+            began_at=said["began_at"],
+            ended_at=said.get("ended_at"),
+            token=UUID(said["token"]),
+        )
+    return tuple(begun.values())
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await asyncpg.connect(url, timeout=5, command_timeout=20)
+    try:
+        yield connection
+    finally:
+        connection.terminate()

@@ -1,0 +1,788 @@
+"""The checker finds what is wrong, by its right name, and nothing in what is right."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+from tests.torture import checker
+from tests.torture.checker import check
+from tests.torture.histories import Tale
+from tests.torture.history import Code, History, Row
+from tests.torture.mutations import MUTATIONS, Mutation
+from tests.torture.simulator import play
+
+Telling: TypeAlias = Callable[[Tale], object]
+
+STRANGER = UUID(int=77)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bad history, and its good twin."""
+
+    sentence: str
+    bad: Telling
+    good: Telling
+
+
+def told(telling: Telling, tale: Tale | None = None) -> History:
+    tale = tale or Tale()
+    telling(tale)
+    return tale.history()
+
+
+# LOST -----------------------------------------------------------------------------------------------------------------
+
+LOST = [
+    Case(
+        "an insert is answered ok and never committed",
+        lambda tale: tale.job(commits=False),
+        lambda tale: tale.job("unknown", commits=False),
+    ),
+    Case(
+        "a job is queued for ever",
+        lambda tale: tale.job(),
+        lambda tale: tale.job().run().succeed(),
+    ),
+    Case(
+        "a job whose insert was not answered is committed and queued for ever",
+        lambda tale: tale.job("unknown", commits=True),
+        lambda tale: tale.job("unknown", commits=True).run().succeed(),
+    ),
+    Case(
+        "a job runs for ever",
+        lambda tale: tale.job().run(),
+        lambda tale: tale.job().run().fail(),
+    ),
+    Case(
+        "a job is never tried again after a failure",
+        lambda tale: tale.job().run().try_again(),
+        lambda tale: tale.job().run().try_again().run().succeed(),
+    ),
+    Case(
+        "a job is never claimed again after its process died",
+        lambda tale: tale.job().claim().begin().die().crash(),
+        lambda tale: tale.job().claim().begin().die().crash().run(1).succeed(),
+    ),
+    Case(
+        "a job is retried by hand and then queued for ever",
+        lambda tale: tale.job().run().succeed().retry(),
+        lambda tale: tale.job().run().succeed().retry().run().succeed(),
+    ),
+    Case(
+        "a queued job's row is gone",
+        lambda tale: tale.job().vanish(),
+        lambda tale: tale.job().cancel(),
+    ),
+    Case(
+        "a running job's row is gone",
+        lambda tale: tale.job().run().vanish(),
+        lambda tale: tale.job().run().give_up(),
+    ),
+    Case(
+        "a job succeeds and no handler ran",
+        lambda tale: tale.job().claim().succeed(),
+        lambda tale: tale.job().claim().begin().end().succeed(),
+    ),
+    Case(
+        "a job succeeds and its handler never ended",
+        lambda tale: tale.job().claim().begin().succeed(),
+        lambda tale: tale.job().claim().begin().end().succeed(),
+    ),
+    Case(
+        "a job succeeds at its second attempt, and only the first ran",
+        lambda tale: tale.job().run().try_again().claim().succeed(),
+        lambda tale: tale.job().run().try_again().run().succeed(),
+    ),
+    Case(
+        "a job succeeds, and all that ended is a run of a claim that the server forgot",
+        lambda tale: tale.job().begin(0, attempt=1).end().crash_server().claim(1).begin().succeed(),
+        lambda tale: tale.job().begin(0, attempt=1).end().crash_server().claim(1).begin().end().succeed(),
+    ),
+    Case(
+        "a failure is charged for an attempt that never ended",
+        lambda tale: tale.job().claim().begin().die().try_again().run().succeed(),
+        lambda tale: tale.job().claim().begin().die().crash().run().succeed(),
+    ),
+    Case(
+        "a handler that never ran cancels its job",
+        lambda tale: tale.job().claim().give_up(),
+        lambda tale: tale.job().claim().cancel(),
+    ),
+    Case(
+        "a client is told that its job was cancelled, and it was not",
+        lambda tale: tale.job().ask("cancel", did="cancelled").run().succeed(),
+        lambda tale: tale.job().run().succeed().ask("cancel", did="already succeeded"),
+    ),
+    Case(
+        "a client is told that its job is queued again, and it is not",
+        lambda tale: tale.job().run().fail().ask("retry", did="queued"),
+        lambda tale: tale.job().run().fail().ask("retry", did="queued").reset().run().succeed(),
+    ),
+]
+
+# GHOST ----------------------------------------------------------------------------------------------------------------
+
+GHOST = [
+    Case(
+        "an insert that was rolled back is committed, run and finished",
+        lambda tale: tale.job("failed", commits=True).run().succeed(),
+        lambda tale: tale.job("unknown", commits=True).run().succeed(),
+    ),
+    Case(
+        "an insert that was rolled back is still queued at the end",
+        lambda tale: tale.job("failed", commits=True),
+        lambda tale: tale.job("failed"),
+    ),
+    Case(
+        "a handler runs a job whose insert was rolled back",
+        lambda tale: tale.job("failed").begin(attempt=1).end(),
+        lambda tale: tale.job("failed"),
+    ),
+    Case(
+        "the database commits a job that nobody inserted",
+        lambda tale: tale.nobody().appear().run().succeed(),
+        lambda tale: tale.nobody().insert().run().succeed(),
+    ),
+    Case(
+        "a finished job is there that nobody inserted",
+        lambda tale: tale.nobody().appear(status="succeeded", is_finished=True),
+        lambda tale: tale.nobody(),
+    ),
+    Case(
+        "a handler runs a job that nobody inserted",
+        lambda tale: tale.nobody().begin(attempt=1).end(),
+        lambda tale: tale.nobody(),
+    ),
+    Case(
+        "an insert whose answer was lost is carried out twice",
+        lambda tale: tale.job("unknown").cancel().appear(status="queued", is_finished=False).run().succeed(),
+        lambda tale: tale.job("unknown").cancel().retry().run().succeed(),
+    ),
+    Case(
+        "an insert that was answered is carried out twice, and both rows are finished",
+        lambda tale: (
+            tale.job().run().succeed().appear(status="queued", attempt=0, token=None, is_finished=False).cancel()
+        ),
+        lambda tale: tale.job().run().succeed(),
+    ),
+    Case(
+        "a handler runs a job that was never committed",
+        lambda tale: tale.job("unknown", commits=False).begin(attempt=1).end(),
+        lambda tale: tale.job("unknown", commits=True).claim().begin().end().succeed(),
+    ),
+    Case(
+        "a job is run before somebody inserts it",
+        lambda tale: tale.nobody().appear().run().succeed().ask("insert"),
+        lambda tale: tale.nobody().ask("insert").appear().run().succeed(),
+    ),
+]
+
+# MUTEX ----------------------------------------------------------------------------------------------------------------
+
+MUTEX = [
+    Case(
+        "a job is released while it runs, and runs elsewhere",
+        lambda tale: tale.job().claim(0).begin().release().claim(1).begin().end(0).end().succeed(),
+        lambda tale: tale.job().claim(0).begin().end().release().claim(1).begin().end().succeed(),
+    ),
+    Case(
+        "a long run is requeued by its age",
+        lambda tale: tale.job().claim(0).begin().pass_time(9).crash().claim(1).begin().end().succeed().end(0),
+        lambda tale: tale.job().claim(0).begin().pass_time(9).end().crash().claim(1).begin().end().succeed(),
+    ),
+    Case(
+        "a job is taken from a host that was frozen for a moment only",
+        lambda tale: tale.job().claim(0).begin().freeze(0, 0.5).crash().claim(1).begin().end().succeed().end(0),
+        lambda tale: tale.job().claim(0).begin().freeze(0, 2.1).crash().claim(1).begin().end().succeed().end(0),
+    ),
+    Case(
+        "a job is taken from a host when another was frozen",
+        lambda tale: tale.job().claim(0).begin().freeze(1).crash().claim(2).begin().end().succeed().end(0),
+        lambda tale: tale.job().claim(0).begin().freeze(0).crash().claim(2).begin().end().succeed().end(0),
+    ),
+    Case(
+        "a job is taken from a host that is frozen only afterwards",
+        lambda tale: tale.job().claim(0).begin().crash().claim(1).begin().freeze(0).end().succeed().end(0),
+        lambda tale: tale.job().claim(0).begin().freeze(0).crash().claim(1).begin().end().succeed().end(0),
+    ),
+    Case(
+        "a job is taken from a host that was frozen long before it began",
+        lambda tale: tale.freeze(0).job().pass_time(9).claim(0).begin().crash().claim(1).begin().end().succeed().end(0),
+        lambda tale: tale.job().claim(0).freeze(0).begin().crash().claim(1).begin().end().succeed().end(0),
+    ),
+    Case(
+        "a job is taken from a host because the server was frozen",
+        lambda tale: tale.job().claim(0).begin().freeze(None).crash().claim(1).begin().end().succeed().end(0),
+        lambda tale: tale.job().claim(0).begin().freeze(None).end().succeed(),
+    ),
+    Case(
+        "the claim was known, so that a crash of the server is no excuse",
+        lambda tale: tale.job().claim(0).begin().crash_server().crash().claim(1).begin().end().succeed().end(0),
+        lambda tale: tale.job().begin(0, attempt=1).crash_server().claim(1).begin().end().succeed().end(0),
+    ),
+    Case(
+        "two pauses with a sign of life between them are not one that is long enough",
+        lambda tale: (
+            tale.job()
+            .claim(0)
+            .begin()
+            .freeze(0, 0.7)
+            .pass_time(1)
+            .freeze(0, 0.7)
+            .crash()
+            .claim(1)
+            .begin()
+            .end()
+            .succeed()
+            .end(0)
+        ),
+        lambda tale: (
+            tale.job()
+            .claim(0)
+            .begin()
+            .freeze(0, 0.7)
+            .pass_time(0.2)
+            .freeze(0, 0.7)
+            .crash()
+            .claim(1)
+            .begin()
+            .end()
+            .succeed()
+            .end(0)
+        ),
+    ),
+    Case(
+        "one claim is run twice",
+        lambda tale: tale.job().claim().begin().end().begin().end().succeed(),
+        lambda tale: tale.job().claim().begin().end().succeed(),
+    ),
+    Case(
+        "one attempt is run twice, long after the server crashed",
+        lambda tale: (
+            hero := tale.crash_server().pass_time(9).job().begin(0, attempt=1, tells=False).end(),
+            hero.claim(1).begin(tells=False).end().succeed(),
+        ),
+        lambda tale: (
+            hero := tale.pass_time(9).job().begin(0, attempt=1, tells=False).end().crash_server(),
+            hero.claim(1).begin(tells=False).end().succeed(),
+        ),
+    ),
+    Case(
+        "a process is killed after the job it ran has begun elsewhere",
+        lambda tale: tale.job().claim(0).begin().crash().claim(1).begin().die(0).end().succeed(),
+        lambda tale: tale.job().claim(0).begin().die().crash().claim(1).begin().end().succeed(),
+    ),
+    Case(
+        "a run that never ended is heard to be alive when the next has begun",
+        lambda tale: (
+            tale.job().claim(0).begin(pid=5).crash().claim(1).begin().end().succeed(),
+            tale.job().claim(0).begin(pid=5).end().succeed(),
+        ),
+        lambda tale: (
+            tale.job().claim(0).begin(pid=5).crash().claim(1).begin().end().succeed(),
+            tale.job().claim(0).begin(pid=6).end().succeed(),
+        ),
+    ),
+    Case(
+        "a crash is charged to a process that is heard of when the job runs elsewhere",
+        lambda tale: (
+            hero := tale.job().claim(0).begin(pid=5).end().crash().claim(1).begin(),
+            tale.job().claim(0).begin(pid=5).end().succeed(),
+            hero.end().succeed(),
+        ),
+        lambda tale: (
+            hero := tale.job().claim(0).begin(pid=5).end().freeze(0).crash().claim(1).begin(),
+            tale.job().claim(0).begin(pid=5).end().succeed(),
+            hero.end().succeed(),
+        ),
+    ),
+    Case(
+        "a job is claimed that is held",
+        lambda tale: tale.job().claim(0).claim(1).begin().end().succeed(),
+        lambda tale: tale.job().claim(0).release().claim(1).begin().end().succeed(),
+    ),
+    Case(
+        "a handler runs on after its job was requeued, as if it had been cancelled",
+        lambda tale: tale.job().claim(0).begin().release().retry().claim(1).begin().end().succeed().end(0),
+        lambda tale: tale.job().claim(0).begin().cancel().retry().claim(1).begin().end().succeed().end(0),
+    ),
+    Case(
+        "a job that has killed two processes runs beside another",
+        lambda tale: (
+            killer := tale.job().claim().begin().die().crash().claim().begin().die().crash(),
+            killer.claim().begin(pid=5),
+            tale.job().claim().begin(pid=5).end().succeed(),
+            killer.end().succeed(),
+        ),
+        lambda tale: (
+            killer := tale.job().claim().begin().die().crash().claim().begin().die().crash(),
+            killer.claim().begin(pid=5),
+            tale.job().claim().begin(pid=6).end().succeed(),
+            killer.end().succeed(),
+        ),
+    ),
+    Case(
+        "a job is put beside one that has killed two processes",
+        lambda tale: (
+            killer := tale.job().claim().begin().die().crash().claim().begin().die().crash(),
+            other := tale.job().claim().begin(pid=5),
+            killer.claim().begin(pid=5).die().crash(),
+            other.end().succeed(),
+        ),
+        lambda tale: (
+            killer := tale.job().claim().begin().die().crash().claim().begin().die().crash(),
+            tale.job().claim().begin(pid=5).end().succeed(),
+            killer.claim().begin(pid=5).die().crash(),
+        ),
+    ),
+]
+
+# FENCE ----------------------------------------------------------------------------------------------------------------
+
+FENCE = [
+    Case(
+        "a claim is finished twice",
+        lambda tale: tale.job().run().succeed().appear(),
+        lambda tale: tale.job().run().succeed(),
+    ),
+    Case(
+        "a finished row appears beside the one that was cancelled",
+        lambda tale: tale.job().run().cancel().appear(status="succeeded", token=STRANGER),
+        lambda tale: tale.job().run().cancel(),
+    ),
+    Case(
+        "a finish under the token of an earlier claim",
+        lambda tale: (hero := tale.job().run(), old := hero.row.token, hero.release().run().succeed(token=old)),
+        lambda tale: tale.job().run().release().run().succeed(),
+    ),
+    Case(
+        "a finish under a token that nobody ever claimed",
+        lambda tale: tale.job().run().succeed(token=STRANGER),
+        lambda tale: tale.job().run().succeed(),
+    ),
+    Case(
+        "a finish that found another claim's token in the row",
+        lambda tale: (
+            hero := tale.job().run(0),
+            old := hero.row,
+            hero.release().run(1).succeed(found=replace(hero.row, token=old.token)),
+        ),
+        lambda tale: tale.job().run(0).release().run(1).succeed(),
+    ),
+    Case(
+        "a release that found another claim's token in the row",
+        lambda tale: (
+            hero := tale.job().run(0),
+            old := hero.row.token,
+            hero.release().run(1).release(found=replace(hero.row, token=old)).run(2).succeed(),
+        ),
+        lambda tale: tale.job().run(0).release().run(1).release().run(2).succeed(),
+    ),
+    Case(
+        "a late success of a job that was queued again",
+        lambda tale: tale.job().run().crash().succeed(),
+        lambda tale: tale.job().run().crash().run().succeed(),
+    ),
+    Case(
+        "a late failure of a job that was queued again",
+        lambda tale: tale.job().run().crash().move(status="failed"),
+        lambda tale: tale.job().run().crash().run().fail(),
+    ),
+    Case(
+        "a running job succeeds and nobody's token is left",
+        lambda tale: tale.job().run().succeed(token=None),
+        lambda tale: tale.job().run().succeed(),
+    ),
+    Case(
+        "a running job ends as failed by nobody, and no crash is charged",
+        lambda tale: tale.job().run().move(status="failed", token=None),
+        lambda tale: tale.job().run().cancel(),
+    ),
+    Case(
+        "a job is cancelled and nobody asked for it",
+        lambda tale: tale.job().move(status="cancelled"),
+        lambda tale: tale.job().ask("cancel", "unknown").move(status="cancelled"),
+    ),
+    Case(
+        "a job is cancelled although the cancel was rolled back",
+        lambda tale: tale.job().cancel("failed"),
+        lambda tale: tale.job().cancel("ok"),
+    ),
+    Case(
+        "a job is cancelled twice for one who asked once",
+        lambda tale: tale.job().cancel().retry().move(status="cancelled"),
+        lambda tale: tale.job().cancel().retry().cancel(),
+    ),
+    Case(
+        "a finished row is updated in its day",
+        lambda tale: tale.job().run().fail().update(status="succeeded"),
+        lambda tale: tale.job().run().fail(),
+    ),
+    Case(
+        "a finished row is deleted from its day",
+        lambda tale: tale.job().run().succeed().vanish(),
+        lambda tale: tale.job().run().succeed(),
+    ),
+    Case(
+        "a finished job is queued again and nobody asked for it",
+        lambda tale: tale.job().run().succeed().reset().run().succeed(),
+        lambda tale: tale.job().run().succeed().retry().run().succeed(),
+    ),
+    Case(
+        "a finished job is queued again twice for one who asked once",
+        lambda tale: tale.job().run().fail().retry().run().fail().reset().run().succeed(),
+        lambda tale: tale.job().run().fail().retry("unknown").run().fail().retry().run().succeed(),
+    ),
+    Case(
+        "what is taken out of a day is not what was put there",
+        lambda tale: (
+            hero := tale.job().run().fail().ask("retry"),
+            hero.move(found=replace(hero.row, status="succeeded"), status="queued", failures=0, token=None).cancel(),
+        ),
+        lambda tale: tale.job().run().fail().retry().cancel(),
+    ),
+    Case(
+        "a result that an earlier claim wrote",
+        lambda tale: (
+            hero := tale.job().claim(0).begin(),
+            old := hero.row.token,
+            hero.freeze(0).crash().run(1).succeed(told=old).end(0),
+        ),
+        lambda tale: (
+            hero := tale.job().claim(0).begin().freeze(0).crash().run(1),
+            hero.succeed(told=hero.row.token).end(0),
+        ),
+    ),
+    Case(
+        "a failure that an earlier claim wrote is charged to this one",
+        lambda tale: (
+            hero := tale.job().run(),
+            old := hero.row.token,
+            hero.release().run().try_again(told=old).run().succeed(),
+        ),
+        lambda tale: (
+            hero := tale.job().run(),
+            hero.try_again(told=hero.row.token).run().release().run().succeed(),
+        ),
+    ),
+    Case(
+        "two claims of a job under one token",
+        lambda tale: (
+            hero := tale.job().run(),
+            old := hero.row.token,
+            hero.release().claim(token=old).release().cancel(),
+        ),
+        lambda tale: tale.job().run().release().claim().release().cancel(),
+    ),
+    Case(
+        "claims of two jobs at two times under one token",
+        lambda tale: (
+            hero := tale.job().run(),
+            tale.job().claim(token=hero.row.token).begin().end().succeed(),
+            hero.succeed(),
+        ),
+        lambda tale: (
+            hero := tale.job().run(),
+            tale.job().claim().begin().end().succeed(),
+            hero.succeed(),
+        ),
+    ),
+]
+
+# ATT ------------------------------------------------------------------------------------------------------------------
+
+ATT = [
+    Case(
+        "a claim leaves attempt as it was",
+        lambda tale: tale.job().claim().release().claim(attempt=1).release().cancel(),
+        lambda tale: tale.job().claim().release().claim(attempt=2).release().cancel(),
+    ),
+    Case(
+        "a claim raises attempt by two",
+        lambda tale: tale.job().claim(attempt=2).begin().end().succeed(),
+        lambda tale: tale.job().claim(attempt=1).begin().end().succeed(),
+    ),
+    Case(
+        "a finish changes attempt",
+        lambda tale: tale.job().run().succeed(attempt=0),
+        lambda tale: tale.job().run().succeed(attempt=1),
+    ),
+    Case(
+        "a release takes an attempt back",
+        lambda tale: tale.job().run().release(attempt=0).cancel(),
+        lambda tale: tale.job().run().release(attempt=1).cancel(),
+    ),
+    Case(
+        "a retry by hand begins to count attempts anew",
+        lambda tale: tale.job().claim().release().run().fail().retry(attempt=0).cancel(),
+        lambda tale: tale.job().claim().release().run().fail().retry(attempt=2).cancel(),
+    ),
+    Case(
+        "a job is inserted as if it had been tried",
+        lambda tale: tale.job(attempt=1).cancel(),
+        lambda tale: tale.job(attempt=0).cancel(),
+    ),
+    Case(
+        "one run is charged with two failures",
+        lambda tale: tale.job(max_attempts=9).run().try_again(failures=2).run().succeed(),
+        lambda tale: tale.job(max_attempts=9).run().try_again(failures=1).run().succeed(),
+    ),
+    Case(
+        "a job fails more often than its row allows",
+        lambda tale: tale.job(max_attempts=1).run().try_again().run().fail(),
+        lambda tale: tale.job(max_attempts=2).run().try_again().run().fail(),
+    ),
+    Case(
+        "a job fails more often than its task allows",
+        lambda tale: tale.job().run().try_again().run().try_again().run().try_again().run().fail(),
+        lambda tale: tale.job().run().try_again().run().try_again().run().fail(),
+    ),
+    Case(
+        "a job goes on after its last failure, and succeeds",
+        lambda tale: tale.job(max_attempts=2).run().try_again().run().try_again().run().succeed(),
+        lambda tale: tale.job(max_attempts=2).run().try_again().run().succeed(),
+    ),
+    Case(
+        "a claim forgives a failure",
+        lambda tale: tale.job().run().try_again().claim(failures=0).begin().end().succeed(),
+        lambda tale: tale.job().run().try_again().claim(failures=1).begin().end().succeed(),
+    ),
+    Case(
+        "failures are forgiven and nobody asked for it",
+        lambda tale: tale.job().run().try_again().reset().run().succeed(),
+        lambda tale: tale.job().run().try_again().retry().run().succeed(),
+    ),
+    Case(
+        "a retry by hand forgives failures and not crashes",
+        lambda tale: tale.job().run().try_again().run().crash().retry(crashes=1).run().succeed(),
+        lambda tale: tale.job().run().try_again().run().crash().retry(crashes=0).run().succeed(),
+    ),
+    Case(
+        "a retry by hand of a finished job keeps its failures",
+        lambda tale: tale.job().run().fail().retry(failures=1).run().succeed(),
+        lambda tale: tale.job().run().fail().retry(failures=0).run().succeed(),
+    ),
+    Case(
+        "one run is charged with a failure and a crash",
+        lambda tale: tale.job().run().crash(failures=1).run().succeed(),
+        lambda tale: tale.job().run().crash(failures=0).run().succeed(),
+    ),
+    Case(
+        "a success is charged with a failure",
+        lambda tale: tale.job().run().succeed(failures=1),
+        lambda tale: tale.job().run().succeed(failures=0),
+    ),
+    Case(
+        "a job fails for good and no failure is charged",
+        lambda tale: tale.job().run().fail(failures=0),
+        lambda tale: tale.job().run().fail(failures=1),
+    ),
+    Case(
+        "one death is charged with two crashes",
+        lambda tale: tale.job().run().crash(crashes=2).run().succeed(),
+        lambda tale: tale.job().run().crash(crashes=1).run().succeed(),
+    ),
+    Case(
+        "a claim is charged with a crash",
+        lambda tale: tale.job().claim(crashes=1).begin().end().succeed(),
+        lambda tale: tale.job().claim(crashes=0).begin().end().succeed(),
+    ),
+    Case(
+        "a job goes on after its third crash",
+        lambda tale: tale.job().run().crash().run().crash().run().release(crashes=3).run().succeed(),
+        lambda tale: tale.job().run().crash().run().crash().run().crash(),
+    ),
+    Case(
+        "a crash ends a job that was allowed more",
+        lambda tale: tale.job().run().move(status="failed", crashes=1, token=None),
+        lambda tale: tale.job().run().crash().run().crash().run().move(status="failed", crashes=3, token=None),
+    ),
+    Case(
+        "a job is inserted as running",
+        lambda tale: tale.job(status="running").cancel(),
+        lambda tale: tale.job(status="queued").cancel(),
+    ),
+    Case(
+        "a retry by hand makes a finished job run at once",
+        lambda tale: tale.job().run().fail().retry(status="running").cancel(),
+        lambda tale: tale.job().run().fail().retry(status="queued").cancel(),
+    ),
+    Case(
+        "a queued job stands in a day",
+        lambda tale: tale.job().run().succeed(status="queued"),
+        lambda tale: tale.job().run().succeed(status="succeeded"),
+    ),
+    Case(
+        "a running job is written to, and runs on under the same token",
+        lambda tale: tale.job().run().update().succeed(),
+        lambda tale: tale.job().park().run().succeed(),
+    ),
+    Case(
+        "a failure comes from nowhere between two changes",
+        lambda tale: (
+            hero := tale.job(),
+            hero.claim(found=replace(hero.row, failures=1), failures=1).begin().end().succeed(failures=1),
+        ),
+        lambda tale: (hero := tale.job(), hero.claim(found=hero.row).begin().end().succeed()),
+    ),
+    Case(
+        "an attempt is run that was never claimed",
+        lambda tale: tale.job().begin(attempt=1).end().cancel(),
+        lambda tale: tale.job().begin(attempt=1).end().crash_server().cancel(),
+    ),
+    Case(
+        "an attempt is run that was never claimed, and the server crashes only much later",
+        lambda tale: tale.job().begin(attempt=1).end().cancel().pass_time(2).crash_server(),
+        lambda tale: tale.job().begin(attempt=1).end().cancel().crash_server(),
+    ),
+]
+
+# CLEAN ----------------------------------------------------------------------------------------------------------------
+
+CLEAN = [
+    Case("a running row is left", lambda tale: tale.leave(running_rows=1), lambda tale: tale.leave()),
+    Case("a transaction is left idle", lambda tale: tale.leave(idle_transactions=1), lambda tale: tale.leave()),
+    Case("a transaction is left prepared", lambda tale: tale.leave(prepared_transactions=1), lambda tale: tale.leave()),
+    Case("a process is left", lambda tale: tale.leave(processes=("7 (python)",)), lambda tale: tale.leave()),
+    Case("a socket is left", lambda tale: tale.leave(sockets=1), lambda tale: tale.leave()),
+    Case("a log complains", lambda tale: tale.leave(complaints=("Traceback",)), lambda tale: tale.leave()),
+]
+
+BY_CODE: dict[Code, list[Case]] = {
+    "LOST": LOST,
+    "GHOST": GHOST,
+    "MUTEX": MUTEX,
+    "FENCE": FENCE,
+    "ATT": ATT,
+    "CLEAN": CLEAN,
+}
+CASES = [pytest.param(code, case, id=case.sentence) for code, cases in BY_CODE.items() for case in cases]
+
+
+@pytest.mark.parametrize(("code", "case"), CASES)
+def test_a_bad_history_is_called_by_its_name_and_its_good_twin_passes(code: Code, case: Case) -> None:
+    assert check(told(case.good)) == []
+    assert _codes(told(case.bad)) == {code}
+    # and a good job beside it does not hide it
+    beside = Tale()
+    beside.job().run().try_again().run().succeed()
+    assert _codes(told(case.bad, beside)) == {code}
+
+
+def _codes(history: History) -> set[Code]:
+    return {violation.code for violation in check(history)}
+
+
+def test_there_are_at_least_forty_bad_histories() -> None:
+    assert len({case.sentence for cases in BY_CODE.values() for case in cases}) == len(CASES) >= 40
+
+
+@pytest.mark.parametrize("rule", [*checker.RULES, *checker.COMMON_RULES], ids=lambda rule: rule.__name__)
+def test_no_rule_can_be_left_out(rule: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, some bad history passes."""
+    monkeypatch.setattr(checker, "RULES", tuple(one for one in checker.RULES if one is not rule))
+    monkeypatch.setattr(checker, "COMMON_RULES", tuple(one for one in checker.COMMON_RULES if one is not rule))
+    assert any(not check(told(case.bad)) for cases in BY_CODE.values() for case in cases)
+
+
+def test_a_violation_names_the_job_its_attempts_and_their_instants() -> None:
+    tale = Tale()
+    hero = tale.job().claim(0).begin().pass_time(4).crash().claim(1).begin().end(0).end().succeed()
+    (violation,) = check(tale.history())
+
+    assert str(hero.job) in violation.what
+    for run in tale.runs:
+        assert f"attempt {run.attempt} on host {run.host}" in violation.what
+        assert f"{run.began_at:.3f} s until {run.ended_at:.3f} s" in violation.what
+
+
+def test_a_violation_of_the_database_names_the_transaction() -> None:
+    tale = Tale()
+    tale.job().run().succeed().update(status="failed")
+    (violation,) = check(tale.history())
+
+    assert f"in transaction {tale.changes[-1].transaction}" in violation.what
+
+
+def test_the_order_in_which_witnesses_are_heard_does_not_matter() -> None:
+    """Runs come in the order of the log, which is that of their ends."""
+    tale = Tale()
+    tale.job().run().release().run(1).succeed()
+    tale.job().claim(0).begin().release().claim(1).begin().end(0).end().succeed()
+    history = tale.history()
+    backwards = replace(history, runs=history.runs[::-1], calls=history.calls[::-1])
+
+    assert _codes(history) == _codes(backwards) == {"MUTEX"}
+
+
+# Generated ------------------------------------------------------------------------------------------------------------
+
+long_tapes = st.binary(min_size=50, max_size=80)
+tapes = st.binary(max_size=20) | st.binary(min_size=25, max_size=50)  # of its own accord it prefers short ones
+
+
+@given(tapes)
+@example(b"")
+@settings(max_examples=2000, deadline=None)
+def test_whatever_pushq_may_do_is_accepted(tape: bytes) -> None:
+    assert check(play(tape)) == []
+
+
+@given(tapes)
+@settings(max_examples=200, deadline=None)
+def test_it_is_accepted_as_well_when_handlers_do_not_tell_their_tokens(tape: bytes) -> None:
+    history = play(tape)
+    assert check(replace(history, runs=tuple(replace(run, token=None) for run in history.runs))) == []
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+@given(tape=long_tapes, seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+def test_what_pushq_may_not_do_is_found_in_whatever_it_does(mutation: Mutation, tape: bytes, seed: int) -> None:
+    bad = mutation(play(tape), random.Random(seed))
+    assume(bad is not None)
+    assert bad
+    assert MUTATIONS[mutation] in _codes(bad)
+
+
+def test_the_simulator_plays_everything_that_it_knows() -> None:
+    """Else it would prove little that its histories pass."""
+    chance = random.Random(7)
+    histories = [play(chance.randbytes(60)) for _ in range(300)]
+    edges = {_edge(change.before, change.after) for history in histories for change in history.changes}
+    answers = {(call.operation, call.answer) for history in histories for call in history.calls}
+    runs = [run for history in histories for run in history.runs]
+
+    assert edges >= {
+        ("", "queued"),
+        ("queued", "running"),
+        ("queued", "queued"),
+        ("running", "queued"),
+        *((status, "") for status in ("queued", "running", "succeeded", "failed", "cancelled")),
+        *(("", status) for status in ("succeeded", "failed", "cancelled")),
+    }
+    assert answers >= {("insert", "ok"), ("insert", "unknown"), ("insert", "failed"), ("cancel", "ok"), ("retry", "ok")}
+    assert any(run.ended_at is None and run.died_at is None for run in runs)
+    assert any(run.died_at is not None for run in runs)
+    assert sum(_has_overlap(history) for history in histories) > 50
+
+
+def _edge(before: Row | None, after: Row | None) -> tuple[str, str]:
+    return before.status if before else "", after.status if after else ""
+
+
+def _has_overlap(history: History) -> bool:
+    return any(
+        one.job == other.job and one.began_at < other.began_at < (one.ended_at or one.began_at)
+        for one in history.runs
+        for other in history.runs
+    )
