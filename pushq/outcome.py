@@ -206,7 +206,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _line(error: BaseException) -> str:
-    return f"{_name(error)}: {message}" if (message := _text(error)) else _name(error)
+    """Without what a database adds to its message, which shows rows: "DETAIL:  Failing row contains (…)"."""
+    message = _text(error).partition("\nDETAIL:")[0]
+    return f"{_name(error)}: {message}" if message else _name(error)
 
 
 def _text(value: object) -> str:

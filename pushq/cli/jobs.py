@@ -14,9 +14,10 @@ import click
 
 from pushq.cli.desk import at_desk
 from pushq.cli.options import as_json
-from pushq.cli.output import Progress, Row, printable, show_rows
+from pushq.cli.output import Progress, Row, show_rows
 from pushq.database.desk import Desk, Filter
 from pushq.errors import UsageError
+from pushq.exporter.logs import printable
 from pushq.job import NewJob, Status
 from pushq.settings import TEN_YEARS
 

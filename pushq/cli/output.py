@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from pushq.exporter.logs import printable
+
 Row = Mapping[str, Any]
 """Column to value."""
 
@@ -52,11 +54,6 @@ def _cell(value: object) -> str:
             return f"{value:.3f}"
         case _:
             return printable(str(value))
-
-
-def printable(text: str) -> str:
-    """Text that cannot move the cursor or forge a line: rows may hold anything."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _plain(value: object) -> str:

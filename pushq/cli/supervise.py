@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 from dataclasses import asdict
+from typing import NoReturn
 
 import anyio
 import click
@@ -46,12 +49,19 @@ def supervise(tasks: str, **flags: object) -> None:
         await check_schema(settings.url)
         with bind(settings.http_host, settings.http_port) as listening:
             await Supervisor(settings, tasks, listening).run()
-        # It has drained: a signal that comes while the interpreter ends changes nothing of that.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+        _end_at_once()
 
     with log_events(settings.log_format, settings.log_level, source="supervisor"):
         anyio.run(run)
+
+
+def _end_at_once() -> NoReturn:
+    """Ends the process, which has drained. The interpreter's own end may take a second of the few that it has to be
+    gone, and a signal that came meanwhile would make it look like a failure.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 @click.command()

@@ -9,14 +9,19 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+import anyio
 import asyncpg
 
 from pushq.database.session import Session
+from pushq.database.store import statement
 from pushq.database.url import describe
 from pushq.errors import SchemaError
 
 # Any constant will do, so long as every version of pushq uses the same.
 _LOCK = 0x70757368
+_DEADLINE = 600.0
+PATIENCE = 5.0
+"""Seconds for which a migrator waits for somebody who holds the lock and cannot be another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ async def migrate(url: str | None) -> list[str]:
     Any number may migrate at once: they take turns by an advisory lock, and the later ones find nothing to do. Raises
     SchemaError when the schema is newer than this program, DatabaseAway and DatabaseRefused.
     """
-    session = Session(url, "pushq migrate", deadline=600, settings={"enable_seqscan": "on"})
+    session = Session(url, "pushq migrate", deadline=_DEADLINE, settings={"enable_seqscan": "on"})
     try:
         await session.fetch("select 1")
         if session.is_pooled:
@@ -56,10 +61,32 @@ async def migrate(url: str | None) -> list[str]:
                 f"{describe(url)} is reached through a transaction pooler, which cannot keep migrators apart; "
                 "give a direct connection in PUSHQ_LISTEN_DATABASE_URL."
             )
-        await session.fetch("select pg_advisory_lock($1)", _LOCK)
+        await _take_turn(session, url)
         return [migration.name for migration in await _missing(session, url) if await _apply(session, migration)]
     finally:
         await session.close()  # and with it the lock
+
+
+async def _take_turn(session: Session, url: str | None) -> None:
+    """Waits while others migrate. Anybody may take the lock: for one who cannot be a migrator it does not wait long."""
+    asked_at = anyio.current_time()
+    while not await _is_our_turn(session):
+        waited = anyio.current_time() - asked_at
+        squatters = await session.fetch(statement("migrate_squatters"), _LOCK) if waited > PATIENCE else []
+        if squatters:
+            role, pid = squatters[0]["role"], squatters[0]["pid"]
+            raise SchemaError(
+                f"{describe(url)}: role {role!r} may not migrate, and holds the lock by which migrators take turns; "
+                f"end its session with `select pg_terminate_backend({pid})`."
+            )
+        if waited > _DEADLINE:
+            raise SchemaError(f"{describe(url)}: somebody else has been migrating for more than {_DEADLINE:g} s.")
+        await anyio.sleep(0.1)
+
+
+async def _is_our_turn(session: Session) -> bool:
+    (row,) = await session.fetch("select pg_try_advisory_lock($1) as is_ours", _LOCK)
+    return bool(row["is_ours"])
 
 
 async def missing(url: str | None) -> list[str]:

@@ -62,6 +62,7 @@ class Session:
             "idle_in_transaction_session_timeout": f"{round(deadline * 1000)}ms",
             "idle_session_timeout": "0",  # a listener is idle for as long as nothing happens
             "timezone": "UTC",
+            "search_path": "pg_catalog, pg_temp",  # so that nothing that somebody has made is taken for the built-in
             **_PLANS,
             **(settings or {}),
         }
@@ -131,7 +132,7 @@ class Session:
             self.discard()
             raise DatabaseAway(f"{describe(self._url)} is away: {_message(error)}.") from error
         except _VALUE_REFUSED as error:
-            raise ValueRefused(_message(error)) from error
+            raise ValueRefused(_message(error)) from None  # a traceback would show the DETAIL
         except asyncpg.PostgresError:
             raise  # an answer: the connection is sound
         except BaseException:
@@ -169,8 +170,10 @@ def _newer_settings(connection: asyncpg.Connection[asyncpg.Record]) -> dict[str,
 
 
 def _set_locally(settings: Mapping[str, str]) -> str:
+    """By a function, to which a list is the text that it is at the start of a connection."""
     quoted = {name: value.replace("'", "''") for name, value in settings.items()}
-    return "".join(f"set local {name} = '{value}';" for name, value in quoted.items())
+    calls = ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in quoted.items())
+    return f"select {calls}"
 
 
 def _message(error: BaseException) -> str:

@@ -35,6 +35,8 @@ def normalise(url: str) -> str:
     """
     parts = _split(url.strip())
     _check_hosts(_hosts(parts))
+    if "@" in parts.path and "@" not in parts.netloc:
+        raise _refusal("has an '@' after a '/': percent-encode '/' as %2F in passwords, or '@' as %40 in names")
     query = urlencode(_translate(_parameters(parts)), safe="/,")
     path = parts.path if parts.path != "/" else ""  # to asyncpg "/" is a database without a name
     return f"postgresql://{_authority(parts)}{path}" + (f"?{query}" if query else "")

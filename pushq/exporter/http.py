@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -15,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pushq.errors import DatabaseAway, DatabaseRefused, UsageError
 
@@ -22,6 +24,11 @@ Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 """From what the scraper accepts to an exposition and its content type."""
 Readiness = Callable[[], str | None]
 """Why we are not ready; None: we are."""
+
+MOST_CONNECTIONS = 100
+"""One more, and the oldest is ended: clients that dawdle must not take all the files that a process may open."""
+LONGEST_CONNECTION = 30.0
+"""Seconds. A scraper that keeps its connection opens another."""
 
 
 def application(metrics: Metrics, not_ready: Readiness, token: str | None) -> Starlette:
@@ -55,8 +62,8 @@ def application(metrics: Metrics, not_ready: Readiness, token: str | None) -> St
 
 
 def _has_token(request: Request, token: str) -> bool:
-    given = request.headers.get("authorization", "")
-    return secrets.compare_digest(given.encode(), f"Bearer {token}".encode())
+    given = request.headers.get("authorization", "").encode("latin-1")  # the bytes that were sent
+    return secrets.compare_digest(given, f"Bearer {token}".encode())
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -86,10 +93,33 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Connection(H11Protocol):
+    """A client's connection: there are so many of them, for so long, whatever clients do."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.ends_at = self.loop.call_later(LONGEST_CONNECTION, transport.abort)
+        others = [one for one in self.connections if isinstance(one, _Connection) and not one.transport.is_closing()]
+        if len(others) > MOST_CONNECTIONS:
+            min(others, key=lambda one: one.ends_at.when()).transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ends_at.cancel()
+        super().connection_lost(exc)
+
+
 async def serve(listening: socket.socket, app: Starlette) -> None:
     """Serves until it is cancelled."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False
+        app,
+        http=_Connection,
+        ws="none",
+        backlog=MOST_CONNECTIONS,  # so many are accepted at a time
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        server_header=False,
     )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # its warnings tell of clients' nonsense, in a form of its own
     await _Server(config).serve(sockets=[listening])

@@ -78,18 +78,19 @@ def _console_line(event: Event, source: str) -> str:
 
 
 def _shown(value: object) -> str:
+    """A value that cannot end before its end: names may hold anything."""
     if isinstance(value, float):
         return f"{value:.3f}"
-    if isinstance(value, tuple):
-        return ",".join(map(str, value)).translate(_ESCAPES)
-    text = str(value).translate(_ESCAPES)
-    return f'"{text}"' if " " in text else text
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = printable(text.replace("\\", "\\\\").replace('"', '\\"'))
+    return f'"{text}"' if " " in text or "\\" in text else text
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor or forge a line: rows may hold anything."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _json_line(event: Event, source: str) -> str:
     line = {"time": _now(), "level": event.level, "source": source, "event": _name(event), **_values(event)}
     return json.dumps({key: value for key, value in line.items() if value is not None}, default=str)
-
-
-# A task's name may hold anything: a newline or an escape sequence must not forge a line or paint a terminal.
-_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}

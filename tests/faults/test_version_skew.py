@@ -60,11 +60,8 @@ def test_an_older_schema_is_refused_in_a_sentence_that_names_the_remedy_by_whate
             assert (ended.exit_code, ended.stderr) == (0, ""), command
 
 
-@pytest.mark.parametrize("version", sorted({EARLIER[0], EARLIER[-1]}))
-async def test_what_was_inserted_into_an_older_schema_runs_once_it_is_migrated(
-    empty_database_url: str, version: int
-) -> None:
-    await _prepare(empty_database_url, version)
+async def test_what_was_inserted_into_an_older_schema_runs_once_it_is_migrated(empty_database_url: str) -> None:
+    await _prepare(empty_database_url, EARLIER[0])
     await migrate(empty_database_url)
     async with _connected(empty_database_url) as connection:
         with supervising(empty_database_url):
@@ -162,7 +159,7 @@ def processes() -> ForkServerContext:
     return context
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_twenty_migrators_of_whom_some_are_killed_make_the_schema_that_one_makes(
     empty_database_url: str,
     database_url: str,
@@ -186,7 +183,7 @@ async def test_twenty_migrators_of_whom_some_are_killed_make_the_schema_that_one
         await eventually(lambda: _is_left_alone(connection))
         assert await missing(empty_database_url) == []
         made, wanted = await _schema(connection), await _schema(other)
-        assert sorted(set(made) ^ set(wanted)) == []
+        assert sorted(set(made) ^ set(wanted)) == []  # shows what differs
         assert made == wanted
 
 

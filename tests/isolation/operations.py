@@ -520,9 +520,11 @@ def part(
     return Part((operation, *more), *touched, name or operation.name, days, is_producers, is_variant)
 
 
+# parent: pushq.jobs itself, for whose lock a day that is detached waits. Who only updates an unfinished row may hold it
+# too: from when it first looks up the bounds of the partition.
 _RETRIES = "parent every_day"
 _CANCELS = "parent every_day tallies"
-_CLAIMS = "running queues supervisors"
+_CLAIMS = "running queues supervisors parent"
 _PRODUCERS = [
     part(insert(), writes="new shared", reads="parent", is_producers=True),
     part(insert_keyed("insert_keyed", "RAMC"), writes="new keys", reads="running f1 parent", is_producers=True),
@@ -547,7 +549,7 @@ _PRODUCERS = [
 _POOLS = [
     part(claim("claim", TWO, ("default", "mail"), 10), writes="q1 s1 new strangers", reads=_CLAIMS),
     part(claim("claim_two", TWO, ("mail", "default"), 2), writes="q1 new strangers", reads=_CLAIMS, is_variant=True),
-    part(claim("claim_without_lease", ONE, ("default", "mail"), 10), reads="supervisors"),
+    part(claim("claim_without_lease", ONE, ("default", "mail"), 10), reads="supervisors parent"),
     part(claim_suspect(), writes="s1", reads=_CLAIMS),
     part(take_back("take_back", ONE, lambda _: HELD), reads="running"),
     part(take_back("take_back_the_other's", TWO, lambda actor: token_of(3 - actor.number)), reads="q1"),
@@ -568,8 +570,8 @@ _SUPERVISORS = [
 _SWEEPERS = [
     part(bury("bury", [(ONE, 5)]), writes="supervisors"),
     part(requeue("sweep", crashed=True), writes="running", reads="parent tallies"),
-    part(park(), writes="strangers", reads="supervisors running"),
-    part(unpark(), writes="strangers", reads="supervisors"),
+    part(park(), writes="strangers", reads="supervisors running parent"),
+    part(unpark(), writes="strangers", reads="supervisors parent"),
     part(take_census(), writes="census", reads="q1 s1 new running strangers f1"),
     part(fold(), writes="tallies"),
     part(retire(), writes="every_day f0"),

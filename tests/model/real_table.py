@@ -140,6 +140,14 @@ class RealTable:
         assert isinstance(loop, AgeingLoop)
         loop.ahead += sweepers_ages * AGE.total_seconds()
 
+    async def forget_real_time(self) -> None:
+        """The census is taken every few seconds; those of this age have not passed."""
+        await self.connection.execute(
+            "update pushq.census_clock set taken_at = now(), took = '0' "
+            "where taken_at between now() - $1::interval / 2 and now()",
+            AGE,
+        )
+
     async def look(self, age: int) -> Seen:
         """age: which it is now."""
         jobs = await self.connection.fetch(_JOBS)

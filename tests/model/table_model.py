@@ -218,10 +218,6 @@ class TableModel:
                 inserted.append(row.id)
         return inserted
 
-    def insert_batch(self, rows: Iterable[NewRow]) -> list[UUID]:
-        """With pushq's own client: of two with one key that with the lower id is inserted."""
-        return self.insert(*sorted(rows, key=lambda row: row.id or UUID(int=0)))
-
     def is_taken(self, row: NewRow) -> bool:
         return row.id in self.unfinished or self._has_key(row.tenant_id, row.unique_key)
 
@@ -314,6 +310,9 @@ class TableModel:
     def suspects_are_due(self, queues: Collection[str], tasks: Collection[str]) -> bool:
         return any(self._due_suspects(queues, tasks))
 
+    def is_paused(self, queue: str) -> bool:
+        return queue in self.queues and self.queues[queue].is_paused
+
     def _claimable(self, queues: Collection[str], tasks: Collection[str]) -> list[Row]:
         return [row for row in self._waiting(queues, tasks) if row.crashes < MOST_CRASHES - 1 and not row.parked]
 
@@ -327,11 +326,8 @@ class TableModel:
             row
             for row in self.unfinished.values()
             if row.status == Status.QUEUED and row.queue in queues and row.task in tasks
-            if not self._is_paused(row.queue)
+            if not self.is_paused(row.queue)
         ]
-
-    def _is_paused(self, queue: str) -> bool:
-        return queue in self.queues and self.queues[queue].is_paused
 
     @property
     def running(self) -> list[Row]:
@@ -486,7 +482,7 @@ class TableModel:
         return "already paused" if was_paused else "paused"
 
     def resume(self, queue: str) -> str:
-        if not self._is_paused(queue):
+        if not self.is_paused(queue):
             return "not paused"
         self.queues[queue].is_paused = False
         return "resumed"
