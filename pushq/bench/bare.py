@@ -74,33 +74,33 @@ async def register(url: str) -> None:
 # The smallest table -------------------------------------------------------------------------------------------------
 
 MINIMAL_TABLE = """
-create table minimal (
+create table public.minimal (
     id bigint primary key,
     payload jsonb not null default '{}',
     status text not null default 'queued'
 ) with (fillfactor = 50);
 create index on minimal (id) where status = 'queued';
 """
-MINIMAL_LOAD = "insert into minimal (id) select generate_series(1, $1)"
+MINIMAL_LOAD = "insert into public.minimal (id) select generate_series(1, $1)"
 MINIMAL_CLAIM = """
-update minimal
+update public.minimal
 set status = 'running'
 where id = any(array(
     select id
-    from minimal
+    from public.minimal
     where status = 'queued'
     order by id
     limit $1
     for no key update skip locked))
 returning id, payload::text
 """
-MINIMAL_FINISH = "update minimal set status = 'succeeded' where id = any($1::bigint[]) and status = 'running'"
+MINIMAL_FINISH = "update public.minimal set status = 'succeeded' where id = any($1::bigint[]) and status = 'running'"
 
 
 async def load_minimal(connection: Connection, count: int) -> None:
     await connection.execute(MINIMAL_TABLE)
     await connection.execute(MINIMAL_LOAD, count)
-    await connection.execute("vacuum (analyze) minimal")
+    await connection.execute("vacuum (analyze) public.minimal")
 
 
 async def drain_minimal(url: str) -> float:

@@ -15,7 +15,7 @@ import asyncpg
 from pushq.database.session import Session
 from pushq.database.store import statement
 from pushq.database.url import describe
-from pushq.errors import SchemaError
+from pushq.errors import DatabaseAway, SchemaError
 
 # Any constant will do, so long as every version of pushq uses the same.
 _LOCK = 0x70757368
@@ -121,9 +121,14 @@ async def _missing(session: Session, url: str | None) -> list[Migration]:
     return [migration for migration in migrations() if migration.version not in applied]
 
 
-async def _apply(session: Session, migration: Migration) -> bool:
+async def _apply(session: Session, migration: Migration, tries: int = 10) -> bool:
+    """A pool that runs meanwhile may lock tables in another order; whichever of the two the server ends tries again."""
     try:
         await session.execute_alone(migration.sql)  # several statements in one message are one transaction
+    except DatabaseAway as error:
+        if not isinstance(error.__cause__, asyncpg.DeadlockDetectedError) or tries == 1:
+            raise
+        return await _apply(session, migration, tries - 1)
     except asyncpg.PostgresError as error:
         raise SchemaError(f"Migration {migration.name} failed, and nothing of it was kept: {error}.") from error
     return True

@@ -26,9 +26,11 @@ _AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # shutdown, restart, termination, cancellation by a timeout
     asyncpg.InsufficientResourcesError,  # too many connections, disk full
+    asyncpg.ReadOnlySQLTransactionError,  # the primary has become a standby
+)
+_UNDONE = (
     asyncpg.TransactionRollbackError,  # deadlock, serialization
     asyncpg.LockNotAvailableError,
-    asyncpg.ReadOnlySQLTransactionError,  # the primary has become a standby
 )
 _REFUSED = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -128,6 +130,8 @@ class Session:
             raise DatabaseRefused(f"{describe(self._url)} refused us: {_message(error)}.") from error
         except asyncpg.QueryCanceledError as error:
             raise DatabaseAway(f"{describe(self._url)} took longer than {seconds:g} s.") from error
+        except _UNDONE as error:
+            raise DatabaseAway(f"{describe(self._url)} undid a statement: {_message(error)}.") from error
         except _AWAY as error:
             self.discard()
             raise DatabaseAway(f"{describe(self._url)} is away: {_message(error)}.") from error

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import anyio
+from anyio.abc import TaskGroup
 
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
@@ -53,10 +54,9 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
     try:
         with subscribe(keeper):
             async with anyio.create_task_group() as around:
-                around.start_soon(pool.obey, link)
+                around.start_soon(pool.obey, link, around)
                 with pool.beginning:
-                    # On the connection for outcomes, which is thus open when the first is to be written.
-                    await wait_out(lambda: Store(outcomes).register(claimant))
+                    await pool.register()
                     await link.send(Ready(claimant.tasks, claimant.queues))
                 if not pool.beginning.cancel_called:
                     around.start_soon(keeper.report, link, pool.intake)
@@ -86,6 +86,10 @@ class Pool:
     beginning: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     claiming: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
+    async def register(self) -> None:
+        """Notes what the pool knows and serves. On the connection for outcomes, which is thus open for the first."""
+        await wait_out(lambda: self.outcomes.register(self.claimant))
+
     async def run(self) -> None:
         """Claims and runs jobs until `claiming` is cancelled, and then to the end of what was claimed."""
         async with anyio.create_task_group() as listening:
@@ -107,11 +111,11 @@ class Pool:
         with self.claiming:
             await run_suspects(self.claims, self.outcomes, self.claimant, self.tasks, self.attempts)
 
-    async def obey(self, link: Link) -> None:
+    async def obey(self, link: Link, around: TaskGroup) -> None:
         """Follows the supervisor's orders. Its end of the line closing is the order to drop everything."""
         async for order in link:
             if isinstance(order, Look):
-                self.doorbell.ring()
+                around.start_soon(self._look_again)
             elif isinstance(order, Drain):
                 publish(Draining(order.seconds))
                 self._claim_no_more()
@@ -119,6 +123,11 @@ class Pool:
                 break
         self._claim_no_more()
         self.attempts.stop()
+
+    async def _look_again(self) -> None:
+        """After the supervisor's lease had run out: whoever buried it has forgotten what we know and serve."""
+        self.doorbell.ring()
+        await self.register()
 
     def _claim_no_more(self) -> None:
         """Nor begin to, if that is still to come: a drain may be ordered while the pool's modules are imported."""

@@ -86,7 +86,7 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Look for jobs now: the supervisor's lease has been revived."""
+    """Look for jobs now, and register again: the supervisor had no live lease, and may have been buried."""
 
 
 _MESSAGES = {kind.__name__: kind for kind in (Assignment, Ready, Unable, Figures, Done, Drain, Look)}

@@ -10,6 +10,9 @@ long ago. So while looks at everything are slow, a pool looks at what became due
 earlier. In between it looks at the past before that, in slices, from the newest to the oldest and round again. A slice
 is as wide as can be passed in SLICE seconds, and the next one is due after SHARE times as long as it took: the past
 costs claims a small share of the time, however much of it there is. A round that was one quick slice ends all this.
+
+What a look takes because the database is far away says nothing of what it passed: it is compared with the quickest look
+of late.
 """
 
 from __future__ import annotations
@@ -19,8 +22,12 @@ from math import inf
 from time import monotonic
 
 SLOW = 0.005
-"""Seconds beyond which a look is slow, beside SLOW_PER_JOB for each job that it took."""
+"""Seconds beyond the quickest look after which one is slow, beside SLOW_PER_JOB for each job that it took."""
 SLOW_PER_JOB = 0.0001
+NEAR = 0.0005
+"""Seconds of the quickest look, until others are known."""
+FORGETTING = 1.3
+"""By how much the quickest look counts as slower with each later one: a database may move away."""
 MARGIN = 1.0
 """Seconds for which a transaction may insert and not have committed, and be seen at once all the same."""
 SLICE = 0.004
@@ -58,6 +65,7 @@ class Lookback:
 
     def __init__(self) -> None:
         self._is_slow = False
+        self._quickest = NEAR
         self._took_all_at = -inf
         self._past_from = self._round_from = -inf  # where the next slice ends, and where the first one did
         self._width = inf  # of the next slice
@@ -94,28 +102,34 @@ class Lookback:
     def note(self, span: Span, *, began: float, jobs: int, room: int) -> None:
         """Notes a look, and when it began."""
         took, took_all = monotonic() - began, jobs < room
+        passing = self._beyond_the_quickest(took - SLOW_PER_JOB * jobs)
         self.was_at_the_past = span.end < inf
         if self.was_at_the_past:
-            self._note_slice(span, took, took_all=took_all)
+            self._slice_due_at = monotonic() + SHARE * took
+            self._note_slice(span, passing, took_all=took_all)
             return
         if took_all:
             self._took_all_at = began
         if span == EVERYTHING:
-            self._is_slow = took > SLOW + SLOW_PER_JOB * jobs
+            self._is_slow = passing > SLOW
             self._begin_round()
 
-    def _note_slice(self, span: Span, took: float, *, took_all: bool) -> None:
-        self._slice_due_at = monotonic() + SHARE * took
+    def _beyond_the_quickest(self, took: float) -> float:
+        """Seconds for which a look passed dead entries."""
+        self._quickest = min(max(took, NEAR), self._quickest * FORGETTING)
+        return max(0.0, took - self._quickest)
+
+    def _note_slice(self, span: Span, passing: float, *, took_all: bool) -> None:
         if not took_all:  # a backlog that was committed late: it is no past
             self._took_all_at = span.start + MARGIN
             self._begin_round()
             return
         is_first, is_last = self._past_from == self._round_from, span.start == -inf
-        self._past_from, self._width = span.start, _adapted(self._width, took)
+        self._past_from, self._width = span.start, _adapted(self._width, passing)
         if is_first:
             self._first_width = self._width
         if is_last:
-            self._is_slow = not (is_first and took < SLOW)
+            self._is_slow = not (is_first and passing < SLOW)
             self._is_pressed = False
             self._begin_round()
 
@@ -128,8 +142,8 @@ class Lookback:
         return self._is_slow and self._took_all_at > -inf
 
 
-def _adapted(width: float, took: float) -> float:
+def _adapted(width: float, passing: float) -> float:
     """As wide as SLICE allows, and at most twice as wide as it was."""
-    if took > SLICE:
-        return min(width, 2 * WIDEST) * max(SLICE / took, 0.01)
-    return width * 2 if took < SLICE / 2 else width
+    if passing > SLICE:
+        return min(width, 2 * WIDEST) * max(SLICE / passing, 0.01)
+    return width * 2 if passing < SLICE / 2 else width

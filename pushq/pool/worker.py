@@ -63,15 +63,15 @@ class Attempts:
         return outcome
 
     async def _attempt(self, job: Job, task: Task[..., Any]) -> Ending:
-        if job.payload is None:
-            job = job._replace(payload=await self._load_payload(job))
-        if job.payload is None:
+        payload = job.payload if job.payload is not None else await self._load_payload(job)
+        if payload is None:
             return Stopped()  # it is no longer ours
         try:
-            arguments = task.arguments(job.payload)
+            arguments = task.arguments(payload)
         except PayloadError as error:
             return Raised(error)
-        set_current_job(job)
+        del payload  # it may be large, and the handler may run for long
+        set_current_job(job)  # a large payload is not put there: the loop's timers keep what they are set beside
         limit = job.timeout or task.timeout
         try:
             return await (self._call_within(limit, task, arguments) if limit else self._call(task, arguments))

@@ -20,7 +20,7 @@ def new_name() -> str:
 
 
 class Heartbeat:
-    """interval and lease in seconds. `revived` is called after a lease that had run out is live again."""
+    """interval and lease in seconds. `revived` is called after a lease that had run out, or may have, is live again."""
 
     def __init__(
         self, store: Store, name: str, *, interval: float, lease: float, revived: Callable[[], Awaitable[None]]
@@ -30,6 +30,7 @@ class Heartbeat:
         self._interval = interval
         self._lease = lease
         self._revived = revived
+        self._unanswered = 0  # signs of life in a row, the last of which may have revived the lease without our knowing
 
     async def begin(self) -> None:
         await self._beat()
@@ -38,9 +39,16 @@ class Heartbeat:
         while True:
             await anyio.sleep(self._interval)
             # Tried as often as ever: when the database is back, the lease must not run out for want of a try.
-            if await wait_out(self._beat, longest=self._interval):
+            had_lapsed = await wait_out(self._beat, longest=self._interval)
+            if had_lapsed:
                 publish(LeaseLapsed(self._name))
+            if had_lapsed or self._unanswered:
                 await self._revived()
+            self._unanswered = 0
 
     async def _beat(self) -> bool:
-        return await self._store.heartbeat(self._name, socket.gethostname(), os.getpid(), self._lease)
+        """Whether the lease had run out."""
+        self._unanswered += 1
+        had_lapsed = await self._store.heartbeat(self._name, socket.gethostname(), os.getpid(), self._lease)
+        self._unanswered -= 1
+        return had_lapsed

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from pushq.database.migrate import check_schema, migrate, migrations, missing
+from pushq.database.migrate import Migration, check_schema, migrate, migrations, missing
 from pushq.errors import SchemaError
 from tests.support.supervisors import ROOT, environment, pushq
 from tests.support.waiting import eventually
@@ -118,6 +119,32 @@ async def test_a_migrator_that_is_killed_midway_leaves_nothing_of_the_file_and_k
     assert await migrate(empty_database_url) == NAMES[2:]
     await own.close()
     await other.close()
+
+
+async def test_a_migration_that_meets_a_deadlock_is_applied_after_it(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool locks the partition of unfinished jobs before the table that it is a part of; an ALTER TABLE after it."""
+    await migrate(empty_database_url)
+    altering = Migration(9999, "9999_newer", "alter table pushq.jobs add column newer int")
+    monkeypatch.setattr("pushq.database.migrate._missing", returning([altering]))
+    own, pool = await asyncpg.connect(empty_database_url), await asyncpg.connect(empty_database_url)
+    await pool.execute("begin; set local deadlock_timeout = '1 min'; lock pushq.jobs_unfinished in row exclusive mode")
+    migrating = asyncio.create_task(migrate(empty_database_url))
+    await eventually(lambda: _migrator_waits(own))
+    await pool.execute("lock pushq.jobs in row exclusive mode")
+    await pool.execute("commit")
+
+    assert await migrating == ["9999_newer"]
+    await own.close()
+    await pool.close()
+
+
+def returning(answer: object) -> Callable[..., Awaitable[object]]:
+    async def answering(*_: object) -> object:
+        return answer
+
+    return answering
 
 
 WAITING_MIGRATOR = (

@@ -23,7 +23,7 @@ async def test_an_idle_pool_far_from_its_database_looks_for_no_jobs_all_the_time
             await asyncio.to_thread(supervisor.wait_ready)
             for _ in range(3):
                 await finished(connection, *await insert(connection, "echo", 3), within=10)
-            await asyncio.sleep(1)  # until it has gone to sleep, and has said so
+            await asyncio.sleep(3)  # until it knows the distance, has gone to sleep, and has said so
             before = await _wakeups(supervisor)
             await asyncio.sleep(WATCHED)
 

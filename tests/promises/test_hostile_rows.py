@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
@@ -260,6 +261,11 @@ def is_storable(value: object) -> bool:
             return True
 
 
+def as_numeric(text: str) -> object:
+    """JSON as jsonb sees it: 1e3 and 1000 are the same number."""
+    return json.loads(text, parse_int=Decimal, parse_float=Decimal)
+
+
 async def test_an_error_s_text_is_stored_whatever_its_characters(database_url: str, connection: Connection) -> None:
     texts = examples(any_text, 400)
     with supervising(database_url) as supervisor:
@@ -267,7 +273,7 @@ async def test_an_error_s_text_is_stored_whatever_its_characters(database_url: s
         rows = await finished(connection, *await insert_texts(connection, "raise.text", texts))
         assert supervisor.pools == pools
 
-    assert sum(bool(UNSTORABLE.search(text)) for text in texts) > 20
+    assert sum(bool(UNSTORABLE.search(text)) for text in texts) > 5
     for text, row in zip(texts, rows, strict=True):
         shown = UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
         assert row["error"] == (f"ValueError: {shown}" if text else "ValueError")
@@ -283,12 +289,12 @@ async def test_a_result_is_stored_as_it_is_or_fails_its_own_job_alone(
         rows = await finished(connection, *await insert_texts(connection, "result.text", values))
         assert supervisor.pools == pools
 
-    assert 50 < sum(map(is_storable, values)) < 550
+    assert 20 < sum(map(is_storable, values)) < 580
     for value, row in zip(values, rows, strict=True):
         assert row["attempt"] == 1
         if is_storable(value):
             assert row["status"] == "succeeded"
-            assert (None if row["result"] is None else json.loads(row["result"])) == value
+            assert as_numeric(row["result"] or "null") == as_numeric(json.dumps(value))
         else:
             assert (row["status"], row["result"]) == ("failed", None)
             assert row["error"].startswith("ResultError: the work is done, but its result cannot be stored: ")
@@ -309,7 +315,7 @@ async def test_what_is_too_long_or_cannot_be_said_ends_its_own_job_alone(
         rows = await finished(connection, unsayable, endless, *too_large, *largest, *canaries)
         assert supervisor.pools == pools
 
-    assert {row["attempt"] for row in rows} == {1}
+    assert {(row["crashes"], row["failures"] > 0) for row in rows} == {(0, False), (0, True)}
     assert rows[0]["error"].endswith("Unsayable: (its message cannot be shown: RuntimeError)")
     assert rows[1]["error"] == "ValueError: " + "x" * (10_000 - 12 - 7) + "… (cut)"
     assert {row["status"] for row in rows[:22]} == {"failed"}

@@ -24,7 +24,7 @@ from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.outcome import Outcome
 from pushq.pool.claimer import Claimer
 from pushq.pool.link import Link
-from pushq.pool.lookback import Lookback
+from pushq.pool.lookback import Lookback, Span
 from pushq.pool.worker import Attempts
 from pushq.supervisor import Supervisor
 from pushq.supervisor.processes import PoolProcess
@@ -74,7 +74,8 @@ def _same_attempt_again() -> None:
 
 def _looks_ahead_only() -> None:
     """A cursor: claims never look back at what a late commit has put behind it."""
-    _replace(Lookback, "seconds", property(lambda _: 0.2))
+    _replace(Lookback, "span", property(lambda _: Span(time.monotonic() - 0.2)))
+    _replace(Lookback, "newest", property(lambda lookback: lookback.span))
 
 
 def _no_taking_back() -> None:
