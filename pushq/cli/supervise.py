@@ -46,7 +46,6 @@ def supervise(tasks: str, **flags: object) -> None:
     settings = Settings.load(**flags)
 
     async def run() -> None:
-        await check_schema(settings.url)
         with bind(settings.http_host, settings.http_port) as listening:
             await Supervisor(settings, tasks, listening).run()
         _end_at_once()

@@ -29,9 +29,11 @@ _AWAY = (
     asyncpg.ReadOnlySQLTransactionError,  # the primary has become a standby
 )
 _UNDONE = (
+    asyncpg.QueryCanceledError,  # by a timeout
     asyncpg.TransactionRollbackError,  # deadlock, serialization
     asyncpg.LockNotAvailableError,
 )
+"""The connection is sound."""
 _REFUSED = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
@@ -128,10 +130,8 @@ class Session:
                 yield self._connection
         except _REFUSED as error:
             raise DatabaseRefused(f"{describe(self._url)} refused us: {_message(error)}.") from error
-        except asyncpg.QueryCanceledError as error:
-            raise DatabaseAway(f"{describe(self._url)} took longer than {seconds:g} s.") from error
         except _UNDONE as error:
-            raise DatabaseAway(f"{describe(self._url)} undid a statement: {_message(error)}.") from error
+            raise DatabaseAway(f"{describe(self._url)} gave up a statement: {_message(error)}.") from error
         except _AWAY as error:
             self.discard()
             raise DatabaseAway(f"{describe(self._url)} is away: {_message(error)}.") from error

@@ -18,6 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from pushq.backoff import exponential
+from pushq.database.migrate import check_schema
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
 from pushq.database.store import Store, Taken
@@ -80,8 +81,8 @@ class Supervisor:
     async def run(self) -> None:
         """Runs until SIGTERM or SIGINT, and drains.
 
-        Raises TasksError when the pools cannot begin, and DatabaseAway or DatabaseRefused when there is no database to
-        begin with.
+        Raises TasksError when the pools cannot begin, SchemaError when the database is not migrated, and DatabaseAway
+        or DatabaseRefused when there is none to begin with.
         """
         heartbeat = Heartbeat(
             self._store,
@@ -113,13 +114,17 @@ class Supervisor:
             raise TasksError(self._unable)
 
     async def _begin(self, heartbeat: Heartbeat, signals: AsyncIterator[signal.Signals]) -> bool:
-        """Gives the first sign of life. False: a signal came before the database had answered, and there is no more."""
+        """Gives the first sign of life. False: a signal came before the database had answered, and there is no more.
+
+        Nothing is awaited before signals are received: a Ctrl-C that cancels whatever is under way may be swallowed.
+        """
         fault: PushqError | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(self._give_up_at_signal, signals, group.cancel_scope)
             try:
+                await check_schema(self._settings.url)
                 await heartbeat.begin()
-            except (DatabaseAway, DatabaseRefused) as error:
+            except PushqError as error:
                 fault = error  # raised out of the group, which would wrap it
             group.cancel_scope.cancel()
         if fault:

@@ -65,7 +65,9 @@ def test_a_small_run_measures_its_own_limits_and_tells_them_as_json(server: Serv
     tuned = figures["drain", "400 jobs, tuned"]
     assert (tuned["unit"], tuned["limit"]["name"]) == ("jobs/s", "its statements, bare asyncpg")
     assert tuned["ratio"] == pytest.approx(tuned["values"][0] / tuned["limit"]["values"][0])
-    assert figures["pick-up", "50/s, commit to handler, p50"]["median"] > 0
+    assert figures["pick-up", "50/s, commit to handler, p50"][
+        "median"
+    ]  # below 0 where the inserter hears of its commit after the pool
     assert told["settings"]["fsync"] in {"on", "off"}
     assert told["noise"]["rounds"] == 2
     assert [json.loads(line)["stage"] for line in record.read_text().splitlines()] == ["drain 400", "pick-up"]

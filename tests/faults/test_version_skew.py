@@ -6,7 +6,7 @@ import asyncio
 import multiprocessing
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 import anyio
@@ -121,9 +121,10 @@ async def test_a_supervisor_that_runs_runs_on_when_the_schema_becomes_newer(
 
     async def alter(statement: str) -> None:
         """Again, as a migrator does, where a pool had locked the same tables in another order."""
-        with suppress(asyncpg.DeadlockDetectedError):
-            return await connection.execute(statement)
-        await alter(statement)
+        try:
+            await connection.execute(statement)
+        except asyncpg.DeadlockDetectedError:
+            await alter(statement)
 
     with supervising(database_url, "--concurrency", "5"):
         jobs = await insert(connection, "sleep", 5, payload={"seconds": 0.5})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 
 import pytest
@@ -86,3 +87,16 @@ async def test_released_jobs_run_again_elsewhere(database_url: str, connection: 
         rows = await finished(connection, *jobs)
 
     assert {(row["status"], row["failures"], row["crashes"]) for row in rows} == {("succeeded", 0, 0)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_database_has_answered_for_the_first_time_is_heard(number: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"postgresql://nobody@127.0.0.1:{mute.getsockname()[1]}/nowhere"
+        with supervising(url, ready=False) as supervisor:
+            mute.settimeout(20)
+            connected, _ = mute.accept()
+            supervisor.signal(number)
+            assert supervisor.process.wait(3) == 0
+            assert "Traceback" not in supervisor.said
+            connected.close()

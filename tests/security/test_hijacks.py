@@ -29,8 +29,8 @@ INSERTS = (
     "insert into pushq.jobs (task, payload) values ('echo', '{\"a\": 1}') returning id",
     "insert into pushq.jobs (task, unique_key) values ('echo', 'key') on conflict do nothing",
     "insert into pushq.jobs (task, unique_key) values ('echo', 'key') on conflict do nothing",
-    "insert into pushq.jobs (task, queue, priority, run_at, max_attempts, timeout, tenant_id, correlation_id) "
-    "values ('echo', 'mail', 5, '2026-01-01 00:00:00+00', 3, '1 s', 'a', 'b')",
+    """insert into pushq.jobs (task, queue, priority, run_at, max_attempts, timeout, tenant_id, correlation_id)
+    values ('echo', 'mail', 5, '2026-01-01 00:00:00+00', 3, '1 s', 'a', 'b')""",
 )
 
 
@@ -53,9 +53,7 @@ async def ring_always(owner: Connection) -> None:
     )
 
 
-async def test_an_insert_calls_nothing_of_the_producer_s_making(
-    connection: Connection, database_url: str, logins: Logins
-) -> None:
+async def test_an_insert_calls_nothing_of_the_producer_s_making(connection: Connection, logins: Logins) -> None:
     await set_traps(connection)
     await ring_always(connection)
     heard: asyncio.Queue[object] = asyncio.Queue()
@@ -74,7 +72,9 @@ async def test_the_functions_call_nothing_of_their_caller_s_making(connection: C
     """Two of them act with their owner's rights."""
     await set_traps(connection)
     [cancelled] = await insert(connection, "echo")
-    newest = await connection.fetchval("delete from pushq.days where day = (select max(day) from pushq.days) returning day")
+    newest = await connection.fetchval(
+        "delete from pushq.days where day = (select max(day) from pushq.days) returning day"
+    )
     await connection.execute(f"drop table pushq.jobs_{newest:%Y_%m_%d}")
     async with trapped("worker", logins, connection) as worker:
         for call, did in (
@@ -96,7 +96,7 @@ async def test_the_functions_call_nothing_of_their_caller_s_making(connection: C
 
 
 async def test_a_supervisor_calls_nothing_that_its_role_s_search_path_finds_first(
-    connection: Connection, database_url: str, logins: Logins
+    connection: Connection, logins: Logins
 ) -> None:
     await set_traps(connection)
     await connection.execute(f"alter role {logins.name('worker')} set search_path = {TRAPPED}")
@@ -138,7 +138,7 @@ async def test_migrations_call_nothing_that_their_role_s_search_path_finds_first
     await named.close()
 
 
-# Controls: with a rule taken away, the traps do catch ------------------------------------------------------------------
+# Controls: with a rule taken away, the traps do catch ----------------------------------------------------------
 
 
 async def test_the_traps_catch_a_session_that_does_not_say_its_search_path(

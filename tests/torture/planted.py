@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from uuid import UUID
 
 import anyio
+from anyio.abc import TaskGroup
 
 import pushq.database.store
 import pushq.outcome
@@ -203,8 +204,8 @@ def _pools_outlive() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
     obey = pushq.pool.Pool.obey
 
-    async def obey_for_ever(pool: pushq.pool.Pool, link: Link) -> None:
-        await obey(pool, _endless(link))  # type: ignore[arg-type]
+    async def obey_for_ever(pool: pushq.pool.Pool, link: Link, around: TaskGroup) -> None:
+        await obey(pool, _endless(link), around)  # type: ignore[arg-type]
 
     _replace(pushq.pool.Pool, "obey", obey_for_ever)
 

@@ -1,0 +1,90 @@
+"""docs/tenants.md, as it is written: a tenant inserts and sees its own jobs alone, and pushq runs those of all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from tests.support.commands import invoke
+from tests.support.jobs import Connection, finished, insert
+from tests.support.roles import GROUPS, Logins
+from tests.support.supervisors import ROOT, supervising
+
+REFUSED = "violates row-level security policy"
+
+
+def blocks(logins: Logins) -> list[str]:
+    """The document's SQL, for this test's own roles."""
+    text = (ROOT / "docs" / "tenants.md").read_text()
+    for group in GROUPS:
+        text = text.replace(f"pushq_{group}", logins.group(group))
+    return re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+async def policies(connection: Connection, logins: Logins) -> AsyncIterator[None]:
+    policies, _, function = blocks(logins)
+    await connection.execute(policies)
+    await connection.execute(function)
+    yield
+    await connection.execute("drop policy tenants on pushq.jobs; drop policy workers on pushq.jobs")
+
+
+@asynccontextmanager
+async def tenant(logins: Logins, name: str | None) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(logins.url_as("producer"))
+    if name is not None:
+        await connection.execute("select set_config('app.tenant', $1, false)", name)
+    yield connection
+    await connection.close()
+
+
+async def submit(connection: Connection, owner: str | None) -> UUID:
+    (job,) = await insert(connection, "echo", payload={"of": owner}, tenant_id=owner, unique_key="one")
+    return job
+
+
+async def test_the_application_s_transaction_does_as_the_document_says(logins: Logins) -> None:
+    _, transaction, _ = blocks(logins)
+    async with tenant(logins, None) as connection:
+        await connection.execute(transaction)
+
+
+async def test_a_tenant_inserts_for_itself_alone(connection: Connection, logins: Logins) -> None:
+    async with tenant(logins, "acme") as acme, tenant(logins, None) as nobody:
+        await submit(acme, "acme")
+        for session, owner in ((acme, "globex"), (acme, None), (nobody, "acme"), (nobody, None)):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match=REFUSED):
+                await submit(session, owner)
+
+    assert [row["tenant_id"] for row in await connection.fetch("select tenant_id from pushq.jobs")] == ["acme"]
+
+
+async def test_supervisors_run_everybody_s_jobs_and_each_tenant_sees_and_cancels_its_own(
+    connection: Connection, logins: Logins
+) -> None:
+    async with tenant(logins, "acme") as acme, tenant(logins, "globex") as globex, tenant(logins, None) as nobody:
+        jobs = {await submit(acme, "acme"): acme, await submit(globex, "globex"): globex}  # with equal keys
+        with supervising(logins.url_as("worker")):
+            rows = await finished(connection, *jobs)
+        assert {row["status"] for row in rows} == {"succeeded"}
+        for job, owner in jobs.items():
+            assert [row["id"] for row in await owner.fetch("select id, status, result from pushq.jobs")] == [job]
+        assert await nobody.fetchval("select count(*) from (select id from pushq.jobs) as seen") == 0
+
+        later = await submit(acme, "acme")
+        assert await globex.fetchval("select app.cancel($1)", later) == "unknown"
+        assert await nobody.fetchval("select app.cancel($1)", later) == "unknown"
+        assert await acme.fetchval("select app.cancel($1)", later) == "cancelled"
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await globex.fetch("select id from pushq.jobs_unfinished")
+
+
+def test_observers_see_everybody_s_jobs(database_url: str, logins: Logins) -> None:
+    assert invoke("enqueue", "echo", url=database_url).exit_code == 0
+    assert "echo" in invoke("jobs", url=logins.url_as("observer")).stdout
