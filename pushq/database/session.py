@@ -71,7 +71,7 @@ class Session:
             **(settings or {}),
         }
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)  # a statement need not wait for a round of the loop
         self.is_pooled = False  # whether a transaction pooler stands in between: it refuses settings at the start
 
     async def fetch(self, statement: str, *arguments: object, deadline: float | None = None) -> list[asyncpg.Record]:

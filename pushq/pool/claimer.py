@@ -35,6 +35,8 @@ POLL_WHEN_DEAF = 1.0
 """Seconds between polls, at most, while notifications do not arrive."""
 OVERDUE = 0.25
 """Seconds after which claimed jobs that no worker has begun are given back."""
+DUE_AND_NOT_OURS = 0.005
+"""Seconds between claims while there is something due that we did not get: somebody else holds it."""
 CLAIM_IN_DOUBT = 45.0
 """Seconds for which a claim whose reply was lost may still be carried out, from when the database answers again: three
 times the longest statement."""
@@ -67,6 +69,7 @@ class Claimer:
         self._lingers_until = 0.0
         self._interruptions = (0, 0)  # how often the gate may have been shut behind our back, as far as we know
         self._allowance = Allowance()
+        self._looked_for_due = False  # whether we have claimed for what is due since jobs were last taken
         self._was_rung = False  # whether the bell was heard, and charged for, since the gate was last forgotten
         self._lookback = Lookback()
 
@@ -118,6 +121,7 @@ class Claimer:
             now = anyio.current_time()
             self._lingers_until = min(max(self._lingers_until, now) + LINGER_PER_JOB * len(jobs), now + LINGER)
             self._allowance.refund()
+            self._looked_for_due = False
         if len(jobs) < room:
             self._saturated_since = None
         elif self._saturated_since is None:
@@ -160,22 +164,37 @@ class Claimer:
             await anyio.sleep(reconnect_delay(self._failures).total_seconds())
         if self._lookback.slice_due_in == 0:
             return "linger"
-        if self._gate and self._interruptions != (self._doorbell.wirings, self._doorbell.shuttings):
-            if not self._was_rung:  # while we were awake; anybody may say it, and as often as they like
-                await anyio.sleep(self._allowance.spend())
-            self._was_rung = False
-            self._interruptions = (self._doorbell.wirings, self._doorbell.shuttings)
-            self._gate.forget()
+        await self._heed_interruptions()
         if self._gate and self._doorbell.is_wired and not self._gate.next_step_in:
             if (left := self._lingers_until - anyio.current_time()) > 0:
                 return await self._rest(min(left, 0.005), "linger")
             await self._gate.settle()
             self._lookback.press()
             return "linger"
+        return await self._wait_until_due()
+
+    async def _heed_interruptions(self) -> None:
+        """Forgets the gate if it may have been shut while we were awake. Anybody may say it, as often as they like."""
+        if self._gate and self._interruptions != (self._doorbell.wirings, self._doorbell.shuttings):
+            if not self._was_rung:
+                await anyio.sleep(self._allowance.spend())
+            self._was_rung = False
+            self._interruptions = (self._doorbell.wirings, self._doorbell.shuttings)
+            self._gate.forget()
+
+    async def _wait_until_due(self) -> Wakeup:
+        asked_at = anyio.current_time()  # a claim that is sent when it is due takes as long to get there as this does
         outlook = await self._store.next_due(self._claimant, self._lookback.newest.since)
         if not outlook.lease_is_live:
             return await self._rest(0.5, "poll")  # the supervisor's heartbeat will revive it
-        return await self._sleep(None if outlook.due_in is None else anyio.current_time() + outlook.due_in)
+        if outlook.due_in is None:
+            return await self._sleep(None)
+        if outlook.due_in > 0:
+            return await self._sleep(asked_at + outlook.due_in)
+        if self._looked_for_due:
+            return await self._sleep(asked_at + DUE_AND_NOT_OURS)
+        self._looked_for_due = True
+        return "timer"  # it has become due since we claimed
 
     async def _sleep(self, due_at: float | None) -> Wakeup:
         """Sleeps until the bell or the first alarm, and keeps the gate open meanwhile."""
@@ -206,8 +225,7 @@ class Claimer:
         """What ends the sleep if no bell does, as (seconds, why)."""
         alarms: list[tuple[float, Alarm]] = []
         if due_at is not None:
-            due_in = due_at - anyio.current_time()
-            alarms.append((max(due_in, 0.001) if due_in > 0 else 0.005, "timer"))  # what is due may not be ours to have
+            alarms.append((max(0.0, due_at - anyio.current_time()), "timer"))
         if self._poll_interval:
             alarms.append((self._poll_interval, "poll"))
         if self._gate and self._doorbell.is_wired:

@@ -36,7 +36,7 @@ lane as (
 )
 select
     (
-        select extract(epoch from min(due.run_at) - clock_timestamp())::float8
+        select extract(epoch from min(due.run_at) - now())::float8
         from lane
         cross join lateral (
             select job.run_at
