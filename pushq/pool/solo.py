@@ -11,6 +11,8 @@ from uuid import uuid4
 import anyio
 
 from pushq.database.store import Claimant, Store
+from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.events import DatabaseLost, publish
 from pushq.outcome import released
 from pushq.pool.finisher import write
 from pushq.pool.worker import Attempts
@@ -20,11 +22,16 @@ from pushq.task import Tasks
 async def run_suspects(claims: Store, outcomes: Store, claimant: Claimant, tasks: Tasks, attempts: Attempts) -> None:
     """Runs suspects until none is due, or until it is cancelled: then the one that runs is the last.
 
-    A claim whose reply was lost is not taken back: the supervisor releases what the pool still holds when it has ended.
+    A claim whose reply is lost ends it too. It is not taken back: it may be carried out late, beside another suspect.
+    The supervisor releases what the pool still holds when it has ended.
     """
     while True:
         with anyio.CancelScope(shield=True):
-            suspects = await claims.claim_suspect(claimant, uuid4())
+            try:
+                suspects = await claims.claim_suspect(claimant, uuid4())
+            except (DatabaseAway, DatabaseRefused) as error:
+                publish(DatabaseLost(str(error)))
+                return
             for job in suspects:
                 outcome = released(job)
                 with attempts.until_stopped():

@@ -202,7 +202,10 @@ class Supervisor:
         """What a pool still held when it was stopped runs again elsewhere, at no charge."""
         self._expect_late_claims(pool.number)
         with self._in_time(), suppress(DatabaseAway, DatabaseRefused):
-            self._released += len(await self._store.requeue([self.name], pool=pool.number, crashed=False))
+            taken = await self._store.requeue([self.name], pool=pool.number, crashed=False)
+            self._released += len(taken)
+            if any(_is_suspect(job) for job in taken):
+                self._suspected.set()
 
     def _expect_late_claims(self, pool: int) -> None:
         self._late[pool] = anyio.current_time() + CLAIM_IN_DOUBT
