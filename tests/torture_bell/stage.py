@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 
 from tests.support.supervisors import RunningSupervisor, supervising
 
@@ -91,9 +92,10 @@ class Supervisors:
     def scrape(self) -> None:
         """Keeps the newest figures of each process: those of one that has ended still count."""
         for supervisor in self._running.values():
-            status, text = supervisor.get("/metrics")
-            if status == 200:
-                self._figures[supervisor.process.pid] = _figures(text)
+            with suppress(OSError, HTTPException):  # it is being replaced
+                status, text = supervisor.get("/metrics")
+                if status == 200:
+                    self._figures[supervisor.process.pid] = _figures(text)
 
     @property
     def figures(self) -> Counter[str]:
