@@ -59,7 +59,7 @@ class Session:
         self._url = url
         self._deadline = deadline
         self._settings = {
-            "application_name": name[:63],
+            "application_name": name if len(name) <= 63 else f"{name[:20]}..{name[-41:]}",  # its end tells what for
             "default_transaction_isolation": "read committed",
             "statement_timeout": f"{round(deadline * 1000)}ms",
             "lock_timeout": f"{round(deadline * 1000)}ms",

@@ -22,7 +22,19 @@ from dataclasses import dataclass, field, fields
 from typing import Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
-from tests.torture.history import Answer, Call, Change, Code, Excuse, History, Operation, Row, Run, Violation
+from tests.torture.history import (
+    Answer,
+    Call,
+    Change,
+    Code,
+    Excuse,
+    History,
+    Operation,
+    Registration,
+    Row,
+    Run,
+    Violation,
+)
 
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 LATE = 5.0
@@ -423,6 +435,33 @@ def claims_of_a_held_job(story: Story, _: Circumstances) -> Iterator[Violation]:
             yield story.finds("MUTEX", f"{step} takes it while the claim {step.held} holds it")
 
 
+def claims_of_the_buried(_: Sequence[Story], circumstances: Circumstances) -> Iterator[Violation]:
+    """A supervisor whose row was deleted, since others took it for dead or because it has said goodbye, claims nothing
+    until its next sign of life. (A transaction that is older than that which deleted it may not have seen it.)"""
+    gone = dict[str, int]()
+    for one in _in_order(circumstances.history):
+        if isinstance(one, Registration):
+            if one.is_there:
+                gone.pop(one.supervisor, None)
+            else:
+                gone[one.supervisor] = one.transaction
+        elif one.before and (row := one.after) and _kind(one.before, row) == "claim":
+            name = row.supervisor or ""
+            if one.transaction > gone.get(name, one.transaction):
+                what = f"attempt {row.attempt} of job {row.job} was claimed in transaction {one.transaction}"
+                yield Violation("MUTEX", f"{what} by {name}, whose row was gone")
+
+
+def _in_order(history: History) -> Iterator[Change | Registration]:
+    """As they were committed."""
+    registrations = defaultdict[int, list[Registration]](list)
+    for registration in history.registrations:
+        registrations[registration.place].append(registration)
+    for place, change in enumerate(history.changes):
+        yield from registrations[place]
+        yield change
+
+
 def suspects_in_company(stories: Sequence[Story], circumstances: Circumstances) -> Iterator[Violation]:
     """A job that one more crash ends runs alone in its process, so that nobody else is charged with its crash."""
     processes = defaultdict[tuple[int, int], list[tuple[Run, Story]]](list)
@@ -676,4 +715,4 @@ RULES: tuple[Rule, ...] = (
     unseen_changes,
     runs_without_a_claim,
 )
-COMMON_RULES: tuple[CommonRule, ...] = (suspects_in_company, tokens_used_again, leftovers)
+COMMON_RULES: tuple[CommonRule, ...] = (claims_of_the_buried, suspects_in_company, tokens_used_again, leftovers)

@@ -60,6 +60,10 @@ def orders(seed: int, count: int) -> list[Order]:
     kinds = [kind for kind, share in RARE.items() for _ in range(max(1, round(count * share)))]
     kinds += chance.choices(list(USUAL), list(USUAL.values()), k=max(0, count - len(kinds)))
     chance.shuffle(kinds)
+    # Who kills its process in the second half would hide what is broken and mended by the end of a process.
+    deaths = [kinds.pop(kinds.index("die")) for _ in range(kinds.count("die"))]
+    for death in deaths:
+        kinds.insert(chance.randrange(len(kinds) // 2), death)
     return [_order(chance, kind) for kind in kinds]
 
 
@@ -72,7 +76,7 @@ RARE = {"nap.long": 0.015, "block": 0.008, "stubborn": 0.012, "poison": 0.016, "
 TASKS = {"nap.long": "nap", "unreadable": "nothing"}
 PAYLOADS: dict[str, Callable[[random.Random], dict[str, object]]] = {
     "nap": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
-    "nap.long": lambda chance: {"seconds": chance.uniform(2, 6)},
+    "nap.long": lambda chance: {"seconds": chance.choice((2.5, 4.0, 7.0))},
     "snooze": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "thread": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "block": lambda chance: {"seconds": chance.choice((0.2, 1.0, 3.0))},

@@ -23,7 +23,7 @@ from uuid import UUID
 
 import asyncpg
 
-from tests.torture.history import Change, Row
+from tests.torture.history import Change, Registration, Row
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -97,7 +97,7 @@ class Decoder:
         self._slot = slot
         self._batch = batch
         self._read_to = 0  # where the last transaction that we know committed
-        self._unasked: list[Change] = []
+        self._unasked: list[Change | Registration] = []
         self._turn = asyncio.Lock()
 
     @classmethod
@@ -109,7 +109,7 @@ class Decoder:
         finally:
             await connection.close()
 
-    async def changes(self) -> list[Change]:
+    async def committed(self) -> list[Change | Registration]:
         """What was committed since it was last asked, in that order.
 
         Raises what asyncpg raises when the server is away. Asked again, it misses nothing.
@@ -146,16 +146,18 @@ class Decoder:
         return len(lines)
 
 
-def transactions(lines: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, list[Change]]]:
-    """What was said of each transaction, as (where it committed, its changes of jobs).
+def transactions(lines: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, list[Change | Registration]]]:
+    """What was said of each transaction, as (where it committed, its changes of jobs and of supervisors' rows).
 
     lines: as the slot hands them out, (where, transaction, text). Raises ValueError for a change that is not wholly
     known: a table was truncated, or has not the replica identity.
     """
-    changes: list[Change] = []
+    changes: list[Change | Registration] = []
     for where, transaction, text in lines:
         if text.startswith("table pushq.jobs_"):
             changes.append(_change(transaction, text))
+        elif its := _SUPERVISOR.match(text):
+            changes.append(Registration(transaction, its["name"].replace("''", "'"), its["act"] != "DELETE"))
         elif text.startswith("COMMIT"):
             yield where, changes
             changes = []
@@ -163,6 +165,10 @@ def transactions(lines: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, l
 
 _BEFORE, _AFTER = " old-key:", " new-tuple:"
 _WHAT = re.compile(r"table pushq\.(?P<table>jobs_\w+): (?P<act>INSERT|UPDATE|DELETE):")
+# Its key comes first, and of a row that is deleted nothing else.
+_SUPERVISOR = re.compile(
+    r"table pushq\.supervisors: (?P<act>INSERT|UPDATE|DELETE): name\[text\]:'(?P<name>[^']*(?:''[^']*)*)'"
+)
 # A value in quotes may hold anything, what looks like further columns included; a quote in it is doubled.
 _COLUMN = re.compile(
     r""" (?P<name>\w+|"(?:[^"]|"")*")\[(?P<type>[^\[\]]*(?:\[\])?)\]:"""

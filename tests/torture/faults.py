@@ -1,4 +1,7 @@
-"""Carries out the faults of a schedule, each beside the others, and proves of each that it bit."""
+"""Carries out the faults of a schedule, each beside the others, and proves of each that it bit.
+
+Some wait for a moment at which they bite best: a host that runs a long job.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +21,30 @@ from tests.torture.clients import AWAY
 from tests.torture.history import Excuse
 from tests.torture.hosts import SHUTDOWN, Host, is_stopped
 from tests.torture.proxy import Proxy
-from tests.torture.schedule import Fault
+from tests.torture.runs import RunsLog
+from tests.torture.schedule import LEASE, Fault
 
 GONE_WITHIN = SHUTDOWN + 3.0
 """Seconds after SIGTERM."""
 FORGETS = 1.0
 """Seconds of claims that a server may forget when it crashes: they are committed without waiting for the disk."""
 CLOCK_STEP = 3600.0
+AIMS_FOR = 4.0
+"""Seconds at most that a fault waits for its moment."""
 PUSHQ_BACKENDS = "select pid from pg_stat_activity where application_name ~ '^pushq ' and pid <> pg_backend_pid()"
 
 
 class Faults:
     """`done` and `bit` by kind; `excuses`: when which host could not know that it had lost its jobs."""
 
-    def __init__(self, server: EmbeddedServer, database: str, hosts: Sequence[Host], clients: Proxy) -> None:
+    def __init__(
+        self, server: EmbeddedServer, database: str, hosts: Sequence[Host], clients: Proxy, runs: RunsLog
+    ) -> None:
         self._server = server
         self._url = server.url(database)
         self._hosts = hosts
         self._clients = clients
+        self._runs = runs
         self._server_is_mine = anyio.Lock()
         self._going_down = [anyio.Lock() for _ in hosts]
         self._stopping = [anyio.Lock() for _ in hosts]
@@ -81,7 +90,10 @@ class Faults:
             "cut": self._cut,
             "hold": self._hold,
             "half-open": self._leave_half_open,
-            "swallow replies": self._swallow_replies,
+            "swallow claims' replies": self._swallow_claims_replies,
+            "swallow outcomes' replies": self._swallow_outcomes_replies,
+            "lose claims": self._lose_claims,
+            "lose outcomes": self._lose_outcomes,
         }
         return await act[fault.kind](host, fault.seconds)
 
@@ -91,7 +103,8 @@ class Faults:
         return await _comes_true(lambda: victim not in host.pools)
 
     async def _kill_supervisor(self, host: Host, seconds: float) -> bool:
-        """Its pools die with it."""
+        """Its pools die with it, which are at work."""
+        await _comes_true(lambda: host.is_up and self._runs.have_run(host.pools))
         async with self._down(host, seconds):
             _send(signal.SIGKILL, host.pid)
             return await host.reap(10) == -signal.SIGKILL
@@ -102,8 +115,8 @@ class Faults:
             return await host.reap(10) == -signal.SIGKILL
 
     async def _drain(self, host: Host, seconds: float) -> bool:
-        """SIGTERM: it must be gone in time, whatever else befalls it."""
-        await _wait_pool(host)  # until then it may end by itself, since there is no database to begin with
+        """SIGTERM: it must be gone in time, whatever else befalls it, and whatever it runs."""
+        await self._wait_long_run(host, GONE_WITHIN + 0.5)
         async with self._stopping[host.number], self._down(host, seconds):
             _send(signal.SIGTERM, host.pid)
             code = await host.reap(GONE_WITHIN)
@@ -115,9 +128,9 @@ class Faults:
 
     @asynccontextmanager
     async def _down(self, host: Host, seconds: float) -> AsyncIterator[None]:
-        """Its supervisor, which is up, is to be down afterwards for a while."""
+        """Its supervisor, which has begun, is to be down afterwards for a while."""
         async with self._going_down[host.number]:
-            await _comes_true(lambda: host.is_up)
+            await _wait_pool(host)  # until then it may end by itself, since there is no database to begin with
             host.is_wanted = False
             yield
             await anyio.sleep(seconds)
@@ -127,6 +140,8 @@ class Faults:
         return await self._stop(host, lambda: host.pools[:1], seconds)
 
     async def _stop_supervisor(self, host: Host, seconds: float) -> bool:
+        """Its pools go on, and are taken for dead meanwhile."""
+        await self._wait_long_run(host, LEASE + 1)
         return await self._stop(host, lambda: [host.pid], seconds)
 
     async def _stop_host(self, host: Host, seconds: float) -> bool:
@@ -149,7 +164,7 @@ class Faults:
             return False
         host.clock.set(CLOCK_STEP)
         await anyio.sleep(seconds)
-        bit = await _comes_true(lambda: host.goes_by(CLOCK_STEP), within=20)
+        bit = await _comes_true(lambda: self._runs.goes_by(host.number, CLOCK_STEP), within=20)
         host.clock.set(0)
         return bit
 
@@ -184,20 +199,26 @@ class Faults:
             host.proxy.cut_half_open()
         return left
 
-    async def _swallow_replies(self, host: Host, seconds: float) -> bool:
-        return await self._swallow(host.proxy, seconds)
+    async def _swallow_claims_replies(self, host: Host, seconds: float) -> bool:
+        return await self._swallow(host.proxy, ": claims", seconds)
+
+    async def _swallow_outcomes_replies(self, host: Host, seconds: float) -> bool:
+        return await self._swallow(host.proxy, ": outcomes", seconds)
 
     async def _swallow_clients_replies(self, seconds: float) -> bool:
-        return await self._swallow(self._clients, seconds)
+        return await self._swallow(self._clients, "", seconds)
 
-    async def _swallow(self, proxy: Proxy, seconds: float) -> bool:
-        """Until one was, and for as long as it may take."""
-        before, until = proxy.swallowed, anyio.current_time() + seconds
-        while anyio.current_time() < until or (proxy.swallowed == before and anyio.current_time() < until + 10):
-            proxy.swallow_replies()
-            await anyio.sleep(0.05)
-        proxy.swallow_replies(swallows=False)
-        return proxy.swallowed > before
+    async def _swallow(self, proxy: Proxy, purpose: str, seconds: float) -> bool:
+        return await _while_among(proxy.swallows, purpose, proxy.swallowed, seconds)
+
+    async def _lose_claims(self, host: Host, seconds: float) -> bool:
+        return await self._lose(host.proxy, ": claims", seconds)
+
+    async def _lose_outcomes(self, host: Host, seconds: float) -> bool:
+        return await self._lose(host.proxy, ": outcomes", seconds)
+
+    async def _lose(self, proxy: Proxy, purpose: str, seconds: float) -> bool:
+        return await _while_among(proxy.loses, purpose, proxy.lost, seconds)
 
     async def _cut_clients(self, _: float) -> bool:
         return await _comes_true(lambda: self._clients.cut() > 0)
@@ -209,6 +230,7 @@ class Faults:
         return {
             "crash server": self._crash,
             "freeze server": self._freeze,
+            "lapse leases": self._lapse,
             "terminate backends": self._terminate,
             "cut clients": self._cut_clients,
             "swallow clients' replies": self._swallow_clients_replies,
@@ -233,18 +255,33 @@ class Faults:
 
     async def _terminate(self, _: float) -> bool:
         """All of pushq's backends at once."""
+        return await self._do(f"select count(pg_terminate_backend(pid)) from ({PUSHQ_BACKENDS}) as theirs")
+
+    async def _lapse(self, _: float) -> bool:
+        """All leases at once, as when the server's clock is set forward: who lives shows it by its next heartbeat."""
+        return await self._do(
+            "with lapsed as ("
+            " update pushq.supervisors set lease_until = lease_until - interval '1 minute' returning 1)"
+            " select count(*) from lapsed"
+        )
+
+    async def _do(self, query: str) -> bool:
+        """Asks the server until there is something to be counted."""
         async with self._server_is_mine:
             for _ in range(50):
                 with suppress(*AWAY):
                     connection = await asyncpg.connect(self._url, timeout=5)
                     try:
-                        terminate = f"select count(pg_terminate_backend(pid)) from ({PUSHQ_BACKENDS}) as theirs"
-                        if await connection.fetchval(terminate):
+                        if await connection.fetchval(query):
                             return True
                     finally:
                         connection.terminate()
                 await anyio.sleep(0.1)
             return False
+
+    async def _wait_long_run(self, host: Host, seconds: float) -> None:
+        """Until it runs a job that has so long to go, if that comes soon."""
+        await _comes_true(lambda: self._runs.longest_left(host.pools) >= seconds, within=AIMS_FOR)
 
     @contextmanager
     def _excused(self, host: int | None, kind: str) -> Iterator[None]:
@@ -268,6 +305,16 @@ async def _comes_true(look: Callable[[], bool], within: float = 10.0) -> bool:
             return False
         await anyio.sleep(0.02)
     return True
+
+
+async def _while_among(purposes: set[str], purpose: str, count: Counter[str], seconds: float) -> bool:
+    """It is one of them for so long, and longer if that has come to nothing; whether it has come to something."""
+    before = count[purpose]
+    purposes.add(purpose)
+    await anyio.sleep(seconds)
+    bit = await _comes_true(lambda: count[purpose] > before)
+    purposes.discard(purpose)
+    return bit
 
 
 def _send(number: signal.Signals, *pids: int) -> None:

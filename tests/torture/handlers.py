@@ -30,12 +30,15 @@ _HOST = int(os.environ["PUSHQ_TEST_HOST"])
 
 
 @contextmanager
-def recorded() -> Iterator[None]:
-    """One line at the begin and one at the end, each by one write, which a death does not cut in two."""
+def recorded(lasts: float = 0.0) -> Iterator[None]:
+    """One line at the begin and one at the end, each by one write, which a death does not cut in two.
+
+    lasts: for how many seconds it means to run, which faults go by.
+    """
     job, began_at = current_job(), time.monotonic()
     run = {"job": str(job.id), "attempt": job.attempt, "token": str(job.token), "host": _HOST, "pid": os.getpid()}
     run |= {"began_at": began_at}
-    _say(run | {"wall": time.time()})
+    _say(run | {"wall": time.time(), "lasts": lasts})
     try:
         yield
     finally:
@@ -55,14 +58,14 @@ async def do_nothing() -> None:
 @tasks.register("nap")
 async def nap(seconds: float) -> dict[str, str]:
     """Says, as its result, under which claim it ran."""
-    with recorded():
+    with recorded(seconds):
         await asyncio.sleep(seconds)
     return {"token": str(current_job().token)}
 
 
 @tasks.register("thread")
 def nap_in_a_thread(seconds: float) -> float:
-    with recorded():
+    with recorded(seconds):
         threading.Event().wait(seconds)
     return seconds
 

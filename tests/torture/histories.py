@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Self
 from uuid import UUID
 
-from tests.torture.history import Answer, Call, Change, Excuse, History, Leftovers, Operation, Row, Run
+from tests.torture.history import Answer, Call, Change, Excuse, History, Leftovers, Operation, Registration, Row, Run
 
 LEASE = 2.0
 
@@ -29,6 +29,7 @@ class Tale:
         self.calls: list[Call] = []
         self.runs: list[Run] = []
         self.changes: list[Change] = []
+        self.registrations: list[Registration] = []
         self.excuses: list[Excuse] = []
         self.leftovers = Leftovers()
         self._transactions = 700
@@ -56,6 +57,19 @@ class Tale:
         self.excuses.append(Excuse(None, "server crashed", self.now - 1, self.now + 0.5))
         return self.pass_time(0.5)
 
+    def bury(self, host: int) -> Self:
+        """Its supervisor's row is deleted."""
+        return self._register(host, is_there=False)
+
+    def revive(self, host: int) -> Self:
+        """A sign of life of its supervisor."""
+        return self._register(host, is_there=True)
+
+    def _register(self, host: int, *, is_there: bool) -> Self:
+        transaction = self.next_transaction()
+        self.registrations.append(Registration(transaction, f"host-{host}", is_there, len(self.changes)))
+        return self
+
     def leave(self, **what: Any) -> Self:
         self.leftovers = Leftovers(**what)
         return self
@@ -68,6 +82,7 @@ class Tale:
             calls=tuple(self.calls),
             runs=tuple(self.runs),
             changes=tuple(self.changes),
+            registrations=tuple(self.registrations),
             excuses=tuple(self.excuses),
             leftovers=self.leftovers,
         )

@@ -80,6 +80,19 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Registration:
+    """A supervisor's row was written by a sign of life (is_there), or deleted: it was buried, or has said goodbye.
+
+    place: how many changes of jobs were committed before.
+    """
+
+    transaction: int
+    supervisor: str
+    is_there: bool
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Excuse:
     """A time in which a host may run what it no longer owns: it was frozen, or cut off from the database. host: None
     stands for the server: it was frozen, or it crashed and forgot the claims of the last second, which is part of the
@@ -115,6 +128,7 @@ class History:
     calls: tuple[Call, ...] = ()
     runs: tuple[Run, ...] = ()
     changes: tuple[Change, ...] = ()
+    registrations: tuple[Registration, ...] = ()
     excuses: tuple[Excuse, ...] = ()
     leftovers: Leftovers = field(default_factory=Leftovers)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import anyio
@@ -24,7 +25,7 @@ from pushq.database.store import Sighting, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.outcome import Outcome
 from pushq.pool.claimer import Claimer
-from pushq.pool.link import Link
+from pushq.pool.link import Link, Message
 from pushq.pool.lookback import Lookback, Span
 from pushq.pool.worker import Attempts
 from pushq.supervisor import Supervisor
@@ -200,7 +201,7 @@ def _dead_pool_forgotten() -> None:
 
 
 def _pools_outlive() -> None:
-    """Nothing ends a pool whose supervisor is gone."""
+    """Nothing ends a pool whose supervisor is gone: no signal, no line that closes, no report that does not arrive."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
     obey = pushq.pool.Pool.obey
 
@@ -208,6 +209,13 @@ def _pools_outlive() -> None:
         await obey(pool, _endless(link), around)  # type: ignore[arg-type]
 
     _replace(pushq.pool.Pool, "obey", obey_for_ever)
+    send = Link.send
+
+    async def send_if_somebody_listens(link: Link, message: Message) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await send(link, message)
+
+    _replace(Link, "send", send_if_somebody_listens)
 
 
 async def _endless(link: Link) -> AsyncIterator[object]:

@@ -1,12 +1,15 @@
 """A host's way to the database: TCP in, the server's socket out, and faults in between.
 
-A connection can be delayed, held up, cut, left half-open (the server's end is gone and the client is not told), or have
-the reply to its next statement swallowed, so that the client cannot know whether it was carried out.
+A connection can be delayed, held up, cut, left half-open (the server's end is gone and the client is not told), have
+the reply to its next statement swallowed, so that the client cannot know whether it was carried out, or lose the next
+statement itself, which looks the same to the client. The last two befall the connections of a purpose, which is how
+their application_name ends: a pool claims on one, and writes outcomes on another.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,7 +18,11 @@ _GONE = (ConnectionError, OSError)
 
 
 class Proxy:
-    """Its counters say what the faults did: chunks delayed and held, connections cut, replies swallowed."""
+    """swallows and loses: of which purposes replies do not arrive that report a statement as carried out, and of which
+    statements; a connection that loses one is cut. "" stands for all.
+
+    Its counters say what the faults did: chunks delayed and held; replies swallowed and statements lost, by purpose.
+    """
 
     def __init__(self, server_socket: Path) -> None:
         self._server_socket = server_socket
@@ -24,9 +31,12 @@ class Proxy:
         self._may_flow.set()
         self.port = 0
         self.delay = 0.0
+        self.swallows = set[str]()
+        self.loses = set[str]()
         self.delayed = 0
         self.held = 0
-        self.swallowed = 0
+        self.swallowed = Counter[str]()
+        self.lost = Counter[str]()
         self.discarded = 0
 
     @asynccontextmanager
@@ -74,11 +84,6 @@ class Proxy:
             if link.is_half_open:
                 link.abort()
 
-    def swallow_replies(self, *, swallows: bool = True) -> None:
-        """The next reply on each connection that reports a statement as carried out does not arrive; then it is cut."""
-        for link in self._links:
-            link.swallows = swallows
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await asyncio.open_unix_connection(self._server_socket)
@@ -100,6 +105,10 @@ class Proxy:
                 if link.is_half_open:
                     self.discarded += len(data)
                     continue
+                if (purpose := link.is_for(self.loses)) is not None:
+                    self.lost[purpose] += 1
+                    break
+                link.purpose = link.purpose or _purpose(data)
                 link.server.write(data)
                 await link.server.drain()
         link.abort()
@@ -108,8 +117,9 @@ class Proxy:
         with suppress(*_GONE):
             while data := await reader.read(65536):
                 await self._wait_passage()
-                if (completions := link.replies.completions(data)) and link.swallows:
-                    self.swallowed += completions
+                completions = link.replies.completions(data)
+                if completions and (purpose := link.is_for(self.swallows)) is not None:
+                    self.swallowed[purpose] += completions
                     link.abort()
                     return
                 link.client.write(data)
@@ -127,18 +137,29 @@ class Proxy:
 
 
 class _Link:
-    """One connection's two ends."""
+    """One connection's two ends. purpose: its application_name, once that was said."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
         self.server = server
         self.replies = _Replies()
-        self.swallows = False
+        self.purpose = ""
         self.is_half_open = False
+
+    def is_for(self, purposes: set[str]) -> str | None:
+        """For which of these it is; what a connection says first passes."""
+        return next(filter(self.purpose.endswith, purposes), None) if self.purpose else None
 
     def abort(self) -> None:
         self.client.transport.abort()
         self.server.transport.abort()
+
+
+def _purpose(startup: bytes) -> str:
+    """The application_name in a client's first message: eight bytes, then names and values, each ended by a zero.
+    Without one it is a question mark."""
+    said = startup[8:].split(b"\0")
+    return dict(zip(said[::2], said[1::2], strict=False)).get(b"application_name", b"?").decode(errors="replace")
 
 
 class _Replies:

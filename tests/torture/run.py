@@ -12,15 +12,13 @@ log, and the database's own, by logical decoding.
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from uuid import UUID
 
 import anyio
 import asyncpg
@@ -32,9 +30,10 @@ from tests.torture.checker import check
 from tests.torture.clients import AWAY, FAILURES_ALLOWED, Clients
 from tests.torture.decoding import Decoder
 from tests.torture.faults import GONE_WITHIN, Faults
-from tests.torture.history import Change, History, Leftovers, Run, Violation
+from tests.torture.history import Change, History, Leftovers, Registration, Violation
 from tests.torture.hosts import Clock, Host, processes_of
 from tests.torture.proxy import Proxy
+from tests.torture.runs import RunsLog
 from tests.torture.schedule import HOSTS, LEASE, Schedule
 
 CRASHES_ALLOWED = 3
@@ -122,18 +121,19 @@ class Stage:
         self._url = url
         self._schedule = schedule
         self._planted = planted
-        self._runs = directory / "runs.jsonl"
+        self._runs = RunsLog(directory / "runs.jsonl")
+        clocks = [None] * (HOSTS - 1) + [clock]
         self._hosts = [
-            Host(number, directory, Proxy(socket), database, planted, clock if number == HOSTS - 1 else None)
-            for number in range(HOSTS)
+            Host(number, directory, self._runs.file, Proxy(socket), database, planted, its_clock)
+            for number, its_clock in enumerate(clocks)
         ]
         self._way_in = Proxy(socket)
-        self._faults = Faults(server, database, self._hosts, self._way_in)
+        self._faults = Faults(server, database, self._hosts, self._way_in, self._runs)
         self._psql = str(server.bin_directory / "psql")
         self._database = database
         self._clients: Clients
         self._decoder: Decoder
-        self._changes: list[Change] = []
+        self._committed: list[Change | Registration] = []
         self._settled_after: float | None = None
         self._leftovers = Leftovers()
 
@@ -173,7 +173,7 @@ class Stage:
 
     async def _take_changes(self) -> None:
         with suppress(*AWAY):
-            self._changes += await self._decoder.changes()
+            self._committed += await self._decoder.committed()
 
     async def _settle(self) -> None:
         began_at = time.monotonic()
@@ -220,14 +220,15 @@ class Stage:
     # What the witnesses say -----------------------------------------------------------------------------------
 
     def ended(self, seconds: float) -> Ended:
-        runs = _runs(self._runs)
+        runs, changes = self._runs.runs(), tuple(one for one in self._committed if isinstance(one, Change))
         history = History(
             lease=LEASE,
             failures_allowed=FAILURES_ALLOWED,
             crashes_allowed=CRASHES_ALLOWED,
             calls=tuple(self._clients.calls),
             runs=runs,
-            changes=tuple(self._changes),
+            changes=changes,
+            registrations=tuple(_with_places(self._committed)),
             excuses=tuple(self._faults.excuses),
             leftovers=self._leftovers,
         )
@@ -239,27 +240,18 @@ class Stage:
             dict(self._faults.done),
             self._faults.toothless,
             check(history),
-            dict(Counter(change.after.status for change in self._changes if change.after and change.after.is_finished)),
+            dict(Counter(change.after.status for change in changes if change.after and change.after.is_finished)),
             len(runs),
         )
 
 
-def _runs(log: Path) -> tuple[Run, ...]:
-    """The handlers' log: a line at the begin of a run, and one at its end."""
-    begun: dict[tuple[str, int, int, float], Run] = {}
-    for line in log.read_text().splitlines() if log.exists() else ():
-        said = json.loads(line)
-        key = said["job"], said["attempt"], said["pid"], said["began_at"]
-        begun[key] = Run(
-            job=UUID(said["job"]),
-            attempt=said["attempt"],
-            host=said["host"],
-            pid=said["pid"],
-            began_at=said["began_at"],
-            ended_at=said.get("ended_at"),
-            token=UUID(said["token"]),
-        )
-    return tuple(begun.values())
+def _with_places(committed: Iterable[Change | Registration]) -> Iterator[Registration]:
+    place = 0
+    for one in committed:
+        if isinstance(one, Registration):
+            yield replace(one, place=place)
+        else:
+            place += 1
 
 
 @asynccontextmanager

@@ -12,10 +12,11 @@ from typing import Self
 HOSTS = 3
 LEASE = 2.0
 """Seconds."""
-FAULTS = 14
+FAULTS = 16
 JOBS = 1000
 SECONDS = 14.0
-"""For how long clients insert, and faults begin."""
+"""For how long clients insert. Faults begin sooner, so that they still meet jobs."""
+LAST_FAULT = 9.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Schedule:
         try:
             given = json.loads(file.read_text())
             faults = tuple(Fault(**fault) for fault in given.pop("faults"))
+            if unknown := {fault.kind for fault in faults} - {*KINDS}:
+                raise ValueError(f"it has faults that are not known: {', '.join(sorted(unknown))}")
             return cls(**given, faults=faults)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{file} is no schedule of a torture: {error}") from error
@@ -78,13 +81,18 @@ def _over_a_lease(chance: random.Random) -> float:
     return chance.uniform(1.2, 1.8) * LEASE
 
 
+def _well_over_a_lease(chance: random.Random) -> float:
+    """Until others have run what it lost for a while."""
+    return chance.uniform(1.9, 2.5) * LEASE
+
+
 # What befalls a host, and for how long.
 ON_HOSTS: dict[str, Seconds] = {
     "kill pool": _instant,
     "kill supervisor": _a_second,
     "kill host": _around_a_lease,
     "stop pool": _around_a_lease,
-    "stop supervisor": _around_a_lease,
+    "stop supervisor": _well_over_a_lease,
     "stop host": _around_a_lease,
     "drain": _a_second,
     "step clock": _around_a_lease,
@@ -92,18 +100,28 @@ ON_HOSTS: dict[str, Seconds] = {
     "cut": _instant,
     "hold": _around_a_lease,
     "half-open": _around_a_lease,
-    "swallow replies": _a_second,
+    "swallow claims' replies": _a_second,
+    "swallow outcomes' replies": _a_second,
+    "lose claims": _a_second,
+    "lose outcomes": _a_second,
 }
 # What befalls everybody: the server, or the clients' connections.
 ON_ALL: dict[str, Seconds] = {
     "crash server": _instant,
     "freeze server": _over_a_lease,
+    "lapse leases": _instant,
     "terminate backends": _instant,
     "cut clients": _instant,
     "swallow clients' replies": _a_second,
 }
+# What these break is mended when the process ends: one time out of two they come last, so that it lives on.
+MENDED_BY_DEATH = {"swallow claims' replies", "swallow outcomes' replies", "lose claims", "lose outcomes"}
 # The usual ones twice, so that they meet one another.
-KINDS = (*ON_HOSTS, *ON_ALL, "kill pool", "kill host", "stop host", "cut", "swallow replies", "terminate backends")
+KINDS = (
+    *(*ON_HOSTS, *ON_ALL),
+    *("kill pool", "kill host", "stop host", "stop supervisor", "drain", "terminate backends"),
+    *("swallow claims' replies", "lose outcomes"),
+)
 
 
 def _draw(chance: random.Random, kind: str) -> Fault:
@@ -111,4 +129,6 @@ def _draw(chance: random.Random, kind: str) -> Fault:
     if kind == "step clock":
         host = HOSTS - 1  # the one whose clock is ours to set
     seconds = (ON_HOSTS | ON_ALL)[kind](chance)
-    return Fault(round(chance.uniform(0.5, SECONDS), 2), kind, host, round(seconds, 2))
+    comes_last = kind in MENDED_BY_DEATH and chance.random() < 0.5
+    at = chance.uniform(LAST_FAULT, SECONDS - 2) if comes_last else chance.uniform(0.5, LAST_FAULT)
+    return Fault(round(at, 2), kind, host, round(seconds, 2))

@@ -306,6 +306,17 @@ MUTEX = [
         ),
     ),
     Case(
+        "a supervisor whose row is gone claims on",
+        lambda tale: (tale.bury(0), tale.job().run(0).succeed()),
+        lambda tale: (
+            tale.bury(0),
+            tale.revive(0),
+            tale.job().run(0).succeed(),
+            tale.bury(0),
+            tale.job().run(1).fail(),
+        ),
+    ),
+    Case(
         "a job is claimed that is held",
         lambda tale: tale.job().claim(0).claim(1).begin().end().succeed(),
         lambda tale: tale.job().claim(0).release().claim(1).begin().end().succeed(),

@@ -23,7 +23,7 @@ from tests.support.jobs import Connection, insert, row_of
 from tests.torture import decoding
 from tests.torture.checker import check
 from tests.torture.decoding import Decoder, told, transactions, watch_changes
-from tests.torture.history import Call, Change, History, Operation, Run
+from tests.torture.history import Call, Change, History, Operation, Registration, Run
 
 SETTINGS = {"wal_level": "logical", "max_prepared_transactions": "5"}
 CLAIMANT = Claimant("host-7-abc", 1, ("default",), ("known",))
@@ -80,6 +80,10 @@ async def connected(url: str) -> AsyncIterator[Connection]:
         yield connection
     finally:
         connection.terminate()
+
+
+async def changes_of(decoder: Decoder) -> list[Change]:
+    return [one for one in await decoder.committed() if isinstance(one, Change)]
 
 
 class Witness:
@@ -158,7 +162,7 @@ async def test_all_that_pushq_does_to_jobs_is_told_and_accepted(url: str) -> Non
         await _die(pushq)
         await _meddle(pushq)
         await _park(pushq)
-        changes = await decoder.changes()
+        changes = await changes_of(decoder)
 
     assert check(pushq.history(changes)) == []
     edges = {(one.before and one.before.status, one.after and one.after.status) for one in changes}
@@ -229,7 +233,7 @@ async def test_a_finish_that_asks_for_no_token_is_found_in_what_the_database_tel
         outcome = ([late.id], [late.token], [0.0], [0.0], ["succeeded"], [0.0], ["late"], ["{}"])
         assert await pushq.connection.fetchval(fenced, *outcome) == []
         assert await pushq.connection.fetchval(unfenced, *outcome) is None
-        (found,) = check(pushq.history(await decoder.changes()))
+        (found,) = check(pushq.history(await changes_of(decoder)))
 
     assert found.code == "FENCE"
     assert str(late.id) in found.what
@@ -246,7 +250,7 @@ async def test_which_claim_an_outcome_tells_of_is_read_from_its_result_or_its_er
         result = json.dumps(told_by["result"]) if column == "result" else None
         error = str(told_by["error"]) if column == "error" else None
         await pushq.store.finish([Outcome(job, kind, error=error, result=result)])
-        changes = await decoder.changes()
+        changes = await changes_of(decoder)
 
     assert changes[-1].after
     assert changes[-1].after.told == changes[-1].after.token == job.token
@@ -324,10 +328,10 @@ async def test_what_was_rolled_back_is_not_told(url: str) -> None:
         await connection.execute("begin; set local pushq.notify = 'off'")
         (prepared,) = await insert(connection, "prepared")
         await connection.execute("prepare transaction 'one'")
-        assert [change.after and change.after.job for change in await decoder.changes()] == [kept]
+        assert [change.after and change.after.job for change in await changes_of(decoder)] == [kept]
         await connection.execute("commit prepared 'one'")
 
-        assert [change.after and change.after.job for change in await decoder.changes()] == [prepared]
+        assert [change.after and change.after.job for change in await changes_of(decoder)] == [prepared]
 
 
 async def test_changes_come_in_the_order_of_their_commits(url: str) -> None:
@@ -337,7 +341,7 @@ async def test_changes_come_in_the_order_of_their_commits(url: str) -> None:
         (first,) = await insert(early, "known")
         others = [(await insert(late, "known"))[0] for _ in range(5)]
         await early.execute("commit")
-        changes = await decoder.changes()
+        changes = await changes_of(decoder)
 
     assert [change.after and change.after.job for change in changes] == [*others, first]
     assert len({change.transaction for change in changes}) == 6
@@ -354,16 +358,16 @@ async def test_nothing_is_missing_and_nothing_comes_twice_however_often_it_is_as
         async with connected(url) as connection:
             jobs += await insert(connection, "known", 10)
             jobs += await insert(connection, "known", 1)
-            taken += await decoder.changes()
+            taken += await changes_of(decoder)
             jobs += await insert(connection, "known", 4)
         if happening in ("crash", "restart"):
             logical.restart(crash=happening == "crash")
         elif happening == "reader dies":
             await _break_off(decoder, monkeypatch)
-    taken += await decoder.changes()
+    taken += await changes_of(decoder)
 
     assert [change.after and change.after.job for change in taken] == jobs
-    assert await decoder.changes() == []
+    assert await changes_of(decoder) == []
 
 
 async def _break_off(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +380,7 @@ async def _break_off(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as instead:
             instead.setattr(decoding, name, broken)
             with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError)):
-                await decoder.changes()
+                await changes_of(decoder)
 
 
 async def test_rows_in_days_that_are_made_later_are_told_whole(url: str) -> None:
@@ -390,7 +394,7 @@ async def test_rows_in_days_that_are_made_later_are_told_whole(url: str) -> None
         )
         await connection.execute("update pushq.jobs set status = 'succeeded' where id = $1", job)
         await connection.execute("delete from pushq.jobs where id = $1", job)
-        _, updated, deleted = await decoder.changes()
+        _, updated, deleted = await changes_of(decoder)
 
     assert updated.before
     assert updated.after
@@ -406,7 +410,7 @@ async def test_a_change_that_is_not_wholly_known_is_no_change(url: str) -> None:
         (job,) = await insert(connection, "known")
         await connection.execute("delete from pushq.jobs_unfinished where id = $1", job)
         with pytest.raises(ValueError, match="no change of a whole row"):
-            await decoder.changes()
+            await changes_of(decoder)
 
 
 def test_a_truncated_day_is_no_change() -> None:
@@ -416,5 +420,18 @@ def test_a_truncated_day_is_no_change() -> None:
 
 
 def test_changes_of_other_tables_are_passed_over() -> None:
-    texts = ["BEGIN 7", "table pushq.supervisors: UPDATE: name[text]:'x' tasks[text[]]:'{}'", "COMMIT 7"]
+    texts = ["BEGIN 7", "table pushq.queues: UPDATE: name[text]:'x' paused_at[timestamptz]:null", "COMMIT 7"]
     assert list(transactions((place, 7, text) for place, text in enumerate(texts))) == [(2, [])]
+
+
+async def test_signs_of_life_and_burials_of_supervisors_are_told_in_order(url: str) -> None:
+    decoder = await Decoder.watching(url)
+    session = Session(url, "supervisor")
+    store = Store(session)
+    await store.heartbeat("it's", "host", 7, 2.0)
+    await store.heartbeat("it's", "host", 7, 2.0)
+    await store.goodbye("it's")
+    await session.close()
+
+    told = [one for one in await decoder.committed() if isinstance(one, Registration)]
+    assert [(one.supervisor, one.is_there) for one in told] == [("it's", True), ("it's", True), ("it's", False)]
