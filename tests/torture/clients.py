@@ -68,7 +68,7 @@ def orders(seed: int, count: int) -> list[Order]:
 
 
 USUAL = {"nothing": 55.0, "nap": 22.0, "fail": 6.0, "fail.once": 4.0, "snooze": 4.0, "thread": 4.0, "large": 1.0}
-RARE = {"nap.long": 0.015, "block": 0.008, "stubborn": 0.012, "poison": 0.016, "die": 0.003, "unreadable": 0.002}
+RARE = {"nap.long": 0.015, "block": 0.008, "stubborn": 0.012, "poison": 0.016, "die": 0.002, "unreadable": 0.002}
 """What share of the jobs."""
 
 
@@ -100,27 +100,27 @@ Place: TypeAlias = Callable[[list[Order], random.Random], Awaitable[None]]
 
 
 class Clients:
-    """They share the orders, and place them in the time given; what each does follows from the seed."""
+    """They share the orders; what each does follows from the seed."""
 
-    def __init__(self, url: str, psql: str, seed: int, jobs: int, seconds: float) -> None:
+    def __init__(self, url: str, psql: str, seed: int, jobs: int) -> None:
         self._url = url
         self._psql = psql
         self._seed = seed
         self._orders = orders(seed, jobs)
-        self._seconds = seconds
         self._known: list[UUID] = []
         self.calls: list[Call] = []
 
-    async def run(self) -> None:
-        """Until every order was placed once."""
+    async def place(self, count: int, seconds: float) -> None:
+        """The next orders, each once, in about that time."""
+        these, self._orders = self._orders[:count], self._orders[count:]
         async with anyio.create_task_group() as group:
             for number in range(CLIENTS):
-                chance = random.Random(f"{self._seed} client {number}")
+                chance = random.Random(f"{self._seed} client {number}, {len(self._orders)} left")
                 place = self._place_by_psql if number == CLIENTS - 1 else self._place
-                group.start_soon(self._place_all, place, self._orders[number::CLIENTS], chance)
+                group.start_soon(self._place_all, place, these[number::CLIENTS], seconds, chance)
 
-    async def _place_all(self, place: Place, share: list[Order], chance: random.Random) -> None:
-        a_job = self._seconds / len(share)
+    async def _place_all(self, place: Place, share: list[Order], seconds: float, chance: random.Random) -> None:
+        a_job = seconds / max(1, len(share))
         while share:
             count = chance.randint(1, 6)
             await place(share[:count], chance)

@@ -29,6 +29,8 @@ GONE_WITHIN = SHUTDOWN + 3.0
 FORGETS = 1.0
 """Seconds of claims that a server may forget when it crashes: they are committed without waiting for the disk."""
 CLOCK_STEP = 3600.0
+CLAIMS, OUTCOMES = ": claims", ": outcomes"
+"""How the names of these connections end."""
 AIMS_FOR = 4.0
 """Seconds at most that a fault waits for its moment."""
 PUSHQ_BACKENDS = "select pid from pg_stat_activity where application_name ~ '^pushq ' and pid <> pg_backend_pid()"
@@ -59,6 +61,10 @@ class Faults:
         async with anyio.create_task_group() as group:
             for fault in faults:
                 group.start_soon(self._commit, fault, began_at + fault.at)
+
+    async def wait_until_all_work(self) -> None:
+        """Every host has a pool that claims, and writes outcomes."""
+        await _comes_true(lambda: all(host.proxy.serves(CLAIMS, OUTCOMES) for host in self._hosts), within=30)
 
     @property
     def toothless(self) -> list[str]:
@@ -151,9 +157,14 @@ class Faults:
         async with self._stopping[host.number]:
             await _wait_pool(host)
             with self._excused(host.number, "stopped"):
-                pids = victims()
-                _send(signal.SIGSTOP, *pids)
-                bit = await _comes_true(lambda: any(map(is_stopped, pids)))
+                pids = set[int]()
+
+                def stops() -> bool:
+                    pids.update(victims())
+                    _send(signal.SIGSTOP, *pids)
+                    return any(map(is_stopped, pids))
+
+                bit = await _comes_true(stops)
                 await anyio.sleep(seconds)
                 _send(signal.SIGCONT, *pids)
             return bit
@@ -174,9 +185,9 @@ class Faults:
         await _wait_pool(host)
         with self._excused(host.number, "delayed"):
             host.proxy.delay, before = 0.15, host.proxy.delayed
-            await anyio.sleep(seconds)
+            bit = await _for_so_long(seconds, lambda: host.proxy.delayed > before)
             host.proxy.delay = 0.0
-        return host.proxy.delayed > before
+        return bit
 
     async def _cut(self, host: Host, _: float) -> bool:
         await _wait_pool(host)
@@ -187,9 +198,9 @@ class Faults:
         before = host.proxy.held
         with self._excused(host.number, "cut off"):
             host.proxy.hold()
-            await anyio.sleep(seconds)
+            bit = await _for_so_long(seconds, lambda: host.proxy.held > before)
             host.proxy.let_flow()
-        return host.proxy.held > before
+        return bit
 
     async def _leave_half_open(self, host: Host, seconds: float) -> bool:
         await _wait_pool(host)
@@ -200,10 +211,10 @@ class Faults:
         return left
 
     async def _swallow_claims_replies(self, host: Host, seconds: float) -> bool:
-        return await self._swallow(host.proxy, ": claims", seconds)
+        return await self._swallow(host.proxy, CLAIMS, seconds)
 
     async def _swallow_outcomes_replies(self, host: Host, seconds: float) -> bool:
-        return await self._swallow(host.proxy, ": outcomes", seconds)
+        return await self._swallow(host.proxy, OUTCOMES, seconds)
 
     async def _swallow_clients_replies(self, seconds: float) -> bool:
         return await self._swallow(self._clients, "", seconds)
@@ -212,10 +223,10 @@ class Faults:
         return await _while_among(proxy.swallows, purpose, proxy.swallowed, seconds)
 
     async def _lose_claims(self, host: Host, seconds: float) -> bool:
-        return await self._lose(host.proxy, ": claims", seconds)
+        return await self._lose(host.proxy, CLAIMS, seconds)
 
     async def _lose_outcomes(self, host: Host, seconds: float) -> bool:
-        return await self._lose(host.proxy, ": outcomes", seconds)
+        return await self._lose(host.proxy, OUTCOMES, seconds)
 
     async def _lose(self, proxy: Proxy, purpose: str, seconds: float) -> bool:
         return await _while_among(proxy.loses, purpose, proxy.lost, seconds)
@@ -307,12 +318,17 @@ async def _comes_true(look: Callable[[], bool], within: float = 10.0) -> bool:
     return True
 
 
+async def _for_so_long(seconds: float, bit: Callable[[], bool]) -> bool:
+    """Waits for so long, and longer if the fault has not bitten; whether it has."""
+    await anyio.sleep(seconds)
+    return await _comes_true(bit, within=20)
+
+
 async def _while_among(purposes: set[str], purpose: str, count: Counter[str], seconds: float) -> bool:
-    """It is one of them for so long, and longer if that has come to nothing; whether it has come to something."""
+    """It is one of them for so long; whether that bit."""
     before = count[purpose]
     purposes.add(purpose)
-    await anyio.sleep(seconds)
-    bit = await _comes_true(lambda: count[purpose] > before)
+    bit = await _for_so_long(seconds, lambda: count[purpose] > before)
     purposes.discard(purpose)
     return bit
 

@@ -67,6 +67,7 @@ def _claim_without_lease() -> None:
     """A supervisor that others believe dead claims on."""
     live = "exists (select from pushq.supervisors where name = $3 and lease_until > now())"
     _rewrite("claim", live, "$3 > ''")
+    _rewrite("next_due", f"{live} as lease_is_live", "$3 > '' as lease_is_live")
 
 
 def _same_attempt_again() -> None:

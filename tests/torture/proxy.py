@@ -57,6 +57,10 @@ class Proxy:
         """Connections that are open."""
         return len(self._links)
 
+    def serves(self, *purposes: str) -> bool:
+        """Whether there is a connection for each."""
+        return all(any(link.purpose.endswith(purpose) for link in self._links) for purpose in purposes)
+
     def cut(self) -> int:
         """Resets every connection; how many."""
         links = list(self._links)

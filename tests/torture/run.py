@@ -15,7 +15,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from tests.torture.history import Change, History, Leftovers, Registration, Viol
 from tests.torture.hosts import Clock, Host, processes_of
 from tests.torture.proxy import Proxy
 from tests.torture.runs import RunsLog
-from tests.torture.schedule import HOSTS, LEASE, Schedule
+from tests.torture.schedule import HOSTS, LAST_JOBS, LAST_SECONDS, LEASE, Fault, Schedule
 
 CRASHES_ALLOWED = 3
 SETTLES_WITHIN = 60.0
@@ -145,7 +145,7 @@ class Stage:
                 await stack.enter_async_context(proxy.serving())
             way_in = f"postgresql://pushq@127.0.0.1:{self._way_in.port}/{self._database}?sslmode=disable"
             schedule = self._schedule
-            self._clients = Clients(way_in, self._psql, schedule.seed, schedule.jobs, schedule.seconds)
+            self._clients = Clients(way_in, self._psql, schedule.seed, schedule.jobs)
             self._decoder = await Decoder.watching(self._url)
             for host in self._hosts:
                 stack.callback(host.end)
@@ -157,13 +157,21 @@ class Stage:
                 around.cancel_scope.cancel()
 
     async def play(self) -> None:
-        """Jobs and faults, then quiet, then the end."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._clients.run)
-            group.start_soon(self._faults.run, self._schedule.faults)
+        """Two acts of jobs and faults, then quiet, then the end."""
+        schedule = self._schedule
+        last = round(schedule.jobs * LAST_JOBS) if schedule.last else 0
+        await self._act(schedule.jobs - last, schedule.seconds, schedule.faults)
+        if schedule.last:
+            await self._faults.wait_until_all_work()
+            await self._act(last, LAST_SECONDS, schedule.last)
         await self._settle()
         await self._stop()
         await self._look_for_leftovers()
+
+    async def _act(self, jobs: int, seconds: float, faults: Sequence[Fault]) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._clients.place, jobs, seconds)
+            group.start_soon(self._faults.run, faults)
 
     async def _decode(self) -> None:
         """Takes the changes while they come, so that WAL does not pile up."""
