@@ -80,6 +80,10 @@ def _instant(_: random.Random) -> float:
     return 0.0
 
 
+def _over_a_heartbeat(_: random.Random) -> float:
+    return 0.4 * LEASE
+
+
 def _around_a_lease(chance: random.Random) -> float:
     return chance.uniform(0.3, 2.2) * LEASE
 
@@ -120,7 +124,7 @@ ON_HOSTS: dict[str, Seconds] = {
 ON_ALL: dict[str, Seconds] = {
     "crash server": _instant,
     "freeze server": _over_a_lease,
-    "lapse leases": _instant,
+    "lapse leases": _over_a_heartbeat,
     "terminate backends": _instant,
     "cut clients": _instant,
     "swallow clients' replies": _a_second,
