@@ -124,8 +124,8 @@ class Faults:
             return await host.reap(10) == -signal.SIGKILL
 
     async def _drain(self, host: Host, seconds: float) -> bool:
-        """SIGTERM: it must be gone in time, whatever else befalls it, and whatever it runs."""
-        await self._wait_long_run(host, GONE_WITHIN + 0.5)
+        """SIGTERM: it must be gone in time, whatever it runs, and rather one that runs a job which outlasts that."""
+        host = await self._wait_long_run(GONE_WITHIN + 0.5, *self._hosts) or host
         async with self._stopping[host.number], self._down(host, seconds):
             _send(signal.SIGTERM, host.pid)
             code = await host.reap(GONE_WITHIN)
@@ -150,7 +150,7 @@ class Faults:
 
     async def _stop_supervisor(self, host: Host, seconds: float) -> bool:
         """Its pools go on, and are taken for dead meanwhile."""
-        await self._wait_long_run(host, LEASE + 1)
+        await self._wait_long_run(LEASE + 1, host)
         return await self._stop(host, lambda: [host.pid], seconds)
 
     async def _stop_host(self, host: Host, seconds: float) -> bool:
@@ -294,9 +294,14 @@ class Faults:
                 await anyio.sleep(0.1)
             return False
 
-    async def _wait_long_run(self, host: Host, seconds: float) -> None:
-        """Until it runs a job that has so long to go, if that comes soon."""
-        await _comes_true(lambda: self._runs.longest_left(host.pools) >= seconds, within=AIMS_FOR)
+    async def _wait_long_run(self, seconds: float, *hosts: Host) -> Host | None:
+        """The first of them that runs a job which has so long to go, if that comes soon."""
+
+        def those() -> list[Host]:
+            return [host for host in hosts if self._runs.longest_left(host.pools) >= seconds]
+
+        await _comes_true(lambda: bool(those()), within=AIMS_FOR)
+        return next(iter(those()), None)
 
     @contextmanager
     def _excused(self, host: int | None, kind: str) -> Iterator[None]:

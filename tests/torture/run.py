@@ -162,13 +162,13 @@ class Stage:
         last = round(schedule.jobs * LAST_JOBS) if schedule.last else 0
         await self._act(schedule.jobs - last, schedule.seconds, schedule.faults)
         if schedule.last:
-            await self._faults.wait_until_all_work()
             await self._act(last, LAST_SECONDS, schedule.last)
         await self._settle()
         await self._stop()
         await self._look_for_leftovers()
 
     async def _act(self, jobs: int, seconds: float, faults: Sequence[Fault]) -> None:
+        await self._faults.wait_until_all_work()  # whoever is still starting has nothing to lose
         async with anyio.create_task_group() as group:
             group.start_soon(self._clients.place, jobs, seconds)
             group.start_soon(self._faults.run, faults)
