@@ -76,7 +76,7 @@ RARE = {"nap.long": 0.015, "block": 0.008, "stubborn": 0.012, "poison": 0.016, "
 TASKS = {"nap.long": "nap", "unreadable": "nothing"}
 PAYLOADS: dict[str, Callable[[random.Random], dict[str, object]]] = {
     "nap": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
-    "nap.long": lambda chance: {"seconds": chance.choice((2.5, 4.0, 7.0))},
+    "nap.long": lambda chance: {"seconds": chance.choice((2.5, 7.0))},
     "snooze": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "thread": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "block": lambda chance: {"seconds": chance.choice((0.2, 1.0, 3.0))},
