@@ -173,12 +173,21 @@ class Store:
         await self._fetch("goodbye", name)
 
     async def requeue(
-        self, supervisors: Iterable[str], *, pool: int | None = None, crashed: bool, deadline: float | None = None
+        self,
+        supervisors: Iterable[str],
+        *,
+        pool: int | None = None,
+        crashed: bool,
+        buried: bool = False,
+        deadline: float | None = None,
     ) -> list[Taken]:
-        """Takes the running jobs of supervisors, or of one pool, away: charged with a crash, or released."""
+        """Takes the running jobs of supervisors, or of one pool, away: charged with a crash, or released.
+
+        buried: only from those who are still so. One may have come back to life, and have claimed anew.
+        """
         names, taken = list(supervisors), list[Taken]()
         while True:
-            rows = await self._session.fetch(statement("requeue"), names, pool, crashed, deadline=deadline)
+            rows = await self._session.fetch(statement("requeue"), names, pool, crashed, buried, deadline=deadline)
             taken += [Taken(**row) for row in rows]
             if len(rows) < 1000:
                 return taken

@@ -80,7 +80,7 @@ class Sweeper:
         without_row = [name for name, heartbeat in dead if heartbeat < 0]
         buried = await self._store.bury([(name, heartbeat) for name, heartbeat in dead if heartbeat >= 0])
         names = [*buried, *without_row]
-        taken = await self._store.requeue(names, crashed=True) if names else []
+        taken = await self._store.requeue(names, crashed=True, buried=True) if names else []
         if names:
             failed = sum(job.status == "failed" for job in taken)
             publish(JobsRequeued(tuple(names), len(taken) - failed, failed))

@@ -300,14 +300,15 @@ def bury(name: str, dead: list[tuple[str, int]]) -> Operation:
     return Operation(name, perform, explain)
 
 
-def requeue(name: str, *, crashed: bool, pool: int | None = None) -> Operation:
+def requeue(name: str, *, crashed: bool, pool: int | None = None, buried: bool = False) -> Operation:
     """Takes the jobs of supervisor one away. It may pass over such as somebody else has locked."""
 
     async def perform(actor: Actor) -> list[Taken]:
-        return await actor.store.requeue([ONE], pool=pool, crashed=crashed)
+        return await actor.store.requeue([ONE], pool=pool, crashed=crashed, buried=buried)
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
-        held = state.find(status="running", supervisor=ONE)
+        is_spared = buried and ONE in state.supervisors
+        held = () if is_spared else state.find(status="running", supervisor=ONE)
         taken = {one.id: one for one in ran.answer}
         if (
             not taken.keys() <= {*held}
@@ -565,11 +566,18 @@ _SUPERVISORS = [
     part(heartbeat(ONE), writes="supervisors"),
     part(register("register", TWO, "echo newcomer stranger", "default mail"), writes="supervisors queues"),
     part(goodbye(), writes="supervisors"),
+    part(requeue("charge_pool", crashed=True, pool=1), writes="running", reads="parent tallies"),
     part(requeue("release_pool", crashed=False, pool=1), writes="running", reads="parent"),
 ]
 _SWEEPERS = [
     part(bury("bury", [(ONE, 5)]), writes="supervisors"),
-    part(requeue("sweep", crashed=True), writes="running", reads="parent tallies"),
+    part(
+        bury("bury", [(ONE, 5)]),
+        requeue("requeue", crashed=True, buried=True),
+        writes="running supervisors",
+        reads="parent tallies",
+        name="sweep",
+    ),
     part(park(), writes="strangers", reads="supervisors running parent"),
     part(unpark(), writes="strangers", reads="supervisors parent"),
     part(take_census(), writes="census", reads="q1 s1 new running strangers f1"),

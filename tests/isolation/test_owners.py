@@ -53,13 +53,25 @@ async def test_a_claim_whose_reply_was_lost_is_taken_back_whole_or_not_yet(stage
 
 async def test_a_claim_that_commits_after_its_supervisor_was_buried_is_found_by_the_next_sweep(stage: Stage) -> None:
     revenant = [heartbeat(ONE), claim("claim", ONE, ("default", "mail"), 10)]
-    sweeper = [expire(ONE), bury("bury", [(ONE, 6)]), requeue("sweep", crashed=True)]
+    sweeper = [expire(ONE), bury("bury", [(ONE, 6)]), requeue("sweep", crashed=True, buried=True)]
     found = 0
     for schedule in interleavings([revenant, sweeper], begins_apart=False):
         await stage.try_every([revenant, sweeper], [schedule])
         store = stage.actors[0].store
         strays = [seen.name for seen in await store.observe() if seen.heartbeat < 0]
-        found += len(await store.requeue(strays, crashed=True))
+        found += len(await store.requeue(strays, crashed=True, buried=True))
         state = await stage.look()
         assert {state.jobs[job].supervisor for job in state.find(status="running")} <= state.supervisors.keys()
     assert found
+
+
+async def test_a_supervisor_that_comes_back_before_its_jobs_are_taken_keeps_them(stage: Stage) -> None:
+    """From its burial until then the sweeper may have been frozen, however long."""
+    revenant = [heartbeat(ONE), claim("claim", ONE, ("default", "mail"), 10)]
+    sweeper = PARTS["sweep"].operations
+    kept = 0
+    for schedule in interleavings([revenant, sweeper], begins_apart=False):
+        await stage.try_every([revenant, sweeper], [schedule])
+        state = await stage.look()
+        kept += bool(ONE in state.supervisors and state.find(status="running", supervisor=ONE))
+    assert kept

@@ -89,13 +89,15 @@ async def test_while_an_operation_is_open_those_that_have_nothing_in_common_with
 # At REPEATABLE READ a statement that waited for a row which another then changed is refused (40001), since its snapshot
 # does not show the change. So is an insert whose unique_key belongs to such a row: `on conflict do nothing` may not
 # pass over a row that it does not see. The producer repeats its transaction.
+_TAKERS = "sweep charge_pool release_pool"
+_FINISHES = "finish finish_reversed finish_failed finish_retried finish_released"
 REFUSED_BESIDE = {
     "insert": "insert",
-    "insert_keyed": "insert_keyed insert_keyed_reversed finish_retried sweep release_pool",
+    "insert_keyed": f"insert_keyed insert_keyed_reversed finish_retried {_TAKERS}",
     "insert_keyed_reversed": "insert_keyed insert_keyed_reversed retry_f1",
-    "cancel_r2": "cancel_r2 finish finish_reversed finish_failed finish_retried finish_released sweep release_pool",
+    "cancel_r2": f"cancel_r2 {_FINISHES} {_TAKERS}",
     "cancel_q1": "cancel_q1 claim claim_two",
-    "retry_r2": "cancel_r2 finish finish_reversed finish_failed finish_retried finish_released sweep release_pool",
+    "retry_r2": f"cancel_r2 {_FINISHES} {_TAKERS}",
     "retry_s1": "retry_s1 claim_suspect",
     "retry_f1": "retry_f1",
     "retry_f0": "retry_f0",

@@ -1,10 +1,19 @@
 -- Takes up to 1,000 running jobs away from the supervisors $1, or only from their pool $2 where it is not null, and makes
 -- them due at once. Where $3 is true the jobs are charged a crash: the third ends one as failed. Where it is false they
--- are released, at no charge. Rows that somebody is finishing at this moment are theirs. Returns what became of each.
-with held as (
+-- are released, at no charge. Where $4 is true only those who have no row lose theirs: one that was buried and has given a
+-- sign of life since keeps what it holds, and what it has claimed anew. Rows that somebody is finishing at this moment are
+-- theirs. Returns what became of each.
+with seen as materialized (
+    select id, token
+    from pushq.jobs_unfinished as job
+    where status = 'running' and supervisor = any($1::text[]) and ($2::int is null or pool = $2)
+    and not ($4 and exists (select from pushq.supervisors where name = job.supervisor))
+),
+held as (
     select id
     from pushq.jobs_unfinished
-    where status = 'running' and supervisor = any($1::text[]) and ($2::int is null or pool = $2)
+    where id = any(array(select id from seen))
+    and token = any(array(select token from seen))  -- the same claim still, now that its row is locked
     order by id
     limit 1000
     for update skip locked
