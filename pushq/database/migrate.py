@@ -106,9 +106,7 @@ async def check_schema(url: str | None) -> None:
 
 
 async def _missing(session: Session, url: str | None) -> list[Migration]:
-    version = int((await session.fetch("select current_setting('server_version_num') as number"))[0]["number"])
-    if version < 150000:
-        raise SchemaError(f"{describe(url)} is PostgreSQL {version // 10000}; pushq needs 15 or newer.")
+    await _refuse_unfit(session, url)
     (row,) = await session.fetch("select to_regclass('pushq.migrations') is not null as exists")
     applied: set[int] = set()
     if row["exists"]:
@@ -119,6 +117,19 @@ async def _missing(session: Session, url: str | None) -> list[Migration]:
             f"{describe(url)} has schema version {max(newer)}, and this pushq knows {max(known)}; upgrade pushq."
         )
     return [migration for migration in migrations() if migration.version not in applied]
+
+
+async def _refuse_unfit(session: Session, url: str | None) -> None:
+    (server,) = await session.fetch(
+        "select current_setting('server_version_num')::int as version, current_setting('server_encoding') as encoding"
+    )
+    if server["version"] < 150000:
+        raise SchemaError(f"{describe(url)} is PostgreSQL {server['version'] // 10000}; pushq needs 15 or newer.")
+    if server["encoding"] != "UTF8":  # any other cannot store what a handler may return
+        raise SchemaError(
+            f"{describe(url)} is encoded in {server['encoding']}; pushq needs UTF8. "
+            "Make one with `create database … encoding 'UTF8' template template0`."
+        )
 
 
 async def _apply(session: Session, migration: Migration, tries: int = 10) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from pushq.database.migrate import Migration, check_schema, migrate, migrations, missing
 from pushq.errors import SchemaError
+from tests.support.server import Server
 from tests.support.supervisors import ROOT, environment, pushq
 from tests.support.waiting import eventually
 
@@ -82,6 +83,14 @@ async def test_a_newer_schema_is_refused_in_a_sentence(
         refused = pushq(*command, url=database_url)
         assert "has schema version 9999" in refused.stderr
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+async def test_a_database_of_another_encoding_is_refused_in_a_sentence(server: Server) -> None:
+    async with server.fresh_database("template0", encoding="LATIN1") as url:
+        refused = pushq("migrate", url=url)
+
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "is encoded in LATIN1; pushq needs UTF8." in refused.stderr
 
 
 async def test_a_file_that_fails_leaves_nothing_of_it(empty_database_url: str) -> None:

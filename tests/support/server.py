@@ -28,11 +28,12 @@ class Server:
         return f"{parts.scheme}://{parts.netloc}/{database}" + (f"?{parts.query}" if parts.query else "")
 
     @asynccontextmanager
-    async def fresh_database(self, template: str = "template1") -> AsyncIterator[str]:
+    async def fresh_database(self, template: str = "template1", encoding: str | None = None) -> AsyncIterator[str]:
         """The URL of a database that is gone afterwards, whoever is still connected."""
         name = f"{self.run}_{uuid4().hex[:8]}"
         async with self._administrator() as administrator:
-            await administrator.execute(f"create database {name} template {template} strategy file_copy")
+            encoded = f"encoding '{encoding}' locale 'C'" if encoding else ""
+            await administrator.execute(f"create database {name} template {template} strategy file_copy {encoded}")
         yield self.url_of(name)
         async with self._administrator() as administrator:
             await administrator.execute(f"drop database if exists {name} with (force)")
