@@ -23,10 +23,10 @@ torture-bell: $(READY) ## try to make it lose a wake-up (MINUTES=30 SEED=… PLA
 	@$(BIN)/python -m tests.torture_bell --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED))
 
 torture: $(READY) ## try to break the guarantees by random faults (RUNS=10 SEED=… REPLAY=FILE PLANTED=…)
-	@$(BIN)/python -m tests.torture --record build/torture.jsonl --runs $(or $(RUNS),10) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) $(if $(PLANTED),--planted $(PLANTED))
+	@$(BIN)/python -m tests.torture --record $(or $(RECORD),build/torture.jsonl) --runs $(or $(RUNS),10) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) $(if $(PLANTED),--planted $(PLANTED))
 
 torture-drain: $(READY) ## stop supervisors at random instants, and go on where it was stopped (RUNS=600 SEED=…)
-	@$(BIN)/python -m tests.torture_drain --record build/torture-drain.jsonl --runs $(or $(RUNS),600) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.torture_drain --record $(or $(RECORD),build/torture-drain.jsonl) --runs $(or $(RUNS),600) $(if $(SEED),--seed $(SEED))
 
 check: $(READY) ## lint, format, types, migrations
 	$(BIN)/ruff check

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,9 +20,10 @@ import click
 
 from pushq.database.embedded import EmbeddedServer
 from tests.support.packages import unpacked
+from tests.support.record import Record
 from tests.torture.hosts import Clock
 from tests.torture.planted import BUGS
-from tests.torture.record import Record
+from tests.torture.record import next_seed, report
 from tests.torture.run import run
 from tests.torture.schedule import JOBS, Schedule
 
@@ -32,7 +32,7 @@ KEPT = Path("build/torture")
 
 
 @click.command()
-@click.option("--runs", default=10, show_default=True, type=click.IntRange(1), help="How many seeds.")
+@click.option("--runs", default=10, show_default=True, type=click.IntRange(0), help="How many seeds; 0 only reports.")
 @click.option("--seed", type=click.IntRange(0), help="The first of them.  [the one after the record's last, else 1]")
 @click.option("--jobs", default=JOBS, show_default=True, type=click.IntRange(10), help="Jobs a run.")
 @click.option("--replay", type=click.Path(path_type=Path), help="Play this schedule once, in place of seeds.")
@@ -50,7 +50,7 @@ def main(
 ) -> None:
     """Tries to break the guarantees of pushq's README by random faults. Exit code 1: it did."""
     kept = Record(record)
-    first = kept.next_seed if seed is None else seed
+    first = next_seed(kept.runs) if seed is None else seed
     try:
         schedules = [Schedule.read(replay)] if replay else [Schedule.drawn(first + n, jobs) for n in range(runs)]
     except ValueError as error:
@@ -59,21 +59,23 @@ def main(
     found = 0
     with suppress(KeyboardInterrupt):
         found = _torture(schedules, kept, planted, as_json=as_json)
+    if not as_json:
+        click.echo(report(kept.runs))
     sys.exit(found > 0)
 
 
-def _torture(schedules: Iterable[Schedule], record: Record, planted: str | None, *, as_json: bool) -> int:
+def _torture(schedules: Sequence[Schedule], record: Record, planted: str | None, *, as_json: bool) -> int:
     """How many runs found a violation."""
-    found, total, void = 0, Counter[str](), 0
+    if not schedules:
+        return 0
+    found = 0
     with EmbeddedServer(durable=True, settings=SERVER) as server, TemporaryDirectory() as directory:
         clock = _clock(Path(directory))
         for number, schedule in enumerate(schedules, 1):
             home = Path(directory) / str(number)
             home.mkdir()
             ended = anyio.run(run, server, schedule, home, planted, clock)
-            record.append(ended)
-            total.update(ended.faults)
-            void += bool(ended.toothless)
+            record.append(ended.as_dict())
             found += bool(ended.violations)
             click.echo(json.dumps(ended.as_dict()) if as_json else str(ended))
             if ended.violations:
@@ -81,8 +83,6 @@ def _torture(schedules: Iterable[Schedule], record: Record, planted: str | None,
                 if planted:
                     break
             shutil.rmtree(home)
-    if not as_json:
-        click.echo(f"{found} runs with violations, {void} void; faults: {dict(total)}")
     return found
 
 

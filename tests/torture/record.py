@@ -1,32 +1,63 @@
-"""The record of a battery: one run a line, so that it can take several sittings."""
+"""What a record of random faults comes to."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import median
 
-from tests.torture.run import Ended
+from tests.support.record import Line, spans
 
 
-class Record:
-    """Without a file it keeps nothing."""
+def sound(runs: Iterable[Line]) -> list[Line]:
+    """Those with nothing planted; of a seed that was run again, the last."""
+    return [*{run["seed"]: run for run in runs if not run["planted"]}.values()]
 
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        self._lines = file.read_text().splitlines() if file and file.is_file() else []
 
-    @property
-    def next_seed(self) -> int:
-        """The one after the highest that has been run with nothing planted."""
-        return 1 + max((int(run["seed"]) for run in self._runs if not run["planted"]), default=0)
+def next_seed(runs: Iterable[Line]) -> int:
+    """The one after the highest that has been run with nothing planted."""
+    return 1 + max((int(run["seed"]) for run in sound(runs)), default=0)
 
-    @property
-    def _runs(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._lines if line.endswith("}")]  # the last may have been cut off
 
-    def append(self, ended: Ended) -> None:
-        if self._file:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a") as writable:
-                writable.write(json.dumps(ended.as_dict()) + "\n")
+def report(runs: Sequence[Line]) -> str:
+    """A table in Markdown: seeds, jobs, violations and faults."""
+    kept = sound(runs)
+    statuses, faults = (_sum(kept, what) for what in ("statuses", "faults"))
+    bad, void = ([run["seed"] for run in kept if run[what]] for what in ("violations", "toothless"))
+    settled = [run["settled_after"] for run in kept if run["settled_after"] is not None] or [0.0]
+    versions = dict.fromkeys(str(run["version"]) for run in kept)
+    seeds_by_version = {one: spans([run["seed"] for run in kept if str(run["version"]) == one]) for one in versions}
+    rows = {
+        "runs": f"{len(kept)}: seeds {spans([run['seed'] for run in kept])}",
+        "of version": "; ".join(f"{one} ({seeds})" for one, seeds in seeds_by_version.items()),
+        "with violations": f"{len(bad)}" + (f": seeds {spans(bad)}" if bad else ""),
+        "earlier runs of these seeds": _again(runs),
+        "void, since a fault had not bitten": f"{len(void)}" + (f": seeds {spans(void)}" if void else ""),
+        "jobs that ended": _listed(statuses),
+        "times that a handler ran": f"{sum(run['runs'] for run in kept):,}",
+        "faults that bit": f"{sum(faults.values()):,}: {_listed(faults)}",
+        "settled after the last fault": f"{median(settled):.1f} s, at most {max(settled):.1f} s",
+        "time taken": f"{sum(run['seconds'] for run in kept) / 60:.0f} minutes",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _again(runs: Iterable[Line]) -> str:
+    """What the record holds of runs that do not count, as their seeds have been run again."""
+    last = {id(run) for run in sound(runs)}
+    earlier = [run for run in runs if not run["planted"] and id(run) not in last]
+    told = (f"seed {run['seed']} ({_verdict(run)}, {run['version']})" for run in earlier)
+    return ", ".join(told) or "none"
+
+
+def _verdict(run: Line) -> str:
+    codes = sorted({violation["code"] for violation in run["violations"]})
+    return " ".join(codes) or ("void" if run["toothless"] else "sound")
+
+
+def _sum(runs: Iterable[Line], what: str) -> Counter[str]:
+    return sum((Counter(run[what]) for run in runs), Counter())
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.most_common())

@@ -22,9 +22,10 @@ from tempfile import TemporaryDirectory
 import click
 
 from pushq.database.embedded import EmbeddedServer
+from tests.support.record import Record
 from tests.support.server import Server
 from tests.torture_drain.plan import SITUATIONS, Plan, Situation
-from tests.torture_drain.record import EXPLAINED, Record, table
+from tests.torture_drain.record import by_seed, report
 from tests.torture_drain.run import Ended, run
 
 TELLS_EVERY = 15.0
@@ -50,20 +51,16 @@ TELLS_EVERY = 15.0
 def main(runs: int, seed: int, situations: Sequence[Situation], lanes: int, record: Path | None, as_json: bool) -> None:
     """Stops supervisors at random instants. Exit code 1: one was not gone in time, or broke a promise."""
     kept = Record(record)
-    seeds = range(seed, seed + runs)
-    battery = Battery(kept, [Plan.drawn(one, tuple(situations) or SITUATIONS) for one in seeds if one not in kept.runs])
+    seeds, before = range(seed, seed + runs), by_seed(kept.runs)
+    battery = Battery(kept, [Plan.drawn(one, tuple(situations) or SITUATIONS) for one in seeds if one not in before])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         battery.run(lanes)
     except KeyboardInterrupt:
         click.echo("stopping after the runs that are under way; the record keeps them", err=True)
         battery.stop()
-    done = [kept.runs[one] for one in seeds if one in kept.runs]
-    if as_json:
-        click.echo("\n".join(map(json.dumps, done)))
-    else:
-        click.echo(table(done))
-        click.echo(EXPLAINED)
+    done = [run for one, run in sorted(by_seed(kept.runs).items()) if one in seeds]
+    click.echo("\n".join(map(json.dumps, done)) if as_json else report(done))
     sys.exit(any(one["violations"] for one in done))
 
 
@@ -105,7 +102,7 @@ class Battery:
                 home = Path(directory) / str(plan.seed)
                 home.mkdir()
                 ended = asyncio.run(run(server, template, plan, home))
-                self._record.append(ended)
+                self._record.append(ended.as_dict())
                 self._tell(ended, home)
 
     def _tell(self, ended: Ended, home: Path) -> None:
