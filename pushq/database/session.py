@@ -45,6 +45,10 @@ _VALUE_REFUSED = (
     asyncpg.ProgramLimitExceededError,
 )
 
+_OUT_OF_IDS = ("varsup.c", "multixact.c")
+"""Where PostgreSQL refuses to give transaction ids until old ones are frozen, with the code of a limit that a value
+exceeds. Its sentences are translated, the files' names are not. The connection is sound."""
+
 # The planner's guesses about a table that empties and fills within seconds are always stale. The statements are written
 # for one plan each, by index; these settings keep it.
 _PLANS = {"jit": "off", "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
@@ -136,12 +140,17 @@ class Session:
             self.discard()
             raise DatabaseAway(f"{describe(self._url)} is away: {_message(error)}.") from error
         except _VALUE_REFUSED as error:
-            raise ValueRefused(_message(error)) from None  # a traceback would show the DETAIL
+            raise self._refusal(error) from None  # a traceback would show the DETAIL
         except asyncpg.PostgresError:
             raise  # an answer: the connection is sound
         except BaseException:
             self.discard()  # cancelled half-way: what the connection would answer next is anybody's guess
             raise
+
+    def _refusal(self, error: asyncpg.PostgresError) -> DatabaseAway | ValueRefused:
+        if error.server_source_filename in _OUT_OF_IDS:
+            return DatabaseAway(f"{describe(self._url)} takes no writes: {_message(error)}.")
+        return ValueRefused(_message(error))
 
     async def _connected(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
         try:

@@ -13,6 +13,8 @@ from pushq.events import JobsEnded, OutcomeRefused, publish
 from pushq.outcome import Kind, Outcome
 from pushq.pool.outbox import Outbox
 
+_REFUSED = ValueRefused.__name__
+
 
 async def finish(store: Store, outbox: Outbox) -> None:
     """Writes outcomes until there will be no more."""
@@ -43,11 +45,16 @@ async def _store(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
 
 
 async def _write_apart(store: Store, batch: Sequence[Outcome], error: ValueRefused) -> None:
-    """An outcome that the database refuses must not hold up the others: it becomes a failure that says so."""
+    """An outcome that the database refuses must not hold up the others: it becomes a failure that says so.
+
+    Raises ValueRefused where it takes not even that.
+    """
     if len(batch) > 1:
         for outcome in batch:
             await write(store, [outcome])
         return
     (outcome,) = batch
-    remark = f"ValueRefused: the work is done, but its outcome cannot be stored: {error}"
-    await write(store, [replace(outcome, kind=Kind.FAILED, error=remark, result=None, error_type="ValueRefused")])
+    if outcome.error_type == _REFUSED:
+        raise error
+    remark = f"{_REFUSED}: the work is done, but its outcome cannot be stored: {error}"
+    await write(store, [replace(outcome, kind=Kind.FAILED, error=remark, result=None, error_type=_REFUSED)])

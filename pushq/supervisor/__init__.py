@@ -64,6 +64,13 @@ class Supervisor:
         self._pulse = Session(settings.url, f"pushq supervisor {self.name}: heartbeat", deadline=5.0)
         self._upkeep = Session(settings.url, f"pushq supervisor {self.name}: sweeper", deadline=30.0)
         self._store = Store(self._pulse)
+        self._heartbeat = Heartbeat(
+            self._store,
+            self.name,
+            interval=settings.heartbeat_interval,
+            lease=settings.lease,
+            revived=self._tell_pools_to_look,
+        )
         self._numbers = count(1)
         self._pools: dict[int, PoolProcess] = {}
         self._past = ProcessFigures()  # what pools that have ended had counted
@@ -84,19 +91,12 @@ class Supervisor:
         Raises TasksError when the pools cannot begin, SchemaError when the database is not migrated, and DatabaseAway
         or DatabaseRefused when there is none to begin with.
         """
-        heartbeat = Heartbeat(
-            self._store,
-            self.name,
-            interval=self._settings.heartbeat_interval,
-            lease=self._settings.lease,
-            revived=self._tell_pools_to_look,
-        )
         sweeper = Sweeper(Store(self._upkeep), retention=self._settings.retention)
         web = application(Exposition(self._store, self._figures), self._why_not_ready, self._token)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            if await self._begin(heartbeat, signals):
+            if await self._begin(signals):
                 async with anyio.create_task_group() as around:
-                    around.start_soon(heartbeat.run)
+                    around.start_soon(self._heartbeat.run)
                     around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
                     around.start_soon(sweeper.run, self._settings.sweep_interval)
                     around.start_soon(self._release_late_claims)
@@ -113,7 +113,7 @@ class Supervisor:
         if self._unable:
             raise TasksError(self._unable)
 
-    async def _begin(self, heartbeat: Heartbeat, signals: AsyncIterator[signal.Signals]) -> bool:
+    async def _begin(self, signals: AsyncIterator[signal.Signals]) -> bool:
         """Gives the first sign of life. False: a signal came before the database had answered, and there is no more.
 
         Nothing is awaited before signals are received: a Ctrl-C that cancels whatever is under way may be swallowed.
@@ -123,7 +123,7 @@ class Supervisor:
             group.start_soon(self._give_up_at_signal, signals, group.cancel_scope)
             try:
                 await check_schema(self._settings.url)
-                await heartbeat.begin()
+                await self._heartbeat.begin()
             except PushqError as error:
                 fault = error  # raised out of the group, which would wrap it
             group.cancel_scope.cancel()
@@ -337,7 +337,7 @@ class Supervisor:
                 return f"pool {pool.number} has not claimed yet"
             if self._settings.wake == "notify" and not pool.figures.hears and not self._only_polls(pool):
                 return f"pool {pool.number} does not hear notifications"
-        return None
+        return self._heartbeat.trouble
 
     def _only_polls(self, pool: PoolProcess) -> bool:
         """Whether a pool has found that it hears nothing, and polls instead."""

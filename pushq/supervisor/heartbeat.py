@@ -11,6 +11,7 @@ import anyio
 
 from pushq.database.patience import wait_out
 from pushq.database.store import Store
+from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import LeaseLapsed, publish
 
 
@@ -30,6 +31,8 @@ class Heartbeat:
         self._interval = interval
         self._lease = lease
         self._revived = revived
+        self.trouble: str | None = None
+        """Why the last sign of life was not taken. Without any, in time, no pool may claim."""
         self._unanswered = 0  # signs of life in a row, the last of which may have revived the lease without our knowing
 
     async def begin(self) -> None:
@@ -49,6 +52,11 @@ class Heartbeat:
     async def _beat(self) -> bool:
         """Whether the lease had run out."""
         self._unanswered += 1
-        had_lapsed = await self._store.heartbeat(self._name, socket.gethostname(), os.getpid(), self._lease)
+        try:
+            had_lapsed = await self._store.heartbeat(self._name, socket.gethostname(), os.getpid(), self._lease)
+        except (DatabaseAway, DatabaseRefused) as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = None
         self._unanswered -= 1
         return had_lapsed
