@@ -27,7 +27,7 @@ begin
             select
                 id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id,
                 correlation_id, submitted_by, 'cancelled', attempt, failures, crashes, enqueued_at, started_at,
-                clock_timestamp(), supervisor, pool, null, error, null, pushq.current_day()
+                greatest(clock_timestamp(), started_at), supervisor, pool, null, error, null, pushq.current_day()
             from removed
         ),
         tallied as (

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     http_port: int = Field(9464, ge=0, le=65535)
     """The port they are served on; 0: any free one."""
     http_token: SecretStr | None = None
-    """A bearer token that /metrics then asks for."""
+    """A bearer token that /metrics then asks for. Without one it is served to this machine alone."""
     log_format: Annotated[Literal["console", "json"], AnyCase] = "console"
     """How events are written to standard error: for people, or one JSON object a line."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = "info"

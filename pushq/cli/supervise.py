@@ -71,20 +71,20 @@ def exporter(**flags: object) -> None:
     Its counters are the same as those of every supervisor. One scrape target of the two is enough.
 
     \b
-      pushq exporter --http-host 0.0.0.0
-      PUSHQ_HTTP_TOKEN=secret pushq exporter      # /metrics then asks for: Authorization: Bearer secret
+      pushq exporter
+      PUSHQ_HTTP_TOKEN=secret pushq exporter --http-host 0.0.0.0
+
+    /metrics then asks for `Authorization: Bearer secret`; beyond this machine it is not served without a token.
     """
     settings = Settings.load(**flags)
 
     async def run() -> None:
         await check_schema(settings.url)
         session = Session(settings.url, "pushq exporter", deadline=5.0)
-        web = application(
-            Exposition(Store(session), ProcessFigures),
-            lambda: None,
-            settings.http_token.get_secret_value() if settings.http_token else None,
-        )
+        exposition = Exposition(Store(session), ProcessFigures)
+        token = settings.http_token.get_secret_value() if settings.http_token else None
         with bind(settings.http_host, settings.http_port) as listening:
+            web = application(exposition, lambda: None, token, listening)
             click.echo(f"http://{settings.http_host}:{listening.getsockname()[1]}/metrics", err=True)
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async with anyio.create_task_group() as group:

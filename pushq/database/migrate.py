@@ -20,6 +20,10 @@ from pushq.errors import DatabaseAway, SchemaError
 # Any constant will do, so long as every version of pushq uses the same.
 _LOCK = 0x70757368
 _DEADLINE = 600.0
+_LOCK_TIMEOUT = 2.0
+"""Seconds for which a migration waits for a lock of a table. Whoever asks for the table after it waits as long."""
+_BREATHER = 1.0
+"""Seconds until it asks again."""
 PATIENCE = 5.0
 """Seconds for which a migrator waits for somebody who holds the lock and cannot be another."""
 
@@ -53,7 +57,8 @@ async def migrate(url: str | None) -> list[str]:
     Any number may migrate at once: they take turns by an advisory lock, and the later ones find nothing to do. Raises
     SchemaError when the schema is newer than this program, DatabaseAway and DatabaseRefused.
     """
-    session = Session(url, "pushq migrate", deadline=_DEADLINE, settings={"enable_seqscan": "on"})
+    settings = {"enable_seqscan": "on", "lock_timeout": f"{_LOCK_TIMEOUT:g}s"}
+    session = Session(url, "pushq migrate", deadline=_DEADLINE, settings=settings)
     try:
         await session.fetch("select 1")
         if session.is_pooled:
@@ -132,17 +137,25 @@ async def _refuse_unfit(session: Session, url: str | None) -> None:
         )
 
 
-async def _apply(session: Session, migration: Migration, tries: int = 10) -> bool:
-    """A pool that runs meanwhile may lock tables in another order; whichever of the two the server ends tries again."""
-    try:
-        await session.execute_alone(migration.sql)  # several statements in one message are one transaction
-    except DatabaseAway as error:
-        if not isinstance(error.__cause__, asyncpg.DeadlockDetectedError) or tries == 1:
-            raise
-        return await _apply(session, migration, tries - 1)
-    except asyncpg.PostgresError as error:
-        raise SchemaError(f"Migration {migration.name} failed, and nothing of it was kept: {error}.") from error
-    return True
+async def _apply(session: Session, migration: Migration) -> bool:
+    """Waits for tables that others use, a short while at a time, since everybody else waits behind it meanwhile. A pool
+    that runs may lock tables in another order: if the server ends the migration for it, that tries again, too.
+    """
+    began_at = anyio.current_time()
+    while True:
+        try:
+            await session.execute_alone(migration.sql)  # several statements in one message are one transaction
+        except DatabaseAway as error:
+            if not isinstance(error.__cause__, _IN_THE_WAY) or anyio.current_time() - began_at > _DEADLINE:
+                raise
+            await anyio.sleep(_BREATHER)
+        except asyncpg.PostgresError as error:
+            raise SchemaError(f"Migration {migration.name} failed, and nothing of it was kept: {error}.") from error
+        else:
+            return True
+
+
+_IN_THE_WAY = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 
 
 def roles(producer: str = "pushq_producer", worker: str = "pushq_worker", observer: str = "pushq_observer") -> str:

@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 
 import uvicorn
 from starlette.applications import Starlette
@@ -31,8 +32,13 @@ LONGEST_CONNECTION = 30.0
 """Seconds. A scraper that keeps its connection opens another."""
 
 
-def application(metrics: Metrics, not_ready: Readiness, token: str | None) -> Starlette:
+def application(metrics: Metrics, not_ready: Readiness, token: str | None, listening: socket.socket) -> Starlette:
+    """What `serve` serves by `listening`. Beyond this machine nobody gets /metrics without a token."""
+    is_in_the_open = not ip_address(listening.getsockname()[0]).is_loopback
+
     async def serve_metrics(request: Request) -> Response:
+        if is_in_the_open and not token:
+            return PlainTextResponse("Beyond this machine /metrics needs a token: set PUSHQ_HTTP_TOKEN.\n", 403)
         if token and not _has_token(request, token):
             return PlainTextResponse(
                 "The token is missing or wrong: send 'Authorization: Bearer TOKEN'.\n",

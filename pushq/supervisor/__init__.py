@@ -92,7 +92,8 @@ class Supervisor:
         or DatabaseRefused when there is none to begin with.
         """
         sweeper = Sweeper(Store(self._upkeep), retention=self._settings.retention)
-        web = application(Exposition(self._store, self._figures), self._why_not_ready, self._token)
+        exposition = Exposition(self._store, self._figures)
+        web = application(exposition, self._why_not_ready, self._token, self._listening)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             if await self._begin(signals):
                 async with anyio.create_task_group() as around:

@@ -85,12 +85,13 @@ async def test_a_newer_schema_is_refused_in_a_sentence(
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
-async def test_a_database_of_another_encoding_is_refused_in_a_sentence(server: Server) -> None:
-    async with server.fresh_database("template0", encoding="LATIN1") as url:
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_of_another_encoding_is_refused_in_a_sentence(server: Server, encoding: str) -> None:
+    async with server.fresh_database("template0", encoding=encoding) as url:
         refused = pushq("migrate", url=url)
 
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "is encoded in LATIN1; pushq needs UTF8." in refused.stderr
+    assert f"is encoded in {encoding}; pushq needs UTF8." in refused.stderr
 
 
 async def test_a_file_that_fails_leaves_nothing_of_it(empty_database_url: str) -> None:
@@ -147,6 +148,22 @@ async def test_a_migration_that_meets_a_deadlock_is_applied_after_it(
     assert await migrating == ["9999_newer"]
     await own.close()
     await pool.close()
+
+
+async def test_while_a_migration_waits_for_a_table_others_get_it_in_between(empty_database_url: str) -> None:
+    """0002 makes a trigger of the table that somebody has written to; whoever inserts next would stand behind it."""
+    writer, other = await asyncpg.connect(empty_database_url), await asyncpg.connect(empty_database_url)
+    await writer.execute(migrations()[0].sql)
+    await writer.execute("begin; insert into pushq.jobs (task) values ('a')")
+    migrating = asyncio.create_task(migrate(empty_database_url))
+    await eventually(lambda: _migrator_waits(other))
+    await other.execute("set statement_timeout = '20s'; insert into pushq.jobs (task) values ('b')")
+
+    assert not migrating.done()
+    await writer.execute("commit")
+    assert await migrating == NAMES[1:]
+    await writer.close()
+    await other.close()
 
 
 def returning(answer: object) -> Callable[..., Awaitable[object]]:

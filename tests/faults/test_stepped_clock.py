@@ -5,9 +5,13 @@ In the test's database the functions by which every statement of pushq asks for 
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from tests.support.jobs import Connection, finished, has_count, insert
+from tests.support.metrics import scrape
 from tests.support.supervisors import QUICK, supervising
 from tests.support.waiting import eventually
 
@@ -64,6 +68,28 @@ async def test_the_jobs_of_a_dead_supervisor_are_requeued_as_soon_as_ever_when_t
         await set_clock(connection, step)
         await has_count(connection, 5, "status = 'queued' and crashes = 1", within=2 * lease + 2 * sweep + 1)
         await eventually(lambda: _lives_alone(connection))
+
+
+@pytest.mark.usefixtures("settable_clock")
+async def test_no_run_ends_before_it_began_and_no_counter_falls_when_the_server_s_clock_is_set_back(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url) as supervisor:
+        (returns,) = await insert(connection, "sleep", payload={"seconds": 2})
+        cancelled, dies = await insert(connection, "sleep", 2, payload={"seconds": 60})
+        await has_count(connection, 3, "status = 'running'")
+        await connection.execute("update pushq.jobs_unfinished set crashes = 2 where id = $1", dies)
+        await set_clock(connection, "-1 hour")
+        await connection.execute("select pushq.cancel($1)", cancelled)
+        await finished(connection, returns)
+        os.kill(supervisor.pools[0], signal.SIGKILL)
+        rows = await finished(connection, returns, cancelled, dies)
+
+        assert [row["status"] for row in rows] == ["succeeded", "cancelled", "failed"]
+        assert all(row["started_at"] <= row["finished_at"] for row in rows)
+        assert await connection.fetchval("select min(least(run_seconds, wait_seconds)) from pushq.tally_log") >= 0
+        assert scrape(supervisor, "pushq_job_run_seconds_count") == 2
+        assert 2 <= scrape(supervisor, "pushq_job_run_seconds_sum") < 60  # of the one that returned
 
 
 async def _lives_alone(connection: Connection) -> bool:

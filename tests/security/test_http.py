@@ -23,6 +23,16 @@ def test_it_listens_on_loopback_alone_unless_it_is_told_otherwise(database_url: 
     assert listening == [f"0100007F:{port}"]
 
 
+def test_beyond_this_machine_nobody_gets_metrics_without_a_token(database_url: str) -> None:
+    with supervising(database_url, HTTP_HOST="0.0.0.0") as supervisor:
+        status, said = supervisor.get("/metrics")
+        assert (status, "PUSHQ_HTTP_TOKEN" in said) == (403, True)
+        assert supervisor.get("/healthz")[0] == supervisor.get("/readyz")[0] == 200
+    with supervising(database_url, HTTP_HOST="0.0.0.0", HTTP_TOKEN="secret") as supervisor:
+        assert supervisor.get("/metrics")[0] == 401
+        assert supervisor.get("/metrics", Authorization="Bearer secret")[0] == 200
+
+
 async def test_clients_that_dawdle_hold_up_neither_a_scrape_nor_a_job(
     database_url: str, connection: Connection
 ) -> None:

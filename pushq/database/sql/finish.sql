@@ -2,7 +2,7 @@
 -- how many seconds ago they began $3 and ended $4, kinds $5 (succeeded, failed, cancelled: the job is finished; retried,
 -- snoozed, released: it goes on), delays in seconds $6, errors $7, results as JSON text $8. Of the last four, one that says
 -- nothing new of any job (all succeeded, at once, without error or result) may be empty. Returns the ids that were
--- accepted, or null for all.
+-- accepted, or null for all. How long a run took is the worker's word: the server's clock may have been set meanwhile.
 --
 -- A finished job's row is deleted here and inserted into a day. (An UPDATE that moves the row raises an error at whoever
 -- waits for its lock; after a delete they find no row and change nothing.) Rows are locked in the order of their ids, so
@@ -21,7 +21,7 @@ finished as (
     returning
         job.*, outcome.kind, outcome.error as last_error, outcome.result as returned,
         greatest(clock_timestamp() - outcome.began * interval '1 second', job.started_at) as began_at,
-        clock_timestamp() - outcome.ended * interval '1 second' as ended_at
+        (outcome.began - outcome.ended) * interval '1 second' as ran
 ),
 kept as (
     insert into pushq.jobs (
@@ -30,7 +30,7 @@ kept as (
         error, result, finished_on)
     select
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
-        submitted_by, kind, attempt, failures + (kind = 'failed')::int, crashes, enqueued_at, began_at, ended_at,
+        submitted_by, kind, attempt, failures + (kind = 'failed')::int, crashes, enqueued_at, began_at, began_at + ran,
         supervisor, pool, token, last_error, returned::jsonb, (select pushq.current_day())
     from finished
 ),
@@ -57,10 +57,7 @@ tallied as (
         extract(epoch from sum(ran)),
         extract(epoch from sum(waited))
     from (
-        select
-            queue, task, kind,
-            greatest(ended_at - began_at, interval '0') as ran,
-            pushq.waited(run_at, enqueued_at, began_at) as waited
+        select queue, task, kind, ran, pushq.waited(run_at, enqueued_at, began_at) as waited
         from finished
     ) as finished
     group by queue, task, kind, run_bucket, wait_bucket

@@ -22,7 +22,7 @@ failed as (
     delete from pushq.jobs_unfinished as job
     using held
     where job.id = held.id and $3::boolean and job.crashes + 1 >= 3
-    returning job.*, clock_timestamp() as ended_at
+    returning job.*, greatest(clock_timestamp(), job.started_at) as ended_at  -- the clock may have been set back
 ),
 kept as (
     insert into pushq.jobs (
