@@ -48,42 +48,39 @@ def main(
     record: Path | None,
     as_json: bool,
 ) -> None:
-    """Tries to break the guarantees of pushq's README by random faults. Exit code 1: it did."""
-    kept = Record(record)
-    first = next_seed(kept.runs) if seed is None else seed
+    """Tries to break the guarantees of pushq's README by random faults. Exit code 1: it did; 3: a run was void."""
+    kept = Record(None if replay else record)
+    before, first = len(kept.runs), next_seed(kept.runs) if seed is None else seed
     try:
         schedules = [Schedule.read(replay)] if replay else [Schedule.drawn(first + n, jobs) for n in range(runs)]
     except ValueError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
-    found = 0
     with suppress(KeyboardInterrupt):
-        found = _torture(schedules, kept, planted, as_json=as_json)
-    if not as_json:
+        _torture(schedules, kept, planted, as_json=as_json)
+    if not as_json and not replay:
         click.echo(report(kept.runs))
-    sys.exit(found > 0)
+    tried = kept.runs[before:]
+    sys.exit(1 if any(run["violations"] for run in tried) else 3 * any(run["toothless"] for run in tried))
 
 
-def _torture(schedules: Sequence[Schedule], record: Record, planted: str | None, *, as_json: bool) -> int:
-    """How many runs found a violation."""
+def _torture(schedules: Sequence[Schedule], record: Record, planted: str | None, *, as_json: bool) -> None:
     if not schedules:
-        return 0
-    found = 0
+        return
     with EmbeddedServer(durable=True, settings=SERVER) as server, TemporaryDirectory() as directory:
         clock = _clock(Path(directory))
         for number, schedule in enumerate(schedules, 1):
             home = Path(directory) / str(number)
             home.mkdir()
+            schedule.write(KEPT / f"{schedule.seed}.json")
             ended = anyio.run(run, server, schedule, home, planted, clock)
             record.append(ended.as_dict())
-            found += bool(ended.violations)
             click.echo(json.dumps(ended.as_dict()) if as_json else str(ended))
-            if ended.violations:
+            if ended.violations or ended.toothless:
                 _keep(schedule, home)
-                if planted:
-                    break
             shutil.rmtree(home)
-    return found
+            if ended.violations and planted:
+                break
 
 
 def _clock(directory: Path) -> Clock | None:
@@ -96,11 +93,10 @@ def _clock(directory: Path) -> Clock | None:
 
 
 def _keep(schedule: Schedule, home: Path) -> None:
-    kept = KEPT / str(schedule.seed)
-    shutil.rmtree(kept, ignore_errors=True)
-    shutil.copytree(home, kept)
-    schedule.write(kept / "schedule.json")
-    click.echo(f"kept in {kept}; again: make torture REPLAY={kept}/schedule.json", err=True)
+    logs = KEPT / str(schedule.seed)
+    shutil.rmtree(logs, ignore_errors=True)
+    shutil.copytree(home, logs)
+    click.echo(f"its logs are kept in {logs}; again: make torture REPLAY={logs}.json", err=True)
 
 
 if __name__ == "__main__":

@@ -214,7 +214,8 @@ def _run(run: Run) -> str:
 
 @dataclass(slots=True)
 class Absence:
-    """A time in which a host gave no sign of life. is_its_own: not only because the server was away."""
+    """A time in which a host stood still or was cut off. is_its_own: it gave no sign of life, and not only because the
+    server was away."""
 
     began_at: float
     ended_at: float
@@ -233,6 +234,9 @@ class Circumstances:
             process = run.host, run.pid
             said_at = run.began_at if run.ended_at is None else run.ended_at
             self._last_words[process] = max(said_at, self._last_words.get(process, said_at))
+
+    def failures_allowed(self, row: Row) -> int:
+        return row.max_attempts or self.history.allowed.get(row.task, self.history.failures_allowed)
 
     def ended_at(self, run: Run) -> float:
         """When a run was over. One that never said so lasted until its process died; where that is not known, at least
@@ -282,11 +286,12 @@ class Circumstances:
             return self._absences[host]
         absences: list[Absence] = []
         for excuse in sorted(self._excuses_of(host), key=lambda excuse: excuse.began_at):
+            is_its_own = excuse.host is not None and excuse.may_cost_jobs
             if absences and excuse.began_at <= absences[-1].ended_at + self.history.lease / 3:
                 absences[-1].ended_at = max(absences[-1].ended_at, excuse.ended_at)
-                absences[-1].is_its_own |= excuse.host is not None
+                absences[-1].is_its_own |= is_its_own
             else:
-                absences.append(Absence(excuse.began_at, excuse.ended_at, excuse.host is not None))
+                absences.append(Absence(excuse.began_at, excuse.ended_at, is_its_own))
         self._absences[host] = absences
         return absences
 
@@ -320,14 +325,21 @@ def lost_jobs(story: Story, _: Circumstances) -> Iterator[Violation]:
 
 def outcomes_without_a_run(story: Story, _: Circumstances) -> Iterator[Violation]:
     """What an attempt came to is what its handler did: a job that succeeded, that its handler cancelled, or that goes
-    on after a failure, has a run of that attempt that ended. (One that failed for good may have had a payload that no
-    handler takes, and one that goes on at no charge may never have begun.)"""
+    on after a failure, has a run of that attempt that ended, and that returned where it succeeded. (One that failed for
+    good may have had a payload that no handler takes, and one that goes on at no charge may never have begun.)"""
     ended = {run.token or run.attempt for run in story.runs if run.ended_at is not None}
+    raised = _tokens_of_those_that_raised(story)
     for step in story.steps:
         if not _brings_an_outcome(step) or step.after.status == "failed":
             continue
         if step.before.token not in ended and step.before.attempt not in ended:
             yield story.finds("LOST", f"{step} brings an outcome ({step.after.status}), and no run of it ever ended")
+        elif step.after.status == "succeeded" and step.before.token in raised:
+            yield story.finds("LOST", f"{step} says that it succeeded, and its handler raised")
+
+
+def _tokens_of_those_that_raised(story: Story) -> set[UUID | None]:
+    return {run.token for run in story.runs if run.returned is False}
 
 
 def lost_answers(story: Story, _: Circumstances) -> Iterator[Violation]:
@@ -627,7 +639,7 @@ def limits(story: Story, circumstances: Circumstances) -> Iterator[Violation]:
     history = circumstances.history
     for step in story.steps:
         row, before = step.after, step.before
-        most = row.max_attempts or history.failures_allowed
+        most = circumstances.failures_allowed(row)
         for name, count, rose, allowed in (
             ("failures", row.failures, row.failures > before.failures, most),
             ("crashes", row.crashes, row.crashes > before.crashes, history.crashes_allowed),
@@ -636,6 +648,16 @@ def limits(story: Story, circumstances: Circumstances) -> Iterator[Violation]:
                 yield story.finds("ATT", f"{step} leaves it {row.status} with {count} {name} of {allowed}")
         if step.kind == "finish" and before.crashes < row.crashes < history.crashes_allowed:
             yield story.finds("ATT", f"{step} ended it after {row.crashes} crashes of {history.crashes_allowed}")
+
+
+def failures_too_soon(story: Story, circumstances: Circumstances) -> Iterator[Violation]:
+    """A handler that raised fails its job for good once that has failed as often as it may, and no sooner."""
+    raised = _tokens_of_those_that_raised(story)
+    for step in story.steps:
+        if step.kind == "finish" and step.after.status == "failed" and step.after.token in raised:
+            most = circumstances.failures_allowed(step.after)
+            if step.after.failures < most:
+                yield story.finds("ATT", f"{step} ended it after {step.after.failures} failures of {most}")
 
 
 def edges(story: Story, _: Circumstances) -> Iterator[Violation]:
@@ -711,6 +733,7 @@ RULES: tuple[Rule, ...] = (
     attempts,
     charges,
     limits,
+    failures_too_soon,
     edges,
     unseen_changes,
     runs_without_a_claim,

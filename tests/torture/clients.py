@@ -24,13 +24,11 @@ else:
 AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 CLIENTS = 5
 """The last of them starts psql."""
-FAILURES_ALLOWED = 5
-"""The most that any task here is allowed."""
 
-_INSERT = "insert into pushq.jobs (id, task, payload, priority) values ($1, $2, $3, $4)"
+_INSERT = "insert into pushq.jobs (id, task, payload, priority, max_attempts) values ($1, $2, $3, $4, $5)"
 _INSERT_ROWS = (
-    "insert into pushq.jobs (id, task, payload, priority)"
-    " select * from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::int[])"
+    "insert into pushq.jobs (id, task, payload, priority, max_attempts)"
+    " select * from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::int[], $5::int[])"
 )
 
 
@@ -42,16 +40,18 @@ class Order:
     task: str
     payload: str
     priority: int
+    most: int | None
+    """Its max_attempts; None: the task's own."""
 
     @property
-    def values(self) -> tuple[UUID, str, str, int]:
-        return self.job, self.task, self.payload, self.priority
+    def values(self) -> tuple[UUID, str, str, int, int | None]:
+        return self.job, self.task, self.payload, self.priority, self.most
 
     @property
     def statement(self) -> str:
-        payload = self.payload.replace("'", "''")
-        columns = f"'{self.job}', '{self.task}', '{payload}', {self.priority}"
-        return f"insert into pushq.jobs (id, task, payload, priority) values ({columns})"
+        payload, most = self.payload.replace("'", "''"), "null" if self.most is None else self.most
+        columns = f"'{self.job}', '{self.task}', '{payload}', {self.priority}, {most}"
+        return f"insert into pushq.jobs (id, task, payload, priority, max_attempts) values ({columns})"
 
 
 def orders(seed: int, count: int) -> list[Order]:
@@ -93,7 +93,8 @@ def _order(chance: random.Random, kind: str) -> Order:
     job = UUID(int=chance.getrandbits(128), version=4)
     given = PAYLOADS[kind](chance) if kind in PAYLOADS else {}
     payload = UNREADABLE if kind == "unreadable" else json.dumps(given)
-    return Order(job, TASKS.get(kind, kind), payload, chance.choice((-1, 0, 0, 0, 1)))
+    most = chance.choice((None, None, 1, 3, 7)) if kind == "fail" else None
+    return Order(job, TASKS.get(kind, kind), payload, chance.choice((-1, 0, 0, 0, 1)), most)
 
 
 Place: TypeAlias = Callable[[list[Order], random.Random], Awaitable[None]]
@@ -171,7 +172,7 @@ class Clients:
     async def _meddle(self, connection: Connection, chance: random.Random) -> None:
         operation: Operation = chance.choice(("cancel", "retry"))
         job = chance.choice(self._known[-50:])
-        with self._call(operation, [Order(job, "", "", 0)]) as told:
+        with self._call(operation, [Order(job, "", "", 0, None)]) as told:
             told.did = await connection.fetchval(f"select pushq.{operation}($1)", job)
             told.answer = "ok"
 

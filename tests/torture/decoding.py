@@ -237,6 +237,7 @@ def _row(table: str, columns: Columns) -> Row:
         supervisor=columns.get("supervisor"),
         is_finished=table != "jobs_unfinished",
         told=_told(columns.get("result"), columns.get("error")),
+        task=_text(columns, "task"),
     )
 
 

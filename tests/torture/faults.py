@@ -109,7 +109,7 @@ class Faults:
     async def _kill_pool(self, host: Host, _: float) -> bool:
         victim = await _wait_pool(host)
         _send(signal.SIGKILL, victim)
-        return await _comes_true(lambda: victim not in host.pools)
+        return victim > 0 and await _comes_true(lambda: victim not in host.pools)
 
     async def _kill_supervisor(self, host: Host, seconds: float) -> bool:
         """Its pools die with it, which are at work."""
@@ -146,7 +146,8 @@ class Faults:
             host.is_wanted = True
 
     async def _stop_pool(self, host: Host, seconds: float) -> bool:
-        return await self._stop(host, lambda: host.pools[:1], seconds)
+        """Its supervisor goes on, so that its jobs stay its own."""
+        return await self._stop(host, lambda: host.pools[:1], seconds, may_cost_jobs=False)
 
     async def _stop_supervisor(self, host: Host, seconds: float) -> bool:
         """Its pools go on, and are taken for dead meanwhile."""
@@ -156,10 +157,12 @@ class Faults:
     async def _stop_host(self, host: Host, seconds: float) -> bool:
         return await self._stop(host, lambda: [host.pid, *host.pools], seconds)
 
-    async def _stop(self, host: Host, victims: Callable[[], list[int]], seconds: float) -> bool:
+    async def _stop(
+        self, host: Host, victims: Callable[[], list[int]], seconds: float, *, may_cost_jobs: bool = True
+    ) -> bool:
         async with self._stopping[host.number]:
             await _wait_pool(host)
-            with self._excused(host.number, "stopped"):
+            with self._excused(host.number, "stopped", may_cost_jobs=may_cost_jobs):
                 pids = set[int]()
 
                 def stops() -> bool:
@@ -185,8 +188,9 @@ class Faults:
     # Ways to the database -------------------------------------------------------------------------------------
 
     async def _delay(self, host: Host, seconds: float) -> bool:
+        """Each heartbeat arrives in time; it may take longer than a lease to connect anew."""
         await _wait_pool(host)
-        with self._excused(host.number, "delayed"):
+        with self._excused(host.number, "delayed", may_cost_jobs=seconds >= LEASE):
             host.proxy.delay, before = 0.15, host.proxy.delayed
             bit = await _for_so_long(seconds, lambda: host.proxy.delayed > before)
             host.proxy.delay = 0.0
@@ -261,8 +265,7 @@ class Faults:
     async def _freeze(self, seconds: float) -> bool:
         async with self._server_is_mine:
             with self._excused(None, "server frozen"):
-                _send(signal.SIGSTOP, *_with_children(self._server.process.pid))
-                bit = await _comes_true(lambda: is_stopped(self._server.process.pid))
+                bit = await _comes_true(lambda: _stands_still(self._server.process.pid))
                 await anyio.sleep(seconds)
                 _send(signal.SIGCONT, *_with_children(self._server.process.pid))
             return bit
@@ -304,12 +307,12 @@ class Faults:
         return next(iter(those()), None)
 
     @contextmanager
-    def _excused(self, host: int | None, kind: str) -> Iterator[None]:
+    def _excused(self, host: int | None, kind: str, *, may_cost_jobs: bool = True) -> Iterator[None]:
         began_at = time.monotonic()
         try:
             yield
         finally:
-            self.excuses.append(Excuse(host, kind, began_at, time.monotonic()))
+            self.excuses.append(Excuse(host, kind, began_at, time.monotonic(), may_cost_jobs))
 
 
 async def _wait_pool(host: Host) -> int:
@@ -346,6 +349,13 @@ def _send(number: signal.Signals, *pids: int) -> None:
     for pid in filter(None, pids):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def _stands_still(postmaster: int) -> bool:
+    """It is told to, with those that it has started in the meantime."""
+    processes = _with_children(postmaster)
+    _send(signal.SIGSTOP, *processes)
+    return all(map(is_stopped, processes))
 
 
 def _with_children(pid: int) -> list[int]:

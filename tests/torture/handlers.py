@@ -20,6 +20,7 @@ import anyio
 from pushq import Retry, Tasks, current_job
 from pushq.backoff import exponential
 from tests.torture.planted import plant
+from tests.torture.schedule import ALLOWED
 
 tasks = Tasks()
 soon = exponential(timedelta(milliseconds=50), longest=timedelta(milliseconds=200))
@@ -39,10 +40,12 @@ def recorded(lasts: float = 0.0) -> Iterator[None]:
     run = {"job": str(job.id), "attempt": job.attempt, "token": str(job.token), "host": _HOST, "pid": os.getpid()}
     run |= {"began_at": began_at}
     _say(run | {"wall": time.time(), "lasts": lasts})
+    returned = False
     try:
         yield
+        returned = True
     finally:
-        _say(run | {"ended_at": time.monotonic()})
+        _say(run | {"ended_at": time.monotonic(), "returned": returned})
 
 
 def _say(line: dict[str, object]) -> None:
@@ -82,21 +85,21 @@ async def fail() -> None:
         raise ValueError(f"as it was told to, under token {current_job().token}")
 
 
-@tasks.register("fail.once", max_attempts=3, backoff=soon)
+@tasks.register("fail.once", max_attempts=ALLOWED["fail.once"], backoff=soon)
 async def fail_once() -> None:
     with recorded():
         if current_job().failures == 0:
             raise ValueError("the first time")
 
 
-@tasks.register("snooze", max_attempts=1)
+@tasks.register("snooze", max_attempts=ALLOWED["snooze"])
 async def snooze(seconds: float) -> None:
     with recorded():
         if current_job().attempt == 1:
             raise Retry(after=timedelta(seconds=seconds))
 
 
-@tasks.register("stubborn", max_attempts=2, timeout=timedelta(seconds=0.3), backoff=soon)
+@tasks.register("stubborn", max_attempts=ALLOWED["stubborn"], timeout=timedelta(seconds=0.3), backoff=soon)
 async def ignore_cancellation(seconds: float) -> None:
     with recorded(), anyio.CancelScope(shield=True):
         await asyncio.sleep(seconds)
@@ -111,7 +114,7 @@ async def die(way: str) -> None:
         os.kill(os.getpid(), {"kill": signal.SIGKILL, "segfault": signal.SIGSEGV, "abort": signal.SIGABRT}[way])
 
 
-@tasks.register("poison", max_attempts=2, backoff=soon)
+@tasks.register("poison", max_attempts=ALLOWED["poison"], backoff=soon)
 async def poison(kind: str) -> object:
     """Returns or raises what cannot be stored as it is."""
     with recorded():

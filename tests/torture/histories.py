@@ -47,9 +47,9 @@ class Tale:
         self.now += seconds
         return self
 
-    def freeze(self, host: int | None, seconds: float = 1.5 * LEASE) -> Self:
-        """host: None is the server."""
-        self.excuses.append(Excuse(host, "frozen", self.now, self.now + seconds))
+    def freeze(self, host: int | None, seconds: float = 1.5 * LEASE, *, may_cost_jobs: bool = True) -> Self:
+        """host: None is the server. may_cost_jobs: not only a pool of it."""
+        self.excuses.append(Excuse(host, "frozen", self.now, self.now + seconds, may_cost_jobs))
         return self.pass_time(seconds)
 
     def crash_server(self) -> Self:
@@ -85,6 +85,7 @@ class Tale:
             registrations=tuple(self.registrations),
             excuses=tuple(self.excuses),
             leftovers=self.leftovers,
+            allowed={"picky": 2},
         )
 
     def any_id(self) -> UUID:
@@ -154,9 +155,9 @@ class Hero:
         self.tale.runs.append(run)
         return self.pass_time(0.1)
 
-    def end(self, which: int = -1) -> Self:
-        """which: of its runs; the last one."""
-        return self._say(which, ended_at=self.tale.now)
+    def end(self, which: int = -1, *, returned: bool | None = None) -> Self:
+        """which: of its runs; the last one. returned: whether, where the handler says it."""
+        return self._say(which, ended_at=self.tale.now, returned=returned)
 
     def die(self, which: int = -1) -> Self:
         """The process of a run is killed."""
@@ -226,8 +227,8 @@ class Hero:
         self.tale.pass_time(seconds)
         return self
 
-    def freeze(self, host: int | None, seconds: float = 1.5 * LEASE) -> Self:
-        self.tale.freeze(host, seconds)
+    def freeze(self, host: int | None, seconds: float = 1.5 * LEASE, *, may_cost_jobs: bool = True) -> Self:
+        self.tale.freeze(host, seconds, may_cost_jobs=may_cost_jobs)
         return self
 
     def crash_server(self) -> Self:

@@ -7,6 +7,7 @@ clock; the database has none, so its changes have an order only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 from uuid import UUID
@@ -46,6 +47,8 @@ class Run:
     ended_at: float | None
     died_at: float | None = None
     token: UUID | None = None
+    returned: bool | None = None
+    """Whether it ended by returning; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class Row:
     told: UUID | None = None
     """The token of the claim that its outcome tells of, where it does: a handler returned `{"token": "…"}`, or raised
     something whose text has `token …`."""
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,8 @@ class Excuse:
     kind: str
     began_at: float
     ended_at: float
+    may_cost_jobs: bool = True
+    """Whether the host's supervisor gave no sign of life. Where only a pool stood still its jobs stay its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +125,8 @@ class Leftovers:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """lease: seconds; failures_allowed: a task's own max_attempts, for rows that have none; crashes_allowed: crashes
-    that end a job."""
+    """lease: seconds; failures_allowed: a task's own max_attempts, for rows that have none; allowed: the same of tasks
+    that differ; crashes_allowed: crashes that end a job."""
 
     lease: float
     failures_allowed: int
@@ -131,6 +137,7 @@ class History:
     registrations: tuple[Registration, ...] = ()
     excuses: tuple[Excuse, ...] = ()
     leftovers: Leftovers = field(default_factory=Leftovers)
+    allowed: Mapping[str, int] = field(default_factory=dict)
 
 
 Code: TypeAlias = Literal["LOST", "GHOST", "MUTEX", "FENCE", "ATT", "CLEAN"]

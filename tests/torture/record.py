@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from tests.support.record import Line, spans
+from tests.torture.schedule import JOBS
 
 
 def sound(runs: Iterable[Line]) -> list[Line]:
-    """Those with nothing planted; of a seed that was run again, the last."""
-    return [*{run["seed"]: run for run in runs if not run["planted"]}.values()]
+    """Those of full size with nothing planted; of a seed that was run again, the last."""
+    return [*{run["seed"]: run for run in runs if not run["planted"] and run["jobs"] == JOBS}.values()]
 
 
 def next_seed(runs: Iterable[Line]) -> int:
@@ -20,10 +21,12 @@ def next_seed(runs: Iterable[Line]) -> int:
 
 
 def report(runs: Sequence[Line]) -> str:
-    """A table in Markdown: seeds, jobs, violations and faults."""
-    kept = sound(runs)
+    """A table in Markdown: seeds, jobs, violations and faults, of the runs that are not void."""
+    all_of_them = sound(runs)
+    kept = [run for run in all_of_them if not run["toothless"] or run["violations"]]
+    void = [run["seed"] for run in all_of_them if run not in kept]
     statuses, faults = (_sum(kept, what) for what in ("statuses", "faults"))
-    bad, void = ([run["seed"] for run in kept if run[what]] for what in ("violations", "toothless"))
+    bad = [run["seed"] for run in kept if run["violations"]]
     settled = [run["settled_after"] for run in kept if run["settled_after"] is not None] or [0.0]
     versions = dict.fromkeys(str(run["version"]) for run in kept)
     seeds_by_version = {one: spans([run["seed"] for run in kept if str(run["version"]) == one]) for one in versions}
@@ -32,7 +35,7 @@ def report(runs: Sequence[Line]) -> str:
         "of version": "; ".join(f"{one} ({seeds})" for one, seeds in seeds_by_version.items()),
         "with violations": f"{len(bad)}" + (f": seeds {spans(bad)}" if bad else ""),
         "earlier runs of these seeds": _again(runs),
-        "void, since a fault had not bitten": f"{len(void)}" + (f": seeds {spans(void)}" if void else ""),
+        "void besides, since a fault had not bitten": f"{len(void)}" + (f": seeds {spans(void)}" if void else ""),
         "jobs that ended": _listed(statuses),
         "times that a handler ran": f"{sum(run['runs'] for run in kept):,}",
         "faults that bit": f"{sum(faults.values()):,}: {_listed(faults)}",
@@ -45,7 +48,7 @@ def report(runs: Sequence[Line]) -> str:
 def _again(runs: Iterable[Line]) -> str:
     """What the record holds of runs that do not count, as their seeds have been run again."""
     last = {id(run) for run in sound(runs)}
-    earlier = [run for run in runs if not run["planted"] and id(run) not in last]
+    earlier = [run for run in runs if not run["planted"] and run["jobs"] == JOBS and id(run) not in last]
     told = (f"seed {run['seed']} ({_verdict(run)}, {run['version']})" for run in earlier)
     return ", ".join(told) or "none"
 

@@ -27,14 +27,23 @@ from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
 from tests.support.waiting import eventually
 from tests.torture.checker import check
-from tests.torture.clients import AWAY, FAILURES_ALLOWED, Clients
+from tests.torture.clients import AWAY, Clients
 from tests.torture.decoding import Decoder
 from tests.torture.faults import GONE_WITHIN, Faults
 from tests.torture.history import Change, History, Leftovers, Registration, Violation
 from tests.torture.hosts import Clock, Host, processes_of
 from tests.torture.proxy import Proxy
 from tests.torture.runs import RunsLog
-from tests.torture.schedule import HOSTS, LAST_JOBS, LAST_SECONDS, LEASE, Fault, Schedule
+from tests.torture.schedule import (
+    ALLOWED,
+    FAILURES_ALLOWED,
+    HOSTS,
+    LAST_JOBS,
+    LAST_SECONDS,
+    LEASE,
+    Fault,
+    Schedule,
+)
 
 CRASHES_ALLOWED = 3
 SETTLES_WITHIN = 60.0
@@ -44,13 +53,14 @@ died often waits before it is started again."""
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a run came to. settled_after: seconds after the last fault, None: not in time.
+    """What a run came to. settled_after: seconds after the last fault, None: not in time. faults: those that bit.
 
     toothless: kinds of faults that did not bite: then the run has shown nothing, and is void.
     """
 
     seed: int
     planted: str | None
+    jobs: int
     seconds: float
     settled_after: float | None
     faults: dict[str, int]
@@ -239,13 +249,15 @@ class Stage:
             registrations=tuple(_with_places(self._committed)),
             excuses=tuple(self._faults.excuses),
             leftovers=self._leftovers,
+            allowed=ALLOWED,
         )
         return Ended(
             self._schedule.seed,
             self._planted,
+            self._schedule.jobs,
             seconds,
             self._settled_after,
-            dict(self._faults.done),
+            dict(self._faults.bit),
             self._faults.toothless,
             check(history),
             dict(Counter(change.after.status for change in changes if change.after and change.after.is_finished)),

@@ -25,6 +25,10 @@ LAST_FAULT = 9.0
 LAST_JOBS = 0.15
 """What share of the jobs the last act has."""
 LAST_SECONDS = 3.0
+FAILURES_ALLOWED = 5
+"""To a task that is not told otherwise."""
+ALLOWED = {"fail.once": 3, "snooze": 1, "stubborn": 2, "poison": 2}
+"""Failures that these tasks are allowed."""
 
 
 @dataclass(frozen=True, slots=True)

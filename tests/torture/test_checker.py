@@ -98,6 +98,11 @@ LOST = [
         lambda tale: tale.job().claim().begin().end().succeed(),
     ),
     Case(
+        "a job succeeds and its handler raised",
+        lambda tale: tale.job().claim().begin().end(returned=False).succeed(),
+        lambda tale: tale.job().claim().begin().end(returned=True).succeed(),
+    ),
+    Case(
         "a job succeeds at its second attempt, and only the first ran",
         lambda tale: tale.job().run().try_again().claim().succeed(),
         lambda tale: tale.job().run().try_again().run().succeed(),
@@ -198,6 +203,13 @@ MUTEX = [
         "a long run is requeued by its age",
         lambda tale: tale.job().claim(0).begin().pass_time(9).crash().claim(1).begin().end().succeed().end(0),
         lambda tale: tale.job().claim(0).begin().pass_time(9).end().crash().claim(1).begin().end().succeed(),
+    ),
+    Case(
+        "a job is taken from a supervisor that lives, since only its pool stood still",
+        lambda tale: (
+            tale.job().claim(0).begin().freeze(0, may_cost_jobs=False).crash().claim(1).begin().end().succeed().end(0)
+        ),
+        lambda tale: tale.job().claim(0).begin().freeze(0).crash().claim(1).begin().end().succeed().end(0),
     ),
     Case(
         "a job is taken from a host that was frozen for a moment only",
@@ -551,6 +563,16 @@ ATT = [
         "a job fails more often than its row allows",
         lambda tale: tale.job(max_attempts=1).run().try_again().run().fail(),
         lambda tale: tale.job(max_attempts=2).run().try_again().run().fail(),
+    ),
+    Case(
+        "a job fails as often as another task allows, and its own does not",
+        lambda tale: tale.job(task="picky").run().try_again().run().try_again().run().fail(),
+        lambda tale: tale.job(task="picky").run().try_again().run().fail(),
+    ),
+    Case(
+        "a job fails for good the first time that its handler raises",
+        lambda tale: tale.job().claim().begin().end(returned=False).fail(),
+        lambda tale: tale.job(max_attempts=1).claim().begin().end(returned=False).fail(),
     ),
     Case(
         "a job fails more often than its task allows",

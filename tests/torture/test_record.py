@@ -15,6 +15,7 @@ def ended(seed: int, **other: Any) -> dict[str, Any]:
     run: dict[str, Any] = {
         "seed": seed,
         "planted": None,
+        "jobs": 1000,
         "seconds": 30.0,
         "settled_after": 4.0,
         "faults": {"cut": 2},
@@ -44,13 +45,14 @@ def test_the_next_seed_is_after_the_highest_that_was_run_with_nothing_planted() 
 
 def test_a_report_adds_up_and_counts_violations_and_void_runs() -> None:
     lost = {"code": "LOST", "what": "a job"}
-    told = report([ended(1), ended(2, violations=[lost]), ended(4, toothless=["cut"]), ended(5, planted="no-deadline")])
+    others = [ended(5, planted="no-deadline"), ended(6, jobs=10)]
+    told = report([ended(1), ended(2, violations=[lost]), ended(4, toothless=["cut"]), *others])
 
-    assert "| runs | 3: seeds 1 to 2, 4 |" in told
+    assert "| runs | 2: seeds 1 to 2 |" in told
     assert "| with violations | 1: seeds 2 |" in told
-    assert "| void, since a fault had not bitten | 1: seeds 4 |" in told
-    assert "| jobs that ended | succeeded 2,700 |" in told
-    assert "| faults that bit | 6: cut 6 |" in told
+    assert "| void besides, since a fault had not bitten | 1: seeds 4 |" in told
+    assert "| jobs that ended | succeeded 1,800 |" in told
+    assert "| faults that bit | 4: cut 4 |" in told
 
 
 def test_a_seed_that_is_run_again_counts_once_and_its_earlier_run_is_told() -> None:
