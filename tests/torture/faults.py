@@ -218,25 +218,43 @@ class Faults:
         return left
 
     async def _swallow_claims_replies(self, host: Host, seconds: float) -> bool:
-        return await self._swallow(host.proxy, CLAIMS, seconds)
+        return await self._swallow(host, CLAIMS, seconds)
 
     async def _swallow_outcomes_replies(self, host: Host, seconds: float) -> bool:
-        return await self._swallow(host.proxy, OUTCOMES, seconds)
+        return await self._swallow(host, OUTCOMES, seconds)
 
     async def _swallow_clients_replies(self, seconds: float) -> bool:
-        return await self._swallow(self._clients, "", seconds)
+        return await _while_among(self._clients.swallows, self._clients.swallowed, "", seconds, within=20)
 
-    async def _swallow(self, proxy: Proxy, purpose: str, seconds: float) -> bool:
-        return await _while_among(proxy.swallows, purpose, proxy.swallowed, seconds)
+    async def _swallow(self, host: Host, purpose: str, seconds: float) -> bool:
+        return await self._befall(host, lambda proxy: (proxy.swallows, proxy.swallowed), purpose, seconds)
 
     async def _lose_claims(self, host: Host, seconds: float) -> bool:
-        return await self._lose(host.proxy, CLAIMS, seconds)
+        return await self._lose(host, CLAIMS, seconds)
 
     async def _lose_outcomes(self, host: Host, seconds: float) -> bool:
-        return await self._lose(host.proxy, OUTCOMES, seconds)
+        return await self._lose(host, OUTCOMES, seconds)
 
-    async def _lose(self, proxy: Proxy, purpose: str, seconds: float) -> bool:
-        return await _while_among(proxy.loses, purpose, proxy.lost, seconds)
+    async def _lose(self, host: Host, purpose: str, seconds: float) -> bool:
+        return await self._befall(host, lambda proxy: (proxy.loses, proxy.lost), purpose, seconds)
+
+    async def _befall(
+        self, host: Host, how: Callable[[Proxy], tuple[set[str], Counter[str]]], purpose: str, seconds: float
+    ) -> bool:
+        """A host that has had nothing to say all that time leaves it to the first that has."""
+        if await _while_among(*how(host.proxy), purpose, seconds, within=1):
+            return True
+        bitten = False
+
+        async def try_on(one: Host) -> None:
+            nonlocal bitten
+            bitten |= await _while_among(*how(one.proxy), purpose, seconds, within=10)
+            group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            for one in self._hosts:
+                group.start_soon(try_on, one)
+        return bitten
 
     async def _cut_clients(self, _: float) -> bool:
         return await _comes_true(lambda: self._clients.cut() > 0)
@@ -330,19 +348,20 @@ async def _comes_true(look: Callable[[], bool], within: float = 10.0) -> bool:
     return True
 
 
-async def _for_so_long(seconds: float, bit: Callable[[], bool]) -> bool:
+async def _for_so_long(seconds: float, bit: Callable[[], bool], within: float = 20) -> bool:
     """Waits for so long, and longer if the fault has not bitten; whether it has."""
     await anyio.sleep(seconds)
-    return await _comes_true(bit, within=20)
+    return await _comes_true(bit, within)
 
 
-async def _while_among(purposes: set[str], purpose: str, count: Counter[str], seconds: float) -> bool:
-    """It is one of them for so long; whether that bit."""
+async def _while_among(purposes: set[str], count: Counter[str], purpose: str, seconds: float, within: float) -> bool:
+    """It is one of them for so long, and at most so much longer until that has bitten; whether it has."""
     before = count[purpose]
     purposes.add(purpose)
-    bit = await _for_so_long(seconds, lambda: count[purpose] > before)
-    purposes.discard(purpose)
-    return bit
+    try:
+        return await _for_so_long(seconds, lambda: count[purpose] > before, within)
+    finally:
+        purposes.discard(purpose)
 
 
 def _send(number: signal.Signals, *pids: int) -> None:
