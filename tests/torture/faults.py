@@ -19,7 +19,7 @@ import asyncpg
 from pushq.database.embedded import EmbeddedServer
 from tests.torture.clients import AWAY
 from tests.torture.history import Excuse
-from tests.torture.hosts import SHUTDOWN, Host, is_stopped
+from tests.torture.hosts import SHUTDOWN, Host, is_stopped, state_of
 from tests.torture.proxy import Proxy
 from tests.torture.runs import RunsLog
 from tests.torture.schedule import LEASE, Fault
@@ -374,7 +374,7 @@ def _stands_still(postmaster: int) -> bool:
     """It is told to, with those that it has started in the meantime."""
     processes = _with_children(postmaster)
     _send(signal.SIGSTOP, *processes)
-    return all(map(is_stopped, processes))
+    return is_stopped(postmaster) and all(state_of(one) in ("T", "Z", "") for one in processes)
 
 
 def _with_children(pid: int) -> list[int]:

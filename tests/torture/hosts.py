@@ -154,6 +154,11 @@ def processes_of(groups: list[int]) -> Iterator[str]:
 
 
 def is_stopped(pid: int) -> bool:
+    return state_of(pid) == "T"
+
+
+def state_of(pid: int) -> str:
+    """A letter: T is stopped, Z a zombie; none: it is gone."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
