@@ -660,6 +660,23 @@ def failures_too_soon(story: Story, circumstances: Circumstances) -> Iterator[Vi
                 yield story.finds("ATT", f"{step} ended it after {step.after.failures} failures of {most}")
 
 
+MAY_RETURN_AND_FAIL = frozenset({"poison", "stubborn"})
+"""Tasks whose result cannot be stored, or whose time has run out when they return."""
+
+
+def failures_of_those_that_returned(story: Story, _: Circumstances) -> Iterator[Violation]:
+    """An attempt whose handler returned is no failure, whatever becomes of its outcome on the way."""
+    returned = {run.token for run in story.runs if run.returned and run.token}
+    for step in story.steps:
+        if (
+            step.kind in ("finish", "release")
+            and step.after.failures > step.before.failures
+            and step.before.token in returned
+            and step.after.task not in MAY_RETURN_AND_FAIL
+        ):
+            yield story.finds("ATT", f"{step} charges a failure, and its handler returned")
+
+
 def edges(story: Story, _: Circumstances) -> Iterator[Violation]:
     """A status changes as the state automaton has it. (That a job which was queued does not succeed or fail, and that
     one which runs is not claimed, are matters of FENCE and MUTEX.)"""
@@ -734,6 +751,7 @@ RULES: tuple[Rule, ...] = (
     charges,
     limits,
     failures_too_soon,
+    failures_of_those_that_returned,
     edges,
     unseen_changes,
     runs_without_a_claim,

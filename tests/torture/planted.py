@@ -9,6 +9,7 @@ import ctypes
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from uuid import UUID
 
 import anyio
@@ -21,14 +22,17 @@ import pushq.pool.claimer
 import pushq.pool.finisher
 import pushq.supervisor
 from pushq.database.patience import wait_out
+from pushq.database.session import Session
 from pushq.database.store import Sighting, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
-from pushq.outcome import Outcome
+from pushq.outcome import Kind, Outcome
 from pushq.pool.claimer import Claimer
 from pushq.pool.link import Link, Message
 from pushq.pool.lookback import Lookback, Span
 from pushq.pool.worker import Attempts
+from pushq.settings import Settings
 from pushq.supervisor import Supervisor
+from pushq.supervisor.heartbeat import Heartbeat
 from pushq.supervisor.processes import PoolProcess
 from pushq.sweeper import Sweeper
 from pushq.sweeper.witness import Witness
@@ -131,6 +135,20 @@ def _lost_reply_believed() -> None:
     _replace(pushq.pool.finisher, "_store", believe)
 
 
+def _doubt_is_failure() -> None:
+    """A finish whose reply was lost counts as a failure of the attempt, whatever that came to."""
+
+    async def charge(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
+        try:
+            return await store.finish(batch)
+        except (DatabaseAway, DatabaseRefused):
+            failures = [replace(one, kind=Kind.FAILED, error="no reply to its outcome", result=None) for one in batch]
+            accepted = await wait_out(lambda: store.finish(failures))
+            return accepted | await wait_out(lambda: store.finished_with_token(batch))
+
+    _replace(pushq.pool.finisher, "_store", charge)
+
+
 def _text_as_it_is() -> None:
     """An error's text goes to the database as the handler made it, and a whole batch is refused for one."""
 
@@ -180,6 +198,33 @@ def _nobody_sweeps() -> None:
 
 
 # Processes ------------------------------------------------------------------------------------------------------------
+
+
+def _heartbeat_on_the_loop() -> None:
+    """A pool gives its supervisor's signs of life, on the loop that a handler may block."""
+    beat, run = Heartbeat.run, pushq.pool.Pool.run
+
+    async def run_and_beat(pool: pushq.pool.Pool) -> None:
+        given, settings = pool.assignment, Settings.load()
+        session = Session(given.url, f"pushq pool {given.pool} of {given.supervisor}: heartbeat", deadline=5.0)
+        heartbeat = Heartbeat(
+            Store(session),
+            given.supervisor,
+            interval=settings.heartbeat_interval,
+            lease=settings.lease,
+            revived=pool._look_again,
+        )
+        async with anyio.create_task_group() as around:
+            around.start_soon(beat, heartbeat)
+            await run(pool)
+            around.cancel_scope.cancel()
+        session.discard()
+
+    async def beat_no_more(_: Heartbeat) -> None:
+        await anyio.sleep_forever()
+
+    _replace(pushq.pool.Pool, "run", run_and_beat)
+    _replace(Heartbeat, "run", beat_no_more)
 
 
 def _crash_is_a_failure() -> None:
@@ -264,10 +309,12 @@ BUGS: dict[str, Callable[[], None]] = {
     "two-clocks": _two_clocks,
     "outcome-dropped": _outcome_dropped,
     "lost-reply-believed": _lost_reply_believed,
+    "doubt-is-failure": _doubt_is_failure,
     "text-as-it-is": _text_as_it_is,
     "swept-by-age": _swept_by_age,
     "one-witness": _one_witness,
     "nobody-sweeps": _nobody_sweeps,
+    "heartbeat-on-the-loop": _heartbeat_on_the_loop,
     "crash-is-a-failure": _crash_is_a_failure,
     "crash-is-free": _crash_is_free,
     "dead-pool-forgotten": _dead_pool_forgotten,

@@ -570,6 +570,11 @@ ATT = [
         lambda tale: tale.job(task="picky").run().try_again().run().fail(),
     ),
     Case(
+        "a job is charged a failure, and its handler returned",
+        lambda tale: tale.job().claim().begin().end(returned=True).try_again().run().succeed(),
+        lambda tale: tale.job().claim().begin().end(returned=False).try_again().run().succeed(),
+    ),
+    Case(
         "a job fails for good the first time that its handler raises",
         lambda tale: tale.job().claim().begin().end(returned=False).fail(),
         lambda tale: tale.job(max_attempts=1).claim().begin().end(returned=False).fail(),
