@@ -476,10 +476,7 @@ def migrates(*, applies: bool = False) -> tuple[Operation, ...]:
 
 @dataclass(frozen=True)
 class Part:
-    """What a session does. writes and reads: the rows and tables on which its answer depends, or another's on it.
-
-    is_variant: it does what another part does in another way, and is tried with those that write what it writes.
-    """
+    """What a session does. writes and reads: the rows and tables on which its answer depends, or another's on it."""
 
     operations: tuple[Operation, ...]
     writes: frozenset[str]
@@ -487,13 +484,12 @@ class Part:
     name: str
     days: Days
     is_producers: bool
-    is_variant: bool
 
     def meets(self, other: Part) -> bool:
         return bool(self.writes & (other.writes | other.reads) or other.writes & self.reads)
 
     def is_tried_with(self, other: Part) -> bool:
-        return bool(self.writes & other.writes) if self.is_variant or other.is_variant else self.meets(other)
+        return self.meets(other) or {self.name, other.name} <= NAMED
 
     def at(self, isolation: str) -> Part:
         return self._with(isolation=isolation)
@@ -515,27 +511,21 @@ def part(
     name: str = "",
     days: Days = Days.WHOLE,
     is_producers: bool = False,
-    is_variant: bool = False,
 ) -> Part:
     touched = frozenset(writes.split()), frozenset(reads.split())
-    return Part((operation, *more), *touched, name or operation.name, days, is_producers, is_variant)
+    return Part((operation, *more), *touched, name or operation.name, days, is_producers)
 
 
 # parent: pushq.jobs itself, for whose lock a day that is detached waits. Who only updates an unfinished row may hold it
-# too: from when it first looks up the bounds of the partition.
+# too: from when it first looks up the bounds of the partition. every_day: also which of them takes finished rows.
 _RETRIES = "parent every_day"
 _CANCELS = "parent every_day tallies"
+_OUTCOMES = "parent every_day tallies"
 _CLAIMS = "running queues supervisors parent"
 _PRODUCERS = [
     part(insert(), writes="new shared", reads="parent", is_producers=True),
     part(insert_keyed("insert_keyed", "RAMC"), writes="new keys", reads="running f1 parent", is_producers=True),
-    part(
-        insert_keyed("insert_keyed_reversed", "FCMA"),
-        writes="new keys",
-        reads="f1 parent",
-        is_producers=True,
-        is_variant=True,
-    ),
+    part(insert_keyed("insert_keyed_reversed", "FCMA"), writes="new keys", reads="f1 parent", is_producers=True),
     part(cancel("r2"), writes="running", reads=_CANCELS, is_producers=True),
     part(cancel("q1"), writes="q1", reads=_CANCELS, is_producers=True),
     part(cancel("f1"), reads=f"f1 {_CANCELS}", is_producers=True),
@@ -549,24 +539,24 @@ _PRODUCERS = [
 ]
 _POOLS = [
     part(claim("claim", TWO, ("default", "mail"), 10), writes="q1 s1 new strangers", reads=_CLAIMS),
-    part(claim("claim_two", TWO, ("mail", "default"), 2), writes="q1 new strangers", reads=_CLAIMS, is_variant=True),
+    part(claim("claim_two", TWO, ("mail", "default"), 2), writes="q1 new strangers", reads=_CLAIMS),
     part(claim("claim_without_lease", ONE, ("default", "mail"), 10), reads="supervisors parent"),
     part(claim_suspect(), writes="s1", reads=_CLAIMS),
     part(take_back("take_back", ONE, lambda _: HELD), reads="running"),
     part(take_back("take_back_the_other's", TWO, lambda actor: token_of(3 - actor.number)), reads="q1"),
-    part(finish("finish", "r1 r2 r3"), writes="running", reads="parent tallies"),
-    part(finish("finish_retried", "r3 r1 r2", Kind.RETRIED), writes="running", reads="parent tallies"),
-    part(finish("finish_released", "r1 r2 r3", Kind.RELEASED), writes="running", reads="parent", is_variant=True),
-    part(finish("finish_reversed", "r3 r2 r1"), writes="running", reads="parent tallies", is_variant=True),
-    part(finish("finish_failed", "r2 r1 r3", Kind.FAILED), writes="running", reads="parent tallies", is_variant=True),
-    part(finish("finish_stale", "q1 r1 f1", token=UUID(int=0x71)), writes="running", reads="parent", is_variant=True),
+    part(finish("finish", "r1 r2 r3"), writes="running", reads=_OUTCOMES),
+    part(finish("finish_retried", "r3 r1 r2", Kind.RETRIED), writes="running", reads=_OUTCOMES),
+    part(finish("finish_released", "r1 r2 r3", Kind.RELEASED), writes="running", reads=_RETRIES),
+    part(finish("finish_reversed", "r3 r2 r1"), writes="running", reads=_OUTCOMES),
+    part(finish("finish_failed", "r2 r1 r3", Kind.FAILED), writes="running", reads=_OUTCOMES),
+    part(finish("finish_stale", "q1 r1 f1", token=UUID(int=0x71)), writes="running", reads=_RETRIES),
     part(finished_with_token(), reads="running f1 parent every_day"),
 ]
 _SUPERVISORS = [
     part(heartbeat(ONE), writes="supervisors"),
     part(register("register", TWO, "echo newcomer stranger", "default mail"), writes="supervisors queues"),
     part(goodbye(), writes="supervisors"),
-    part(requeue("charge_pool", crashed=True, pool=1), writes="running", reads="parent tallies"),
+    part(requeue("charge_pool", crashed=True, pool=1), writes="running", reads=_OUTCOMES),
     part(requeue("release_pool", crashed=False, pool=1), writes="running", reads="parent"),
 ]
 _SWEEPERS = [
@@ -575,7 +565,7 @@ _SWEEPERS = [
         bury("bury", [(ONE, 5)]),
         requeue("requeue", crashed=True, buried=True),
         writes="running supervisors",
-        reads="parent tallies",
+        reads=_OUTCOMES,
         name="sweep",
     ),
     part(park(), writes="strangers", reads="supervisors running parent"),
@@ -587,6 +577,12 @@ _SWEEPERS = [
     part(make_days(), writes="days", reads="parent", days=Days.LACKING),
 ]
 _MIGRATORS = [part(*migrates(), writes="migrations", name="migrate")]
+
+NAMED = frozenset(
+    "insert claim finish finish_failed finish_released cancel_r2 retry_f1 sweep retire pause_default migrate".split()
+)
+"""Insert, claim, finish, fail, release, cancel, retry, sweep, retention, pause, migrate: these are tried with one
+another, whether they meet or not."""
 PARTS = {part.name: part for part in (*_PRODUCERS, *_POOLS, *_SUPERVISORS, *_SWEEPERS, *_MIGRATORS)}
 
 

@@ -31,6 +31,7 @@ TRIPLES = [
     "finish_retried sweep claim",
     "claim claim_two cancel_q1",
     "finish cancel_r2 retry_r2",
+    "finish cancel_r2 retire",
     "finish finish finished_with_token",
     "retry_f1 retry_f1 insert_keyed",
     "retry_f1 cancel_f1 retire",
@@ -62,6 +63,7 @@ FROM_BOTH_ENDS = {
 }
 
 
+@pytest.mark.timeout(300)  # hundreds of orders, beside everything else
 @pytest.mark.parametrize("names", TRIPLES, ids=lambda names: names.replace(" ", "-"))
 async def test_of_three_operations_one_comes_after_another_in_whatever_order_their_steps_are(
     stage: Stage, names: str

@@ -12,6 +12,9 @@ import pytest
 from tests.support.supervisors import ROOT, environment
 from tests.torture.schedule import Fault, Schedule
 
+SEED = 70_000
+"""That no battery comes to."""
+
 
 @pytest.mark.timeout(150)  # a server and three hosts have to start beside everything else
 def test_a_run_of_random_faults_breaks_no_promise(tmp_path: Path) -> None:
@@ -27,6 +30,24 @@ def test_a_run_of_random_faults_breaks_no_promise(tmp_path: Path) -> None:
     assert report["toothless"] == []
     assert report["faults"] == {"kill pool": 1, "hold": 1, "drain": 1, "cut": 1}
     assert ended.returncode == 0
+
+
+@pytest.mark.timeout(150)
+def test_a_planted_bug_is_found_told_and_kept_to_be_played_again(tmp_path: Path) -> None:
+    schedule = Schedule(SEED, 40, 3, (Fault(1, "kill supervisor", 0, 0.5),))
+    schedule.write(tmp_path / "schedule.json")
+    command = [sys.executable, "-m", "tests.torture", "--json", "--replay", str(tmp_path / "schedule.json")]
+    command += ["--planted", "pools-outlive", "--record", str(tmp_path / "record.jsonl")]
+
+    ended = subprocess.run(command, env=environment(None), cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert ended.stdout, ended.stderr
+    assert {violation["code"] for violation in json.loads(ended.stdout)["violations"]} == {"CLEAN"}
+    assert ended.returncode == 1
+    assert f"again: make torture REPLAY=build/torture/{SEED}.json" in ended.stderr
+    assert Schedule.read(ROOT / "build" / "torture" / f"{SEED}.json") == schedule
+    assert (ROOT / "build" / "torture" / str(SEED) / "host0.log").exists()
+    assert not (tmp_path / "record.jsonl").exists()  # a replay is no run of a battery
 
 
 def test_a_schedule_is_drawn_from_its_seed_alone_and_can_be_written_down(tmp_path: Path) -> None:
