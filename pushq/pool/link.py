@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import anyio
-from anyio.abc import SocketStream, UNIXSocketStream
+from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 LONGEST_MESSAGE = 16 * 1024 * 1024
@@ -102,7 +102,8 @@ class Link:
 
     @classmethod
     async def over(cls, end: socket.socket) -> Self:
-        return cls(await UNIXSocketStream.from_socket(end))
+        # As any socket, not as a UNIX one, whose wait anyio may end twice if it is cancelled as something arrives.
+        return cls(await SocketStream.from_socket(end))
 
     async def send(self, message: Message) -> None:
         """Sends a message. Raises anyio.BrokenResourceError or ClosedResourceError when the other end is gone."""

@@ -11,8 +11,9 @@ earlier. In between it looks at the past before that, in slices, from the newest
 is as wide as can be passed in SLICE seconds, and the next one is due after SHARE times as long as it took: the past
 costs claims a small share of the time, however much of it there is. A round that was one quick slice ends all this.
 
-What a look takes because the database is far away says nothing of what it passed: it is compared with the quickest look
-of late.
+What a look takes because the database is far away, or busy with others, says nothing of what it passed: it is compared
+with the quickest look of late, and with how much slower than that looks at what is new are. Noise may still be taken
+for dead entries: so no slice is narrower than NARROWEST, and a round has no more than MOST_SLICES, and the rest.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ MARGIN = 1.0
 SLICE = 0.004
 """Seconds that a slice should take."""
 SHARE = 15
+NARROWEST = 1.0
+"""Seconds of the past in a slice, at least."""
+MOST_SLICES = 40
+NOISE_OF = 16
+"""How many looks at what is new tell how much times vary."""
 WIDEST = 86_400.0
 """Seconds of the past in a slice, at most: one that is to be wider is at all that is left."""
 OVERLAP = 0.1
@@ -66,8 +72,10 @@ class Lookback:
     def __init__(self) -> None:
         self._is_slow = False
         self._quickest = NEAR
+        self._noise = 0.0  # how much slower than the quickest looks at what is new are, on average
         self._took_all_at = -inf
-        self._past_from = self._round_from = -inf  # where the next slice ends, and where the first one did
+        self._past_from = -inf  # where the next slice ends
+        self._slices = 0  # of this round, so far
         self._width = inf  # of the next slice
         self._first_width = inf  # of the first one of a round
         self._slice_due_at = 0.0
@@ -78,7 +86,8 @@ class Lookback:
     def span(self) -> Span:
         """What the next look is to be at. No two slices follow one another, so that nothing new waits for the past."""
         if self._has_past and self.slice_due_in <= 0 and not self.was_at_the_past:
-            return Span(self._past_from - self._width if self._width <= WIDEST else -inf, self._past_from)
+            is_last = self._width > WIDEST or self._slices >= MOST_SLICES
+            return Span(-inf if is_last else self._past_from - self._width, self._past_from)
         return self.newest
 
     @property
@@ -102,8 +111,8 @@ class Lookback:
     def note(self, span: Span, *, began: float, jobs: int, room: int) -> None:
         """Notes a look, and when it began."""
         took, took_all = monotonic() - began, jobs < room
-        passing = self._beyond_the_quickest(took - SLOW_PER_JOB * jobs)
         self.was_at_the_past = span.end < inf
+        passing = self._passing(took - SLOW_PER_JOB * jobs, of_what_is_new=-inf < span.start and span.end == inf)
         if self.was_at_the_past:
             self._slice_due_at = monotonic() + SHARE * took
             self._note_slice(span, passing, took_all=took_all)
@@ -114,18 +123,22 @@ class Lookback:
             self._is_slow = passing > SLOW
             self._begin_round()
 
-    def _beyond_the_quickest(self, took: float) -> float:
-        """Seconds for which a look passed dead entries."""
+    def _passing(self, took: float, *, of_what_is_new: bool) -> float:
+        """Seconds for which a look passed dead entries, as far as can be told."""
         self._quickest = min(max(took, NEAR), self._quickest * FORGETTING)
-        return max(0.0, took - self._quickest)
+        beyond = took - self._quickest
+        if of_what_is_new:
+            self._noise += (beyond - self._noise) / NOISE_OF
+        return max(0.0, beyond - 2 * self._noise)
 
     def _note_slice(self, span: Span, passing: float, *, took_all: bool) -> None:
         if not took_all:  # a backlog that was committed late: it is no past
             self._took_all_at = span.start + MARGIN
             self._begin_round()
             return
-        is_first, is_last = self._past_from == self._round_from, span.start == -inf
+        self._slices += 1
         self._past_from, self._width = span.start, _adapted(self._width, passing)
+        is_first, is_last = self._slices == 1, span.start == -inf
         if is_first:
             self._first_width = self._width
         if is_last:
@@ -134,7 +147,8 @@ class Lookback:
             self._begin_round()
 
     def _begin_round(self) -> None:
-        self._past_from = self._round_from = self._took_all_at - MARGIN
+        self._past_from = self._took_all_at - MARGIN
+        self._slices = 0
         self._width = self._first_width
 
     @property
@@ -143,7 +157,7 @@ class Lookback:
 
 
 def _adapted(width: float, passing: float) -> float:
-    """As wide as SLICE allows, and at most twice as wide as it was."""
+    """As wide as SLICE allows, but not below NARROWEST, and at most twice as wide as it was."""
     if passing > SLICE:
-        return min(width, 2 * WIDEST) * max(SLICE / passing, 0.01)
+        return max(NARROWEST, min(width, 2 * WIDEST) * max(SLICE / passing, 0.01))
     return width * 2 if passing < SLICE / 2 else width

@@ -61,10 +61,10 @@ class PoolProcess:
             if self._is_unwanted:
                 self.kill()
             ours.setblocking(False)
-            self._link = await Link.over(ours)
+            self._link = link = await Link.over(ours)
             try:
                 async with anyio.create_task_group() as around:
-                    around.start_soon(self._hear, self._link)
+                    around.start_soon(self._hear, link)
                     await self._say(self.assignment)
                     if self._drain:
                         await self._say(self._drain)
@@ -76,6 +76,7 @@ class PoolProcess:
             finally:
                 self.kill()
                 self._link = None
+                await link.aclose()
         return f"exit {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
     async def drain(self, seconds: float) -> None:

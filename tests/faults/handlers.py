@@ -7,15 +7,26 @@ for how long a claim whose reply was lost is in doubt. PUSHQ_TEST_PLANTED: a bug
 from __future__ import annotations
 
 import os
+import time
 from functools import partial
+from pathlib import Path
 
 import pushq.pool
 import pushq.pool.claimer
+from pushq import current_job
 from pushq.database.session import Session
 from pushq.pool.listener import Listener
 from tests.support.handlers import tasks
 
 __all__ = ["tasks"]
+
+
+@tasks.register("note")
+def note(path: str, seconds: float) -> None:
+    """Leaves its job's id in a file, a line a run."""
+    with Path(path).open("a") as runs:
+        runs.write(f"{current_job().id}\n")
+    time.sleep(seconds)
 
 
 def _replace(owner: object, name: str, new: object) -> None:

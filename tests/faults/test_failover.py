@@ -1,6 +1,6 @@
 """The primary dies and its standby takes over; the address by which everybody goes moves to it.
 
-clients, supervisor ─→ address ─→ primary ─streams, synchronously─→ standby
+clients, supervisor ─→ address ─→ primary ─streams, in most tests synchronously─→ standby
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 
 from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
-from tests.support.jobs import Connection, finished, has_count, insert
+from tests.support.jobs import Connection, finished, has_count, insert, row_of
 from tests.support.proxy import Proxy
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually
@@ -60,6 +60,62 @@ async def test_an_address_that_leads_to_a_server_in_recovery_is_waited_out_in_a_
         await _promote(standby)
         await work.goes_on(standby, since=time.monotonic())
         await work.ends_once(standby)
+
+
+async def test_after_a_failover_that_forgot_a_claim_the_job_is_claimed_anew_and_whoever_held_it_is_refused() -> None:
+    """The standby lacks the last commits. Both claims are the first there: only tokens tell them apart."""
+    async with _replicated(synchronously=False) as (primary, standby, address):
+        with supervising(address.url, "--concurrency", "2", ready=False, LOG_LEVEL="debug") as supervisor:
+            await asyncio.to_thread(supervisor.wait_ready)
+            async with _connected(primary) as connection:
+                await connection.execute("select pushq.pause('default')")
+                (job,) = await insert(connection, "sleep", payload={"seconds": 3})
+                await _stop_streaming(standby, connection)
+                await connection.execute("select pushq.resume('default')")
+                await has_count(connection, 1, "status = 'running'")
+                forgotten = await row_of(connection, job)
+            await _kill(primary)
+            await _promote(standby)
+            address.leads_to = standby
+            async with _connected(standby) as connection:
+                await connection.execute("select pushq.resume('default')")
+                await has_count(connection, 1, "status = 'running'")
+                claimed_anew = await row_of(connection, job)
+                await eventually(lambda: _is_told_that_it_came_too_late(supervisor, job))
+                (row,) = await finished(connection, job)
+            await eventually(lambda: _is_told_that_it_was_in_time(supervisor, job))
+            ends = supervisor.said.count(f"job ended id={job}")
+
+    assert forgotten["attempt"] == claimed_anew["attempt"] == 1
+    assert forgotten["token"] != claimed_anew["token"] == row["token"]
+    assert (row["status"], row["attempt"], row["crashes"]) == ("succeeded", 1, 0)
+    assert ends == 1
+
+
+async def _stop_streaming(standby: EmbeddedServer, primary: Connection) -> None:
+    """With what the primary has committed up to now."""
+    now = await primary.fetchval("select pg_current_wal_flush_lsn()::text")
+
+    async def has_replayed() -> bool:
+        return bool(await connection.fetchval("select pg_last_wal_replay_lsn() >= $1::text::pg_lsn", now))
+
+    async with _connected(standby) as connection:
+        await eventually(has_replayed)
+        await connection.execute("alter system set primary_conninfo = ''")
+        await connection.execute("select pg_reload_conf()")
+    await eventually(lambda: _streams_to_nobody(primary))
+
+
+async def _streams_to_nobody(primary: Connection) -> bool:
+    return not await primary.fetchval("select count(*) from pg_stat_replication")
+
+
+async def _is_told_that_it_was_in_time(supervisor: RunningSupervisor, job: UUID) -> bool:
+    return f"job ended id={job} task=sleep queue=default attempt=1 outcome=succeeded" in supervisor.said
+
+
+async def _is_told_that_it_came_too_late(supervisor: RunningSupervisor, job: UUID) -> bool:
+    return f"outcome refused id={job} task=sleep outcome=succeeded" in supervisor.said
 
 
 # What works meanwhile -------------------------------------------------------------------------------------------------
@@ -161,23 +217,24 @@ async def _working(primary: EmbeddedServer, address: Address, seconds: float) ->
 
 
 @asynccontextmanager
-async def _replicated() -> AsyncIterator[tuple[EmbeddedServer, EmbeddedServer, Address]]:
-    """A primary with pushq's schema, whose commits wait for its standby, and an address that leads to it."""
+async def _replicated(*, synchronously: bool = True) -> AsyncIterator[tuple[EmbeddedServer, EmbeddedServer, Address]]:
+    """A primary with pushq's schema, a standby, for which its commits wait or not, and an address that leads to it."""
     with EmbeddedServer(settings={"wal_keep_size": "128MB"}) as primary:
         await migrate(primary.url())
         with _standby_of(primary) as standby:
             async with _connected(primary) as connection:
-                await connection.execute("alter system set synchronous_standby_names = '*'")
-                await connection.execute("select pg_reload_conf()")
-                await eventually(lambda: _commits_wait(connection))
+                if synchronously:
+                    await connection.execute("alter system set synchronous_standby_names = '*'")
+                    await connection.execute("select pg_reload_conf()")
+                await eventually(lambda: _streams(connection, "sync" if synchronously else "async"))
             async with _address_of(primary) as address:
                 yield primary, standby, address
         if primary.process.poll() is not None:
             primary.restart()  # which clears away the shared memory that a killed one leaves
 
 
-async def _commits_wait(connection: Connection) -> bool:
-    return bool(await connection.fetchval("select exists (select from pg_stat_replication where sync_state = 'sync')"))
+async def _streams(primary: Connection, how: str) -> bool:
+    return bool(await primary.fetchval("select exists (select from pg_stat_replication where sync_state = $1)", how))
 
 
 @contextmanager

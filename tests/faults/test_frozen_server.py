@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from pushq.database.embedded import EmbeddedServer
 from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.events import DatabaseLost, Event, subscribe
 from pushq.supervisor.heartbeat import Heartbeat
 from pushq.sweeper import Sweeper
+from pushq.sweeper.witness import Witness
 from tests.support.hurt import a_server_to_hurt, freeze, thaw
-from tests.support.jobs import Connection, finished, has_count, insert
+from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.pools import asleep
 from tests.support.supervisors import QUICK, supervising
 from tests.support.waiting import eventually
+from tests.torture.planted import plant
 
 TASKS = "tests.faults.handlers:tasks"
 LEASE, SWEEP = float(QUICK["LEASE"]), float(QUICK["SWEEP_INTERVAL"])
@@ -41,6 +47,43 @@ async def test_a_pause_of_three_leases_takes_no_job_from_the_living_and_saves_no
 
             assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
             assert "outcome refused" not in living.said
+
+
+@pytest.mark.parametrize(("bug", "taken"), [(None, 0), ("one-witness", 5)])
+async def test_a_sweep_that_is_carried_out_before_the_sign_of_life_takes_jobs_from_the_living_by_the_lease_alone(
+    monkeypatch: pytest.MonkeyPatch, bug: str | None, taken: int
+) -> None:
+    """Both wait for the frozen server, and the backend of the heartbeat wakes up last. The second is the control."""
+    monkeypatch.setattr("pushq.sweeper.witness.SLOW_ANSWER", 0.3)
+    monkeypatch.setattr(Witness, "dead", Witness.dead)  # and back again, at the end
+    plant(bug)
+    async with a_server_to_hurt() as (server, connection):
+        session = Session(server.url(), "test")
+        sweeper = Sweeper(Store(session), retention=604800)
+        with supervising(server.url(), SWEEP_INTERVAL="60"):
+            await insert(connection, "sleep", 5, payload={"seconds": 60})
+            await has_count(connection, 5, "status = 'running'")
+            await sweeper.sweep()
+            heart = await connection.fetchval(
+                "select pid from pg_stat_activity where application_name like '%: heartbeat'"
+            )
+            freeze(server)
+            held_up = asyncio.create_task(sweeper.sweep())
+            await asyncio.sleep(1.5 * LEASE)
+            _thaw_all_but(server, heart)
+            swept = [await held_up, await sweeper.sweep()]
+
+            assert sum(each.requeued for each in swept) == taken
+            assert await count(connection, "status = 'queued' and crashes = 1") == taken
+            thaw(server)
+        await session.close()
+
+
+def _thaw_all_but(server: EmbeddedServer, last: int) -> None:
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    for pid in (server.process.pid, *map(int, children)):
+        if pid != last:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_claim_that_a_frozen_server_carries_out_long_after_its_pool_gave_it_up_is_taken_back() -> None:

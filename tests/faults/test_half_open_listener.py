@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -104,15 +105,39 @@ async def test_without_the_canary_nobody_would_ever_notice(database_url: str, co
         assert "bell down" not in supervisor.said
 
 
-async def test_with_the_true_intervals_push_is_back_within_20_seconds(
-    database_url: str, connection: Connection
+async def test_with_the_true_intervals_push_is_back_within_20_seconds_and_the_gauge_is_down_in_between(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with listening_through_a_proxy(database_url) as (proxy, supervisor):
+        door = Door(proxy)
+        monkeypatch.setattr(proxy, "serve", door.serve)
         proxy.leave_half_open()  # at the worst moment: the canary has just come back
         cut_off_at = time.monotonic()
         jobs = await insert(connection, "echo")
-        await has_said(supervisor, "bell up", 2, within=25)
+        await shows(supervisor, "pushq_listener_up", 0, within=25)
+        waited = door.open()
+        await has_said(supervisor, "bell up", 2)
         await finished(connection, *jobs, within=1)
-        seconds = time.monotonic() - cut_off_at
+        seconds = time.monotonic() - cut_off_at - waited
 
         assert 10 < seconds < 20
+        await shows(supervisor, "pushq_listener_up", 1)
+
+
+class Door:
+    """Lets nobody through a proxy until it is opened."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._serve = proxy.serve
+        self._is_open = asyncio.Event()
+        self._first_came_at = math.inf
+
+    def open(self) -> float:
+        """For how many seconds somebody has waited before it."""
+        self._is_open.set()
+        return max(0.0, time.monotonic() - self._first_came_at)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, server_url: str) -> None:
+        self._first_came_at = min(self._first_came_at, time.monotonic())
+        await self._is_open.wait()
+        await self._serve(reader, writer, server_url=server_url)

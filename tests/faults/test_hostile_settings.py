@@ -7,16 +7,18 @@ database that is made read-only: so operators and hosting providers stop writers
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from pushq.database.migrate import roles
 from tests.support.jobs import Connection, finished, has_count, insert
-from tests.support.supervisors import pushq, supervising
+from tests.support.supervisors import environment, pushq, supervising
 from tests.support.waiting import eventually, wait_until
 
 TASKS = "tests.support.handlers:tasks"
@@ -119,6 +121,29 @@ async def _has_made(connection: Connection, day: str) -> bool:
         f"pushq.jobs_{day.replace('-', '_')}",
     )
     return bound is not None and bound.startswith(f"FOR VALUES FROM ('{day}')")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "word"), [("LATIN1", "na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve"), ("SJIS", "\N{HIRAGANA LETTER A}")]
+)
+async def test_a_producer_may_use_another_encoding(
+    database_url: str, connection: Connection, server_bin_directory: Path, encoding: str, word: str
+) -> None:
+    psql = [str(server_bin_directory / "psql"), database_url, "-qAtv", "ON_ERROR_STOP=1"]
+    columns = f"('echo', '{word}', jsonb_build_object('{word}', '{word}'))"
+    said = f"insert into pushq.jobs (task, queue, payload) values {columns} returning id"
+    inserted = subprocess.run(
+        psql,
+        input=said.encode(encoding),
+        env=environment(None) | {"PGCLIENTENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    with supervising(database_url, "--queue", word):
+        (row,) = await finished(connection, UUID(inserted.stdout.decode().strip()))
+
+    assert (row["status"], row["queue"]) == ("succeeded", word)
+    assert json.loads(row["result"]) == {word: word}
 
 
 async def test_a_role_that_may_only_read_is_refused_in_a_sentence(database_url: str, connection: Connection) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import asyncpg
 
-from tests.support.jobs import Connection, count, finished, has_count, insert
+from tests.support.jobs import Connection, count, finished, has_count, insert, row_of
 from tests.support.supervisors import QUICK, supervising
+from tests.support.waiting import eventually
 
+LEASE = float(QUICK["LEASE"])
 OURS = "from pg_stat_activity where datname = current_database() and application_name like 'pushq %'"
 
 
@@ -23,7 +26,7 @@ async def test_a_lock_held_for_two_leases_costs_no_job_an_attempt(database_url: 
         async with administrator.transaction():
             await administrator.execute("lock table pushq.jobs in access exclusive mode")
             waiting = asyncio.create_task(insert(connection, "echo", 20))
-            await asyncio.sleep(2 * float(QUICK["LEASE"]))
+            await asyncio.sleep(2 * LEASE)
             # Nobody tries again and again with connections of its own.
             assert await administrator.fetchval(f"select count(*) {OURS}") <= 10
         rows = await finished(connection, *napping, *await waiting)
@@ -31,6 +34,48 @@ async def test_a_lock_held_for_two_leases_costs_no_job_an_attempt(database_url: 
         assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
         assert one.pools + other.pools == pools
     await administrator.close()
+
+
+RENEWALS = """
+create table public.renewals (ahead interval);
+create function public.note_renewal() returns trigger language plpgsql
+as 'begin insert into public.renewals values (new.lease_until - clock_timestamp()); return new; end';
+create trigger note_renewal before update on pushq.supervisors for each row execute function public.note_renewal();
+"""
+WAITING = f"{OURS} and wait_event_type = 'Lock' and query like"
+
+
+async def test_a_lease_and_a_stamp_that_waited_for_longer_than_a_lease_count_from_when_they_are_written(
+    database_url: str, connection: Connection
+) -> None:
+    """A statement's own now() is when it was sent."""
+    await connection.execute(RENEWALS)
+    administrator = await asyncpg.connect(database_url)
+    with supervising(database_url) as supervisor:
+        (running,) = await insert(connection, "sleep", payload={"seconds": 3 * LEASE})
+        await has_count(connection, 1, "status = 'running'")
+        async with administrator.transaction():
+            await administrator.execute("lock table pushq.supervisors in access exclusive mode")
+            (late,) = await insert(connection, "sleep", payload={"seconds": 1})
+            await eventually(lambda: _waits(connection, "-- A sign of life%"))
+            await eventually(lambda: _waits(connection, "-- Takes up to%due jobs%"))
+            await asyncio.sleep(1.5 * LEASE)
+            await connection.execute("truncate public.renewals")
+        unlocked_at = await connection.fetchval("select clock_timestamp()")
+        await has_count(connection, 2, "status = 'running'")
+        claimed = await row_of(connection, late)
+        rows = await finished(connection, running, late)
+        ahead = await connection.fetchval("select extract(epoch from min(ahead)) from public.renewals")
+
+        assert LEASE - 0.5 < ahead <= LEASE
+        assert claimed["started_at"] > unlocked_at - timedelta(seconds=0.5)
+        assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
+        assert "lease lapsed" in supervisor.said  # so its pools were told to look again
+    await administrator.close()
+
+
+async def _waits(connection: Connection, statement: str) -> bool:
+    return bool(await connection.fetchval(f"select exists (select {WAITING} $1)", statement))
 
 
 @asynccontextmanager

@@ -308,6 +308,18 @@ async def test_an_insert_of_many_rows_rings_once_a_queue_that_is_idle(
         assert sorted(await ear.take()) == ["default", "mail"]
 
 
+@pytest.mark.parametrize("queue", ["\U0001f4a9" * 200, "\n", "'\"\\%s{}\n\x1b;--"])
+async def test_an_insert_rings_with_the_name_of_its_queue_whatever_that_is_and_with_nothing_else(
+    database_url: str, connection: Connection, queue: str
+) -> None:
+    async with hearing(database_url) as ear:
+        await open_gate(connection, queue)
+        await insert(
+            connection, "secret", queue=queue, payload={"card": "4111"}, tenant_id="acme", unique_key="k", priority=7
+        )
+        assert await ear.take() == [queue]
+
+
 async def test_an_insert_that_is_rolled_back_rings_for_nobody(database_url: str, connection: Connection) -> None:
     async with hearing(database_url) as ear:
         await open_gate(connection)
@@ -529,6 +541,15 @@ async def test_a_retired_day_takes_no_more_rows(connection: Connection) -> None:
     await connection.execute("select pushq.cancel(id) from pushq.jobs_unfinished")
 
     assert await connection.fetchval("select finished_on from pushq.jobs") == today - timedelta(19)
+
+
+async def test_everything_that_pushq_keeps_survives_a_crash(connection: Connection) -> None:
+    """Nothing is unlogged: a crash would empty it."""
+    kept = await connection.fetch(
+        "select relkind, relpersistence from pg_class where relnamespace = 'pushq'::regnamespace"
+    )
+    assert {row["relpersistence"] for row in kept} == {b"p"}
+    assert {row["relkind"] for row in kept} >= {b"r", b"p", b"i", b"S"}
 
 
 async def test_pushq_survives_a_dump(connection: Connection) -> None:

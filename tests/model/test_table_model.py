@@ -661,10 +661,12 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(part)
 
 
+@pytest.mark.parametrize("is_analysed", [True, False], ids=["analysed", "never analysed"])
 async def test_a_claim_finds_its_jobs_by_the_claimable_index_and_reads_nothing_else(
-    database_url: str, connection: Connection
+    database_url: str, connection: Connection, is_analysed: bool
 ) -> None:
     """As the planner is told by pushq, and also left to itself."""
+    await connection.execute("alter table pushq.jobs_unfinished set (autovacuum_enabled = off)")
     await connection.execute(
         """
         insert into pushq.jobs (task, queue, priority, run_at, crashes)
@@ -673,7 +675,10 @@ async def test_a_claim_finds_its_jobs_by_the_claimable_index_and_reads_nothing_e
         from generate_series(1, 4000) as n
         """
     )
-    await connection.execute("analyze pushq.jobs_unfinished")
+    if is_analysed:
+        await connection.execute("analyze pushq.jobs_unfinished")
+    known = "select count(*) from pg_stats where schemaname = 'pushq' and tablename = 'jobs_unfinished'"
+    assert bool(await connection.fetchval(known)) == is_analysed
     explain = "explain (format json) " + statement("claim")
     arguments = ["default", "bulk"], ["mail"], "anna", 1, uuid4(), 10, None, None
     ours = Session(database_url, "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 from math import inf
 
@@ -155,3 +156,24 @@ def test_the_past_can_be_pressed_for_and_nothing_new_waits_for_it(clock: Clock) 
     assert past[-1].start == -inf
     assert all(earlier.start == later.end for earlier, later in pairwise(past))
     assert all(inf in (earlier.end, later.end) for earlier, later in pairwise(spans))
+
+
+@pytest.mark.parametrize("noise", [0.004, 0.016, 0.04])
+def test_a_busy_server_whose_times_vary_keeps_nobody_at_the_past(clock: Clock, noise: float) -> None:
+    """An idle pool there looks a few hundred times in ten minutes, in which it is pressed thirty times."""
+    for seed in range(5):
+        chance, lookback, looks = random.Random(seed), Lookback(), 0
+        for _ in range(30):
+            lookback.press()
+            pressed_at = clock.now
+            while lookback.slice_due_in == 0:
+                look(clock, lookback, seconds=0.002 + chance.expovariate(1 / noise))
+                looks += 1
+            assert clock.now - pressed_at < 5
+            until = clock.now + 20
+            while clock.now < until:
+                look(clock, lookback, seconds=0.002 + chance.expovariate(1 / noise))
+                looks += 1
+                clock.now += min(lookback.slice_due_in, 20)
+
+        assert looks < 1500

@@ -22,6 +22,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pushq.database.migrate import roles
+from pushq.database.session import Session
+from pushq.database.store import Store
+from pushq.sweeper import Sweeper
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
@@ -201,6 +204,35 @@ async def test_whatever_a_producer_inserts_is_refused_by_a_rule_or_ends_or_waits
         hostile = jobs[stored["id"]]
         assert (stored["status"] == "queued") == (hostile.fate == Fate.WAITS), hostile
         assert stored["attempt"] == (0 if hostile.fate == Fate.WAITS else 1), hostile
+
+
+RUN_AND_DIE = """
+update pushq.jobs_unfinished
+set status = 'running', supervisor = 'long gone', pool = 1, attempt = attempt + 1, token = gen_random_uuid(),
+    started_at = now()
+"""
+
+
+async def test_whatever_a_producer_inserts_is_requeued_in_one_sweep_when_its_process_dies_and_fails_the_third_time(
+    database_url: str, connection: Connection
+) -> None:
+    hostile = [row for row in ROWS if row.fate in (Fate.ENDS, Fate.WAITS)]
+    for row in hostile:
+        await insert_beside_a_canary(connection, row)
+    session = Session(database_url, "test")
+    sweeper = Sweeper(Store(session), retention=604800)
+    jobs = 2 * len(hostile)
+
+    for crashes in (1, 2):
+        await connection.execute(RUN_AND_DIE)
+        await sweeper.observe()
+        assert (await sweeper.sweep()).requeued == jobs
+        assert await count(connection, f"status = 'queued' and crashes = {crashes} and attempt = {crashes}") == jobs
+    await connection.execute(RUN_AND_DIE)
+    await sweeper.observe()
+    assert (await sweeper.sweep()).failed == jobs
+    assert await count(connection, "status = 'failed' and crashes = 3 and failures = 0") == jobs
+    await session.close()
 
 
 # What handlers return and raise -------------------------------------------------------------------------------------

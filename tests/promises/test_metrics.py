@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import signal
 
+import asyncpg
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.cli.test_exporter import exporting, get
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.metrics import scrape
 from tests.support.supervisors import RunningSupervisor, supervising
@@ -125,6 +128,50 @@ async def test_the_oldest_due_job_and_the_unfinished_ones_are_shown(database_url
         await _time_for_a_census(connection)
         wait_until(lambda: scrape(supervisor, "pushq_jobs", queue="default", status="queued") == 3)
         assert 3600 <= scrape(supervisor, "pushq_queue_oldest_seconds", queue="default") < 3700
+
+
+async def test_a_scrape_reads_no_job(database_url: str, connection: Connection) -> None:
+    """By the exporter, which counts no census meanwhile and scrapes as a supervisor does. What a session has read is
+    told when it ends.
+    """
+    await insert(connection, "echo", 100)
+    before = await _reads_of_jobs(connection)
+    with exporting(database_url) as (exporter, place):
+        for _ in range(50):
+            status, text = get(f"{place}/metrics")
+            assert status == 200
+            assert "pushq_jobs_finished_total" in text
+        exporter.send_signal(signal.SIGTERM)
+        assert exporter.wait(10) == 0
+    await _is_alone(connection)
+    after = await _reads_of_jobs(connection)
+    reader = await asyncpg.connect(database_url)
+    await count(reader)
+    await reader.close()
+    await _is_alone(connection)
+
+    assert after == before
+    assert await _reads_of_jobs(connection) > before  # else nobody would have noticed
+
+
+async def _reads_of_jobs(connection: Connection) -> tuple[int, int]:
+    """How often each of its tables and their indexes have been scanned, all together, and rows read from them."""
+    row = await connection.fetchrow(
+        "select sum(seq_scan + coalesce(idx_scan, 0))::int, sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int "
+        "from pg_stat_user_tables, pg_stat_force_next_flush() where schemaname = 'pushq' and relname like 'jobs%'"
+    )
+    assert row
+    return row[0], row[1]
+
+
+async def _is_alone(connection: Connection) -> None:
+    """Waits until the sessions of others have ended."""
+    others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+
+    async def look() -> bool:
+        return await connection.fetchval(f"select count(*) = 0 {others} and backend_type = 'client backend'") is True
+
+    await eventually(look)
 
 
 async def _time_for_a_census(connection: Connection) -> None:

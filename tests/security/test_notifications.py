@@ -1,4 +1,4 @@
-"""Anybody may listen: a notification tells the name of a queue, and nothing of a job."""
+"""Anybody may listen: a notification tells the name of a queue, or nothing, and nothing of a job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,30 @@ from tests.security.conftest import UrlAs
 from tests.support.jobs import Connection, finished, insert
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
+
+LISTENS = """
+select query from pg_stat_activity
+where datname = current_database() and query like 'LISTEN "pushq!_canary!_%' escape '!'
+"""
+
+
+async def test_a_canary_carries_nothing(database_url: str, connection: Connection, url_as: UrlAs) -> None:
+    """Its channel is named at random. The owner of the database sees the name, and here tells a bystander."""
+    heard: list[str] = []
+    bystander = await asyncpg.connect(url_as("bystander"))
+    with supervising(database_url, tasks="tests.faults.handlers:tasks", TEST_CANARY="0.2,3"):
+        (listen,) = [row["query"] for row in await connection.fetch(LISTENS)]
+        channel = listen.split('"')[1]
+        await bystander.add_listener(channel, lambda *arguments: heard.append(arguments[3]))
+        await finished(connection, *await insert(connection, "echo", payload={"card": "4111"}))
+
+        async def are_heard() -> bool:
+            return len(heard) > 3
+
+        await eventually(are_heard)
+    await bystander.close()
+
+    assert set(heard) == {""}
 
 
 async def test_a_bystander_who_listens_hears_names_of_queues_and_no_data(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.cli.test_exporter import get
 from tests.security.conftest import UrlAs
 from tests.support.jobs import Connection, finished, insert
-from tests.support.supervisors import pushq, supervising
+from tests.support.supervisors import RunningSupervisor, pushq, supervising
+from tests.support.waiting import eventually
 
 CANARY = "canary-7f3a91"
 
@@ -41,6 +44,49 @@ async def test_passwords_and_tokens_are_nowhere_to_be_seen(connection: Connectio
     assert "pushq_jobs_finished_total" in scraped
     for shown in (refused, scraped, ready, said, activity, *command_lines, await everything_stored(connection)):
         assert CANARY not in shown
+
+
+RULE = """
+alter table pushq.jobs add constraint not_today
+check (task <> 'echo' or status not in ('succeeded', 'failed') or result is null) not valid
+"""
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+async def test_passwords_and_payloads_are_nowhere_to_be_seen_when_things_break(
+    connection: Connection, url_as: UrlAs, form: str
+) -> None:
+    """A pool dies, the database is lost and refuses us for a while, and a row is refused whose DETAIL shows it all."""
+    login = urlsplit(url_as("worker")).username
+    await connection.execute(f"alter role {login} password '{CANARY}'")
+    url = url_as("worker").replace(":secret@", f":{CANARY}@")
+    flags = ("--log-level", "debug", "--log-format", form)
+    with supervising(url, *flags, ready=False, LISTEN_DATABASE_URL=url) as supervisor:
+        await finished(connection, *await insert(connection, "die.once"))
+        await connection.execute(RULE)
+        (refused,) = await finished(connection, *await insert(connection, "echo", payload={"card": CANARY}))
+        await connection.execute(f"alter role {login} nologin")
+        await connection.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{login}'")
+        await has_said(supervisor, "database lost")
+        (port,) = re.findall(r"http_port\W+(\d+)", supervisor.said)
+        shown = [get(f"http://127.0.0.1:{port}{path}")[1] for path in ("/readyz", "/metrics")]
+        await connection.execute(f"alter role {login} login")
+        await has_said(supervisor, "database back")
+        await finished(connection, *await insert(connection, "pid"))
+        assert supervisor.stop() == 0
+        said = supervisor.said
+
+    assert "pool died" in said
+    assert "not_today" in refused["error"]
+    assert (refused["status"], refused["result"]) == ("failed", None)
+    assert all(CANARY not in text for text in (*shown, said, refused["error"]))
+
+
+async def has_said(supervisor: RunningSupervisor, words: str) -> None:
+    async def look() -> bool:
+        return words in supervisor.said
+
+    await eventually(look)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 -- A sign of life of supervisor $1 on host $2, process $3: its lease holds for $4 more seconds. Returns whether the lease had
--- run out meanwhile (a first sign of life counts as none), so that its pools look again at once.
+-- run out meanwhile (a first sign of life counts as none), so that its pools look again at once. It may have waited.
 with before as (
-    select lease_until < now() as lapsed from pushq.supervisors where name = $1
+    select lease_until < clock_timestamp() as lapsed from pushq.supervisors where name = $1
 )
 insert into pushq.supervisors as supervisor (name, host, pid, lease, lease_until)
 values ($1, $2, $3, $4::float8 * interval '1 second', clock_timestamp() + $4::float8 * interval '1 second')
