@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.record import Record
 from tests.support.supervisors import ROOT
+from tests.torture.record import report as report_of_torture
+from tests.torture_drain.record import report as report_of_drains
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -46,3 +49,11 @@ def test_the_catalogue_answers_each_of_the_74_failure_modes_and_names_tests_that
         assert named in files, named
     for named in re.findall(r"`(tests/[\w/.]+)`", text):
         assert (ROOT / named).exists(), named
+
+
+def test_the_records_of_the_batteries_are_told_as_they_are() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    records = ROOT / "docs" / "records"
+
+    assert report_of_torture(Record(records / "torture.jsonl").runs) in text
+    assert report_of_drains(Record(records / "torture-drain.jsonl").runs) in text
