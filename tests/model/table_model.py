@@ -373,8 +373,8 @@ class TableModel:
 
     def _finish(self, row: Row, ending: Ending) -> None:
         assert row.started_at is not None
-        ended = self.now.later(-ending.ago)
-        began = max(ended.later(-ending.ran), row.started_at)
+        began = max(self.now.later(-ending.ago - ending.ran), row.started_at)
+        ended = began.later(ending.ran)
         self._measure(row, ending.kind, began, ended)
         self._end(
             row,
@@ -429,7 +429,7 @@ class TableModel:
 
     def _measure(self, row: Row, outcome: str, began: Moment, ended: Moment) -> None:
         due = max(row.run_at, row.enqueued_at)
-        self._count(row, outcome, ran=max(ended.age - began.age, 0), waited=max(began.age - due.age, 0))
+        self._count(row, outcome, ran=ended.age - began.age, waited=max(began.age - due.age, 0))
 
     def _count(self, row: Row, outcome: str, *, ran: int | None = None, waited: int | None = None) -> None:
         task = row.task if row.task in self.tasks else "_other"
