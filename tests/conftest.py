@@ -24,7 +24,8 @@ _KEPT = ("PUSHQ_TEST_", "PUSHQ_PG_BINDIR")
 
 
 def pytest_configure() -> None:
-    """Forgets the settings of whoever runs the tests."""
+    """Forgets the settings of whoever runs the tests. Hundreds of processes start, and need not compile pushq anew."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for name in list(os.environ):
         if name == "DATABASE_URL" or (name.startswith("PUSHQ_") and not name.startswith(_KEPT)):
             del os.environ[name]

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from io import TextIOWrapper
 
 import click
 
 from pushq import __version__
-from pushq.cli.bench import bench
-from pushq.cli.demo import demo
-from pushq.cli.jobs import enqueue, jobs
-from pushq.cli.migrate import migrate
-from pushq.cli.queues import queues
-from pushq.cli.supervise import exporter, supervise, sweep
 from pushq.errors import PushqError, UsageError
+
+# Each command's module, imported when the command is: a supervisor starts without the benchmark.
+_MODULES = {
+    "bench": "bench",
+    "demo": "demo",
+    "enqueue": "jobs",
+    "exporter": "supervise",
+    "jobs": "jobs",
+    "migrate": "migrate",
+    "queues": "queues",
+    "supervise": "supervise",
+    "sweep": "supervise",
+}
 
 
 class _Commands(click.Group):
     """Turns what pushq raises into a sentence and an exit code: 2 for the user's mistake, 1 for a failure."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        if cmd_name not in _MODULES:
+            return None
+        command = getattr(import_module(f"pushq.cli.{_MODULES[cmd_name]}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -47,8 +62,10 @@ def cli() -> None:
     """
 
 
-for command in (migrate, supervise, demo, enqueue, jobs, queues, exporter, sweep, bench):
-    cli.add_command(command)
+for name in _MODULES:
+    cli.add_command(
+        click.Command(name)
+    )  # it stands for the one that will be imported, in the list and among suggestions
 
 
 def main() -> None:

@@ -200,6 +200,13 @@ def test_a_job_that_cannot_be_enqueued_is_refused_in_a_sentence(
     assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
 
 
+def test_a_misspelt_command_is_pointed_out_with_the_one_that_was_meant() -> None:
+    ended = pushq("supervice")
+
+    assert "Did you mean 'supervise'?" in ended.stderr
+    assert ended.returncode == 2
+
+
 def test_parameters_that_are_for_libpq_do_no_harm(database_url: str) -> None:
     extra = "&channel_binding=require&connect_timeout=5&keepalives_idle=30&gssencmode=disable"
     with supervising(database_url + extra):
