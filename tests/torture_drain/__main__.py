@@ -53,7 +53,9 @@ def main(runs: int, seed: int, situations: Sequence[Situation], lanes: int, reco
     kept = Record(record)
     seeds, before = range(seed, seed + runs), by_seed(kept.runs)
     battery = Battery(kept, [Plan.drawn(one, tuple(situations) or SITUATIONS) for one in seeds if one not in before])
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell's background job has SIGINT ignored, and so has whoever inherits that: it would be lost on one who starts.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         battery.run(lanes)
     except KeyboardInterrupt:
