@@ -99,6 +99,7 @@ class Link:
     def __init__(self, stream: SocketStream) -> None:
         self._stream = stream
         self._received = BufferedByteReceiveStream(stream)
+        self._turn = anyio.Lock()
 
     @classmethod
     async def over(cls, end: socket.socket) -> Self:
@@ -108,7 +109,8 @@ class Link:
     async def send(self, message: Message) -> None:
         """Sends a message. Raises anyio.BrokenResourceError or ClosedResourceError when the other end is gone."""
         line = json.dumps([type(message).__name__, asdict(message)]) + "\n"
-        await self._stream.send(line.encode())
+        async with self._turn:  # an order to drain may come while the assignment is on its way
+            await self._stream.send(line.encode())
 
     async def receive(self) -> Message:
         """The next message. Raises EOFError when the other end is gone."""

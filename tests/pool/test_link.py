@@ -24,6 +24,17 @@ async def test_what_is_said_at_one_end_is_heard_at_the_other_until_that_is_gone(
     await other.aclose()
 
 
+async def test_several_may_speak_at_once() -> None:
+    one, other = await _line()
+    async with anyio.create_task_group() as group:
+        for seconds in range(5):
+            group.start_soon(one.send, Drain(seconds))
+    await one.aclose()
+
+    assert [message async for message in other] == [Drain(seconds) for seconds in range(5)]
+    await other.aclose()
+
+
 async def test_to_stop_listening_in_the_instant_in_which_something_arrives_is_no_error() -> None:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
