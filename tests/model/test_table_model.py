@@ -583,6 +583,7 @@ def table(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealTa
         yield table
 
 
+@pytest.mark.timeout(240)  # some thousand steps, beside everything else
 def test_the_table_and_its_model_agree_after_every_step(table: RealTable) -> None:
     run_state_machine_as_test(TableMachine, settings=HISTORIES)
 
