@@ -91,7 +91,11 @@ class Supervisor:
         Raises TasksError when the pools cannot begin, SchemaError when the database is not migrated, and DatabaseAway
         or DatabaseRefused when there is none to begin with.
         """
-        sweeper = Sweeper(Store(self._upkeep), retention=self._settings.retention)
+        sweeper = Sweeper(
+            Store(self._upkeep),
+            retention=self._settings.retention,
+            takes_signs_of_life=lambda: self._heartbeat.trouble is None,
+        )
         exposition = Exposition(self._store, self._figures)
         web = application(exposition, self._why_not_ready, self._token, self._listening)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

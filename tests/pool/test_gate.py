@@ -171,9 +171,9 @@ async def test_an_opening_that_failed_half_way_is_not_believed(
 async def test_a_gate_runs_out_by_itself_when_its_pool_is_dead(database_url: str, connection: Connection) -> None:
     async with heard(database_url) as payloads:
         session = Session(database_url, "test")
-        await Store(session).open_gate(["default"], 50)
+        await Store(session).open_gate(["default"], 2000)
         await session.close()
         await insert(connection, "a")
-        await connection.execute("select pg_sleep(0.06)")
+        await connection.execute("select pg_sleep(2.1)")
         await insert(connection, "a")
         assert await _sync(connection, payloads, "-mark-") == ["default"]
