@@ -63,9 +63,8 @@ def cli() -> None:
 
 
 for name in _MODULES:
-    cli.add_command(
-        click.Command(name)
-    )  # it stands for the one that will be imported, in the list and among suggestions
+    # It stands for the one that will be imported: in the list, and among the suggestions for a misspelt one.
+    cli.add_command(click.Command(name))
 
 
 def main() -> None:

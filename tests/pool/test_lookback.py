@@ -158,9 +158,9 @@ def test_the_past_can_be_pressed_for_and_nothing_new_waits_for_it(clock: Clock) 
     assert all(inf in (earlier.end, later.end) for earlier, later in pairwise(spans))
 
 
-@pytest.mark.parametrize("noise", [0.004, 0.016, 0.04])
-def test_a_busy_server_whose_times_vary_keeps_nobody_at_the_past(clock: Clock, noise: float) -> None:
-    """An idle pool there looks a few hundred times in ten minutes, in which it is pressed thirty times."""
+@pytest.mark.parametrize(("noise", "most"), [(0.004, 200), (0.016, 600), (0.04, 1300)])
+def test_a_busy_server_whose_times_vary_keeps_nobody_at_the_past(clock: Clock, noise: float, most: int) -> None:
+    """An idle pool there looks at most so often in ten minutes, in which it is pressed thirty times."""
     for seed in range(5):
         chance, lookback, looks = random.Random(seed), Lookback(), 0
         for _ in range(30):
@@ -176,4 +176,4 @@ def test_a_busy_server_whose_times_vary_keeps_nobody_at_the_past(clock: Clock, n
                 looks += 1
                 clock.now += min(lookback.slice_due_in, 20)
 
-        assert looks < 1500
+        assert looks <= most

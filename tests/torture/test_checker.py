@@ -770,7 +770,7 @@ tapes = st.binary(max_size=20) | st.binary(min_size=25, max_size=50)  # of its o
 
 @given(tapes)
 @example(b"")
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 def test_whatever_pushq_may_do_is_accepted(tape: bytes) -> None:
     assert check(play(tape)) == []
 
