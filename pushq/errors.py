@@ -33,6 +33,10 @@ class DatabaseAway(PushqError):
     """The database did not answer, or answered that it cannot serve now: wait and try again."""
 
 
+class StatementUndone(DatabaseAway):
+    """The database is there, and has undone a statement: somebody holds a lock, or it took too long. Try it again."""
+
+
 class DatabaseRefused(UsageError):
     """The database answered, and it will not have us: wrong password, unknown database, missing right."""
 

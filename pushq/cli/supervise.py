@@ -128,6 +128,7 @@ def sweep(as_json: bool, **flags: object) -> None:
     else:
         for what, value in swept.items():
             click.echo(f"{what:9} {', '.join(value) or '-' if isinstance(value, tuple) else value}")
+    sys.exit(1 if swept["undone"] else 0)
 
 
 async def _watch(sweeper: Sweeper, lease: float) -> None:

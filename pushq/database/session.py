@@ -15,7 +15,7 @@ import anyio
 import asyncpg
 
 from pushq.database.url import describe, normalise
-from pushq.errors import DatabaseAway, DatabaseRefused, ValueRefused
+from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, ValueRefused
 
 # What the server says while it cannot serve, though nothing is wrong with the statement.
 _AWAY = (
@@ -81,8 +81,9 @@ class Session:
     async def fetch(self, statement: str, *arguments: object, deadline: float | None = None) -> list[asyncpg.Record]:
         """The rows of one statement, in a transaction of its own.
 
-        Raises DatabaseAway when its fate is unknown or it was refused for a reason that passes, DatabaseRefused when
-        the server will not have us, and ValueRefused when an argument cannot be stored.
+        Raises DatabaseAway when its fate is unknown or it was refused for a reason that passes (StatementUndone, where
+        the reason is in that statement alone), DatabaseRefused when the server will not have us, and ValueRefused when
+        an argument cannot be stored.
         """
         seconds = deadline or self._deadline
         async with self._turn, self._in_use(seconds) as connection:
@@ -135,7 +136,7 @@ class Session:
         except _REFUSED as error:
             raise DatabaseRefused(f"{describe(self._url)} refused us: {_message(error)}.") from error
         except _UNDONE as error:
-            raise DatabaseAway(f"{describe(self._url)} gave up a statement: {_message(error)}.") from error
+            raise StatementUndone(f"{describe(self._url)} gave up a statement: {_message(error)}.") from error
         except _AWAY as error:
             self.discard()
             raise DatabaseAway(f"{describe(self._url)} is away: {_message(error)}.") from error

@@ -50,6 +50,9 @@ LAST_WORDS = 1.0
 """Seconds for the supervisor's own last statements, all together: it is gone within grace + 3 seconds whatever the
 database does."""
 
+LOCK_WAIT = "1s"
+"""For which a chore of the sweeper waits where somebody holds a lock: it is tried again soon; others queue behind."""
+
 respawn_delay = exponential(timedelta(seconds=1), longest=timedelta(seconds=30))
 SETTLED_AFTER = 60.0
 """Seconds after which a pool's death counts as its first again."""
@@ -62,7 +65,9 @@ class Supervisor:
         self._listening = listening
         self.name = new_name()
         self._pulse = Session(settings.url, f"pushq supervisor {self.name}: heartbeat", deadline=5.0)
-        self._upkeep = Session(settings.url, f"pushq supervisor {self.name}: sweeper", deadline=30.0)
+        self._upkeep = Session(
+            settings.url, f"pushq supervisor {self.name}: sweeper", deadline=30.0, settings={"lock_timeout": LOCK_WAIT}
+        )
         self._store = Store(self._pulse)
         self._heartbeat = Heartbeat(
             self._store,

@@ -99,6 +99,24 @@ async def test_a_worker_sweeps_without_owning_the_table(url_as: RoleUrl, connect
     assert [tuple(row) for row in tasks] == [("echo", "queued")]
 
 
+async def test_a_right_that_a_worker_lacks_keeps_the_rest_of_a_sweep_from_nothing(
+    url_as: RoleUrl, connection: Connection
+) -> None:
+    worker = urlsplit(url_as("worker")).username or ""
+    await connection.execute(
+        f"""
+        revoke execute on function pushq.make_days(int) from public, pushq_{worker};
+        insert into pushq.jobs (task, status, supervisor, pool, token, attempt, started_at)
+        values ('echo', 'running', 'long gone', 1, gen_random_uuid(), 1, now());
+        """
+    )
+    ended = pushq("sweep", "--lease", "0.3", "--heartbeat-interval", "0.1", url=url_as("worker"))
+
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert "requeued  1\n" in ended.stdout
+    assert "permission denied for function make_days" in ended.stdout
+
+
 async def test_a_worker_changes_jobs_and_queues_by_hand(url_as: RoleUrl, connection: Connection) -> None:
     [job_id] = await insert(connection, "echo")
     for command in (["jobs", "cancel"], ["jobs", "retry"]):

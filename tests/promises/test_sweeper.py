@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
+
+import pytest
 
 from pushq.database.session import Session
 from pushq.database.store import Claimant, Sighting, Store
+from pushq.events import DatabaseBack, DatabaseLost, Event, subscribe
 from pushq.sweeper import Sweeper
 from pushq.sweeper.witness import Witness
-from tests.support.jobs import Connection, count, insert
+from tests.support.jobs import Connection, count, has_count, insert
+from tests.support.waiting import eventually
 
 
 def sighting(heartbeat: int = 1, *, expired: bool = True, lease: float = 30) -> Sighting:
@@ -45,10 +50,7 @@ def test_after_an_answer_that_took_long_nobody_is_dead_yet() -> None:
 
 async def test_any_number_of_sweepers_requeue_each_job_once(database_url: str, connection: Connection) -> None:
     await insert(connection, "echo", 3000)
-    await connection.execute(
-        "update pushq.jobs_unfinished set status = 'running', supervisor = 'long gone', pool = 1, attempt = 1, "
-        "token = gen_random_uuid(), started_at = now()"
-    )
+    await _die_with_them(connection)
     sessions = [Session(database_url, f"test {number}") for number in range(5)]
     sweepers = [Sweeper(Store(session), retention=604800) for session in sessions]
     for _ in range(3):
@@ -60,6 +62,86 @@ async def test_any_number_of_sweepers_requeue_each_job_once(database_url: str, c
     assert [tuple(row) for row in counts] == [("queued", 1, 3000)]
     requeued = "select sum(jobs) from (select * from pushq.tallies union all select * from pushq.tally_log) as t"
     assert await connection.fetchval(requeued) == 3000
+
+
+async def _die_with_them(connection: Connection) -> None:
+    """All jobs run, and their supervisor is dead."""
+    await connection.execute(
+        """
+        insert into pushq.supervisors (name, host, pid, lease, lease_until) values ('dead', 'here', 1, '1 ms', now());
+        update pushq.jobs_unfinished set status = 'running', supervisor = 'dead', pool = 1, attempt = 1,
+            token = gen_random_uuid(), started_at = now()
+        """
+    )
+
+
+async def _lock_tallies(connection: Connection) -> str:
+    await connection.execute(
+        "insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds) "
+        "values ('default', 'echo', 'succeeded', 1, 1, 1, 1, 1)"
+    )
+    return "lock table pushq.tallies in share mode"
+
+
+async def _lock_jobs(connection: Connection) -> str:
+    """As ANALYZE and VACUUM do, for long where the table is large."""
+    name = await connection.fetchval("select 'jobs_' || to_char(max(day), 'YYYY_MM_DD') from pushq.days")
+    await connection.execute(
+        f"drop table pushq.{name}; delete from pushq.days where day = (select max(day) from pushq.days)"
+    )
+    return "lock table pushq.jobs in share update exclusive mode"
+
+
+@pytest.mark.parametrize("lock", [_lock_tallies, _lock_jobs])
+async def test_a_chore_that_cannot_be_done_keeps_no_dead_supervisor_from_being_buried(
+    database_url: str, connection: Connection, lock: Callable[[Connection], Awaitable[str]]
+) -> None:
+    """It is said while it lasts, and when it is over."""
+    statement = await lock(connection)
+    await insert(connection, "echo", 3)
+    await _die_with_them(connection)
+    events: list[Event] = []
+    session = Session(database_url, "test", settings={"lock_timeout": "300ms"})
+    sweeper = Sweeper(Store(session), retention=604800)
+    with subscribe(events.append):
+        async with connection.transaction():
+            await connection.execute(statement)
+            sweeping = asyncio.create_task(sweeper.run(0.1))
+            await has_count(connection, 3, "status = 'queued' and crashes = 1")
+        await eventually(lambda: _has_said(events, DatabaseBack))
+    sweeping.cancel()
+    await session.close()
+
+    assert any(isinstance(event, DatabaseLost) and "lock timeout" in event.reason for event in events)
+
+
+async def _has_said(events: list[Event], kind: type[Event]) -> bool:
+    return any(isinstance(event, kind) for event in events)
+
+
+async def test_what_somebody_left_behind_who_said_goodbye_is_due_again_at_no_charge(
+    database_url: str, connection: Connection
+) -> None:
+    """Its row was locked as its supervisor stopped. The dead, on the other hand, are charged also for such a row."""
+    polite, dead = await insert(connection, "echo", 2)
+    await _die_with_them(connection)
+    await connection.execute("update pushq.jobs_unfinished set supervisor = 'polite' where id = $1", polite)
+    session = Session(database_url, "test")
+    sweeper = Sweeper(Store(session), retention=604800)
+    async with connection.transaction():
+        await connection.fetch("select from pushq.jobs_unfinished for update")
+        await sweeper.sweep()
+        await eventually(lambda: _buries(sweeper, "dead", "polite"))
+        assert await count(connection, "status = 'running'") == 2
+    await _buries(sweeper, "dead", "polite")
+    await session.close()
+
+    rows = await connection.fetch("select id, status, crashes from pushq.jobs_unfinished")
+    assert {tuple(row) for row in rows} == {(polite, "queued", 0), (dead, "queued", 1)}
+
+
+async def _buries(sweeper: Sweeper, *names: str) -> bool:
+    return (await sweeper.sweep()).dead == names
 
 
 async def test_days_past_retention_are_emptied_and_dropped_while_an_insert_is_open(
