@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import cache
 from importlib.resources import files
 from time import monotonic
 from typing import Any, TypeVar
@@ -23,10 +22,13 @@ T = TypeVar("T")
 _DETACHED_BY_ANOTHER = (asyncpg.UndefinedTableError, asyncpg.ObjectNotInPrerequisiteStateError)
 
 
-@cache
+# Read at once: when one is needed there may be no file to be had, or a newer program may have been installed.
+_STATEMENTS = {file.name: file.read_text() for file in (files("pushq.database") / "sql").iterdir()}
+
+
 def statement(name: str) -> str:
     """The text of sql/NAME.sql."""
-    return (files("pushq.database") / "sql" / f"{name}.sql").read_text()
+    return _STATEMENTS[f"{name}.sql"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,9 @@ class Store:
             taken += [Taken(**row) for row in rows]
             if len(rows) < 1000:
                 return taken
+
+    async def pools_with_jobs(self, supervisor: str) -> list[int]:
+        return [row["pool"] for row in await self._fetch("pools_with_jobs", supervisor)]
 
     async def suspects_are_due(self, queues: Sequence[str], tasks: Sequence[str]) -> bool:
         (row,) = await self._fetch("suspects", list(queues), list(tasks))

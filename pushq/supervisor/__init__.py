@@ -35,7 +35,6 @@ from pushq.events import (
 )
 from pushq.exporter.http import application, serve
 from pushq.exporter.metrics import Exposition, ProcessFigures
-from pushq.pool.claimer import CLAIM_IN_DOUBT
 from pushq.pool.link import Assignment
 from pushq.settings import Settings
 from pushq.supervisor.heartbeat import Heartbeat, new_name
@@ -79,7 +78,7 @@ class Supervisor:
         self._numbers = count(1)
         self._pools: dict[int, PoolProcess] = {}
         self._past = ProcessFigures()  # what pools that have ended had counted
-        self._late = dict[int, float]()  # pools that have ended, and until when a claim of theirs may be carried out
+        self._accountable = set[int]()  # pools that run their jobs, or whose jobs are about to be taken from them
         self._is_draining = False
         self._stopping = anyio.Event()
         self._unable: str | None = None
@@ -109,7 +108,7 @@ class Supervisor:
                     around.start_soon(self._heartbeat.run)
                     around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
                     around.start_soon(sweeper.run, self._settings.sweep_interval)
-                    around.start_soon(self._release_late_claims)
+                    around.start_soon(self._release_what_nobody_runs)
                     around.start_soon(bury_orphans, self._is_pool)
                     around.start_soon(serve, self._listening, web)
                     async with anyio.create_task_group() as pools:
@@ -168,6 +167,7 @@ class Supervisor:
             return  # nobody would tell it
         pool = PoolProcess(self._assignment(solo=solo), changed=self._notice)
         self._pools[pool.number] = pool
+        self._accountable.add(pool.number)
         how = await pool.run(spawned=lambda: publish(PoolStarted(pool.number, pool.pid, solo)))
         del self._pools[pool.number]
         self._remember(pool)
@@ -200,7 +200,7 @@ class Supervisor:
         """A crash is charged to the jobs that were running. They are due again at once."""
         with self._in_time():
             taken = await wait_out(lambda: self._store.requeue([self.name], pool=pool.number, crashed=True))
-            self._expect_late_claims(pool.number)
+            self._accountable.discard(pool.number)
             failed = sum(job.status == "failed" for job in taken)
             publish(PoolDied(pool.number, how, len(taken) - failed, failed))
             if any(_is_suspect(job) for job in taken):
@@ -210,29 +210,22 @@ class Supervisor:
 
     async def _release(self, pool: PoolProcess) -> None:
         """What a pool still held when it was stopped runs again elsewhere, at no charge."""
-        self._expect_late_claims(pool.number)
+        self._accountable.discard(pool.number)
         with self._in_time(), suppress(DatabaseAway, DatabaseRefused):
             taken = await self._store.requeue([self.name], pool=pool.number, crashed=False)
             self._released += len(taken)
             if any(_is_suspect(job) for job in taken):
                 self._suspected.set()
 
-    def _expect_late_claims(self, pool: int) -> None:
-        self._late[pool] = anyio.current_time() + CLAIM_IN_DOUBT
-
-    async def _release_late_claims(self) -> None:
-        """What was under way when a pool ended may be carried out after its jobs were taken away: nobody runs these."""
+    async def _release_what_nobody_runs(self) -> None:
+        """A claim may be carried out after its pool's jobs were taken away, and a row may have been locked then."""
         store = Store(self._upkeep)
         while True:
             await anyio.sleep(self._settings.sweep_interval)
-            for pool, until in list(self._late.items()):
-                try:
-                    await store.requeue([self.name], pool=pool, crashed=False)
-                except (DatabaseAway, DatabaseRefused):
-                    self._expect_late_claims(pool)  # the time counts from when the database answers again
-                    continue
-                if anyio.current_time() > until:
-                    del self._late[pool]
+            with suppress(DatabaseAway, DatabaseRefused):
+                for pool in await store.pools_with_jobs(self.name):
+                    if pool not in self._accountable:
+                        await store.requeue([self.name], pool=pool, crashed=False)
 
     async def _watch_for_suspects(self, pools: TaskGroup) -> None:
         """Runs jobs that have killed two processes, one at a time, in a pool that runs nothing else."""

@@ -42,6 +42,14 @@ class PoolProcess:
 
     async def run(self, *, spawned: Callable[[], None]) -> str:
         """Starts the process and waits for its end; returns how it ended. `is_done` tells whether it was meant to."""
+        try:
+            return await self._run(spawned)
+        except OSError as error:  # no more files, processes or memory, for now
+            self.kill()
+            self.was_killed = False
+            return f"could not be started: {error.strerror}"
+
+    async def _run(self, spawned: Callable[[], None]) -> str:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._process = await anyio.open_process(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
 
 from tests.support.jobs import Connection, count, finished, has_count, insert
-from tests.support.supervisors import supervising
+from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually
 
 
@@ -28,6 +29,63 @@ async def test_the_jobs_of_a_killed_pool_are_requeued_within_a_second_and_all_su
     assert {(row["status"], row["attempt"], row["crashes"], row["failures"]) for row in rows} == {
         ("succeeded", 2, 1, 0)
     }
+
+
+async def test_a_job_whose_row_was_locked_while_its_pool_died_is_released_when_it_is_not(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url) as supervisor:
+        (job,) = await insert(connection, "sleep", payload={"seconds": 0.5}, queue="default")
+        await has_count(connection, 1, "status = 'running'")
+        async with connection.transaction():
+            await connection.fetch("select pushq.retry($1)", job)
+            os.kill(supervisor.pools[0], signal.SIGKILL)
+            await eventually(lambda: _has_said(supervisor, "pool died pool=1"))
+        (row,) = await finished(connection, job)
+
+    assert (row["status"], row["attempt"], row["crashes"]) == ("succeeded", 2, 0)
+
+
+async def test_a_job_that_runs_under_a_pool_of_long_ago_is_released(database_url: str, connection: Connection) -> None:
+    """However long its row was locked, or its claim took."""
+    with supervising(database_url) as supervisor:
+        name = await connection.fetchval("select name from pushq.supervisors")
+        (job,) = await insert(connection, "echo", queue="elsewhere")
+        await connection.execute(
+            "update pushq.jobs_unfinished set queue = 'default', status = 'running', attempt = 1, supervisor = $1, "
+            "pool = 0, token = gen_random_uuid(), started_at = now()",
+            name,
+        )
+        (row,) = await finished(connection, job)
+        assert supervisor.pools
+
+    assert (row["status"], row["attempt"], row["crashes"]) == ("succeeded", 2, 0)
+
+
+async def test_a_pool_that_the_system_cannot_start_is_started_when_it_can(
+    database_url: str, connection: Connection
+) -> None:
+    """The supervisor is out of files as one of its two pools dies. The jobs of the other run on."""
+    with supervising(database_url, "--processes", "2", "--concurrency", "1") as supervisor:
+        jobs = await insert(connection, "sleep", 2, payload={"seconds": 3})
+        await has_count(connection, 2, "status = 'running'")
+        limits = resource.prlimit(supervisor.process.pid, resource.RLIMIT_NOFILE)
+        in_use = max(int(file.name) for file in Path(f"/proc/{supervisor.process.pid}/fd").iterdir())
+        resource.prlimit(supervisor.process.pid, resource.RLIMIT_NOFILE, (in_use + 1, limits[1]))
+        os.kill(supervisor.pools[0], signal.SIGKILL)
+        await eventually(lambda: _has_said(supervisor, 'exit="could not be started: Too many open files"'))
+        resource.prlimit(supervisor.process.pid, resource.RLIMIT_NOFILE, limits)
+        rows = await finished(connection, *jobs)
+        await eventually(lambda: _has_said(supervisor, "pool ready pool=", times=3))
+        assert supervisor.stop() == 0
+
+    assert sorted((row["status"], row["attempt"], row["crashes"]) for row in rows) == [
+        ("succeeded", 1, 0), ("succeeded", 2, 1),
+    ]  # fmt: skip
+
+
+async def _has_said(supervisor: RunningSupervisor, words: str, times: int = 1) -> bool:
+    return supervisor.said.count(words) >= times
 
 
 async def test_the_jobs_of_a_dead_host_are_requeued_within_its_lease_and_two_sweeps(
