@@ -180,6 +180,7 @@ class TableModel:
         self._retention = timedelta(days=retention)
         self._sweepers_clock = 0
         self._sighted: dict[str, tuple[int, int]] = {}  # a supervisor's heartbeat, and since when it stands there
+        self._buried = set[str]()
         self._days_were_seen_to_at: int | None = None
         self._census_taken_at: int | None = None
 
@@ -498,10 +499,13 @@ class TableModel:
     # The sweeper ----------------------------------------------------------------------------------------------
 
     def sweep(self) -> Swept:
+        """The dead are charged. Who said goodbye, and has left jobs behind, is not."""
         dead = self._find_dead()
-        for name in dead:
-            self.supervisors.pop(name, None)
-        taken = self.requeue(dead, crashed=True)
+        self._buried = {name for name in self._buried if self._is_without_row(name)}
+        self._buried |= {name for name in dead if self.supervisors.pop(name, None)}
+        gone = dead - self._buried
+        dead = self._buried | gone
+        taken = [*self.requeue(self._buried, crashed=True), *self.requeue(gone, crashed=False)]
         made, retired = self._care_for_days()
         self._take_census()
         failed = sum(job.status == Status.FAILED for job in taken)
@@ -546,6 +550,9 @@ class TableModel:
             if has_stood and is_expired and now - since >= lease:
                 dead.add(name)
         return dead
+
+    def _is_without_row(self, name: str) -> bool:
+        return any(seen == name and heartbeat < 0 for seen, heartbeat, _, _ in self._sightings())
 
     def _sightings(self) -> list[tuple[str, int, bool, int]]:
         """(name, heartbeat, whether its lease has run out, lease)
