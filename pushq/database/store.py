@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from pushq.database.session import Session
+from pushq.errors import ValueRefused
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
 
@@ -108,9 +109,16 @@ class Store:
         return _jobs(await self._fetch("take_back", supervisor, token))
 
     async def payload(self, job: Job) -> str | None:
-        """The payload of a running job, if it still runs under its token."""
+        """The payload of a running job, if it still runs under its token.
+
+        Raises ValueRefused where its text is over 64 MiB.
+        """
         rows = await self._fetch("payload", job.id, job.token)
-        return rows[0]["payload"] if rows else None
+        if not rows:
+            return None
+        if rows[0]["payload"] is None:
+            raise ValueRefused("its text is over 64 MiB")
+        return str(rows[0]["payload"])
 
     async def next_due(self, claimant: Claimant, lookback: float | None = None) -> Outlook:
         (row,) = await self._fetch(

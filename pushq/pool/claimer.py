@@ -87,7 +87,11 @@ class Claimer:
             await self._leave()
 
     async def _wait_for_room(self) -> None:
-        """Waits until workers need jobs. While they all stay busy nobody is idle: let inserters skip the bell."""
+        """Waits until workers need jobs. While they all stay busy nobody is idle: let inserters skip the bell.
+
+        Nor are any needed while outcomes cannot be written: more would only be held up here.
+        """
+        await self._outbox.wait_room()
         if self._gate and self._gate.is_open and self._saturated_since is not None:
             with anyio.move_on_after(self._saturated_since + LINGER - anyio.current_time()):
                 await self._intake.wait_room()
@@ -251,7 +255,8 @@ class Allowance:
     def spend(self) -> float:
         """Seconds to wait before the next claim."""
         now = anyio.current_time()
-        self._left = min(self._most, self._left + (now - self._counted_at) * self._rate) - 1
+        refilled = min(self._most, self._left + (now - self._counted_at) * self._rate)
+        self._left = max(refilled - 1, -1.0)  # whoever does not wait for its turn runs up no debt
         self._counted_at = now
         return max(0.0, -self._left / self._rate)
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import anyio
 from anyio import to_thread
 
-from pushq.errors import PayloadError
+from pushq.errors import PayloadError, ValueRefused
 from pushq.job import Job
 from pushq.outcome import Ending, Outcome, Raised, Returned, Stopped, TimedOut, decide, released
 from pushq.pool.intake import Intake
 from pushq.pool.outbox import Outbox
 from pushq.task import Task, Tasks, set_current_job
+
+T = TypeVar("T")
 
 LoadPayload = Callable[[Job], Awaitable[str | None]]
 """Fetches a payload that was too large to come with its claim; None: the job is no longer ours."""
@@ -63,22 +66,24 @@ class Attempts:
         return outcome
 
     async def _attempt(self, job: Job, task: Task[..., Any]) -> Ending:
-        payload = job.payload if job.payload is not None else await self._load_payload(job)
-        if payload is None:
-            return Stopped()  # it is no longer ours
         try:
+            payload = job.payload if job.payload is not None else await self._load_payload(job)
+            if payload is None:
+                return Stopped()  # it is no longer ours
             arguments = task.arguments(payload)
         except PayloadError as error:
             return Raised(error)
+        except ValueRefused as error:
+            return Raised(PayloadError(f"The payload of task {task.name!r} cannot be read: {error}."))
         del payload  # it may be large, and the handler may run for long
         set_current_job(job)  # a large payload is not put there: the loop's timers keep what they are set beside
         limit = job.timeout or task.timeout
         try:
             return await (self._call_within(limit, task, arguments) if limit else self._call(task, arguments))
         except anyio.get_cancelled_exc_class() as error:
-            if self._stopped:
+            if self._stopped or _is_cancelled_from_above():
                 raise
-            return Raised(error)  # the handler's own doing
+            return Raised(error)  # the handler's own doing, or that of one before it
 
     async def _call(self, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
         """Calls the handler. A `def` in a thread cannot be cancelled: the attempt lasts until it returns."""
@@ -113,6 +118,32 @@ class Attempts:
         return TimedOut(limit) if anyio.current_time() >= scope.deadline else ending
 
 
+def _is_cancelled_from_above() -> bool:
+    """Whether the scopes around the current task were cancelled, rather than the task itself by somebody in it."""
+    return anyio.current_effective_deadline() == -math.inf
+
+
+async def _undisturbed(wait: Callable[[], Awaitable[T]]) -> T:
+    """What it returns, though a handler of before may cancel its worker's task now, by a timer that it left."""
+    while True:
+        try:
+            return await wait()
+        except anyio.get_cancelled_exc_class():
+            if _is_cancelled_from_above():
+                raise
+            await _forget_cancellations()
+
+
+async def _forget_cancellations() -> None:
+    """Those that a handler has asked for, of the task that it ran in, which is not its own."""
+    task = asyncio.current_task()
+    if task and task.cancelling() and not _is_cancelled_from_above():
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # one that is asked for and not yet raised is raised here
+        while task.cancelling():
+            task.uncancel()
+
+
 def _end_as_the_interpreter_would(error: BaseException | None) -> NoReturn:
     code: object = 0
     if isinstance(error, SystemExit):
@@ -129,12 +160,13 @@ def _end_as_the_interpreter_would(error: BaseException | None) -> NoReturn:
 async def work(tasks: Tasks, attempts: Attempts, intake: Intake, outbox: Outbox) -> None:
     """Runs jobs until there are no more, or until attempts are stopped."""
     with attempts.until_stopped():
-        while job := await intake.take():
+        while job := await _undisturbed(intake.take):
             outcome: Outcome | None = None
             try:
                 outcome = await attempts.make(job, tasks.find(job.task))
             finally:
                 outbox.put(released(job) if outcome is None else outcome)
                 intake.done()
+            await _forget_cancellations()
             if outbox.is_full:
-                await outbox.wait_room()
+                await _undisturbed(outbox.wait_room)

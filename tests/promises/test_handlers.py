@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from tests.support.jobs import Connection, finished, insert
+from tests.support.jobs import Connection, finished, has_count, insert
 from tests.support.supervisors import supervising
 
 
@@ -92,6 +93,51 @@ async def test_a_payload_that_python_cannot_read_fails_at_once_and_its_batch_doe
     assert (rows[0]["status"], rows[0]["attempt"]) == ("failed", 1)
     assert rows[0]["error"].startswith("PayloadError: The payload of task 'echo' ")
     assert {row["status"] for row in rows[1:]} == {"succeeded"}
+
+
+async def test_a_payload_whose_text_is_larger_than_any_text_fails_at_once_and_its_batch_does_not(
+    database_url: str, connection: Connection
+) -> None:
+    """It takes 144 KB in the table, and over a gigabyte as text."""
+    endless = "select jsonb_build_object('a', jsonb_agg('1e131071'::numeric)) from generate_series(1, 9000)"
+    async with connection.transaction():
+        hostile = await connection.fetchval(
+            f"insert into pushq.jobs (task, payload) values ('echo', ({endless})) returning id"
+        )
+        others = await insert(connection, "echo", 20)
+    with supervising(database_url) as supervisor:
+        pools = supervisor.pools
+        rows = await finished(connection, *others)
+        await has_count(connection, 1, "status = 'failed'")
+        assert supervisor.pools == pools
+
+    ended = "select status, attempt, crashes, error from pushq.jobs where id = $1"
+    (*counts, error) = tuple(await connection.fetchrow(ended, hostile) or ())
+    assert counts == ["failed", 1, 0]
+    assert error.startswith("PayloadError: The payload of task 'echo' cannot be read: ")
+    assert {row["status"] for row in rows} == {"succeeded"}
+
+
+@pytest.mark.parametrize(
+    ("after", "waits", "status"), [(0, 0, "succeeded"), (0, 5, "failed"), (0.1, 5, "failed"), (0.3, 0, "succeeded")]
+)
+async def test_a_handler_that_cancels_the_task_it_runs_in_harms_none_beside_it_or_after_it(
+    database_url: str, connection: Connection, after: float, waits: float, status: str
+) -> None:
+    """Nor does it cost a worker, of which there are two."""
+    with supervising(database_url, "--concurrency", "2") as supervisor:
+        (beside,) = await insert(connection, "sleep", payload={"seconds": 1.5}, max_attempts=1)
+        await has_count(connection, 1, "status = 'running'")
+        (hostile,) = await insert(connection, "cancel.own.task", payload={"after": after, "waits": waits})
+        (ended,) = await finished(connection, hostile)
+        await asyncio.sleep(max(0.0, after - waits))  # until the timer that it left has rung
+        after_it = await insert(connection, "sleep", 5, payload={"seconds": 0.1}, max_attempts=1)
+        rows = await finished(connection, beside, *after_it)
+        assert len(supervisor.pools) == 1
+        assert supervisor.stop() == 0
+
+    assert (ended["status"], ended["attempt"]) == (status, 1)
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
 
 
 async def test_a_result_that_cannot_be_stored_fails_at_once_since_the_work_is_done(

@@ -436,3 +436,20 @@ async def test_a_supervisor_that_was_buried_and_lives_again_is_known_for_its_tas
         await eventually(is_forgotten)
         os.killpg(frozen.process.pid, signal.SIGCONT)
         await eventually(is_known)
+
+
+async def test_small_payloads_with_very_long_numbers_do_not_pile_up_in_a_pool(
+    database_url: str, connection: Connection
+) -> None:
+    """Each takes 6 KB in the table, and 50 MB as text."""
+    await connection.execute(
+        "insert into pushq.jobs (task, payload) "
+        "select 'echo', (select jsonb_build_object('a', jsonb_agg('1e131071'::numeric)) from generate_series(1, 400)) "
+        "from generate_series(1, 20)"
+    )
+    with supervising(database_url, "--concurrency", "20") as supervisor:
+        await has_count(connection, 20, "status = 'failed' and attempt = 1", within=60)
+        assert peak_of(supervisor.pools[0]) < 500
+
+    cannot_be_read = "error like 'PayloadError: The payload of task ''echo'' cannot be read: %'"
+    assert await count(connection, cannot_be_read) == 20

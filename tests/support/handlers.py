@@ -102,6 +102,20 @@ async def snooze(times: int) -> int:
     return current_job().attempt
 
 
+@tasks.register("cancel.own.task", max_attempts=1)
+async def cancel_own_task(after: float, waits: float) -> str:
+    """Cancels the task that it runs in, at once or by a timer that may outlive it. after, waits: seconds."""
+    task = asyncio.current_task()
+    assert task
+    if after:
+        asyncio.get_running_loop().call_later(after, task.cancel)
+    else:
+        task.cancel()
+    if waits:
+        await asyncio.sleep(waits)
+    return "returned"
+
+
 @tasks.register("cancel")
 async def cancel() -> None:
     raise Cancel("nothing to do")

@@ -73,7 +73,8 @@ returning
     job.id, job.task, job.queue,
     case
         when pg_column_size(job.payload) > 8192 then null
-        when pg_column_size(job.payload || '{}') <= 8192 then job.payload::text  -- unpacked, where it is kept compressed
+        when pg_column_size(job.payload || '{}') > 8192 then null  -- unpacked, where it is kept compressed
+        when octet_length(job.payload::text) <= 65536 then job.payload::text  -- a number's digits may be many
     end as payload,
     job.attempt, job.failures, job.crashes, job.max_attempts,
     extract(epoch from job.timeout)::float8 as timeout, job.tenant_id, job.correlation_id, job.token
