@@ -72,6 +72,17 @@ class OutcomeRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OutcomesHeldUp(Event):
+    """Somebody else has locked the rows of jobs that have ended: their outcomes are written when they are free."""
+
+    jobs: int
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+
+@dataclass(frozen=True, slots=True)
 class JobsClaimed(Event):
     jobs: int
 

@@ -172,6 +172,10 @@ class Store:
         tokens = [outcome.job.token for outcome in outcomes]
         return {row["id"] for row in await self._fetch("finished_with_token", ids, tokens)}
 
+    async def locked(self, outcomes: Sequence[Outcome]) -> set[UUID]:
+        """The ids of the jobs whose rows somebody else has locked."""
+        return {row["id"] for row in await self._fetch("locked", [outcome.job.id for outcome in outcomes])}
+
     # The supervisor -------------------------------------------------------------------------------------------
 
     async def heartbeat(self, name: str, host: str, pid: int, lease: float) -> bool:

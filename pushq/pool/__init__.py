@@ -23,7 +23,7 @@ from pushq.events import Draining, publish, subscribe
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.figures import FigureKeeper
-from pushq.pool.finisher import finish
+from pushq.pool.finisher import LOCK_WAIT, finish
 from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
 from pushq.pool.link import Assignment, Done, Drain, Link, Look, Ready
@@ -45,7 +45,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
     name = f"pushq pool {assignment.pool} of {assignment.supervisor}"
     # Losing a claim to a crash of the server only puts the job back, so claims need not wait for the disk.
     claims = Session(assignment.url, f"{name}: claims", settings={"synchronous_commit": "off"})
-    outcomes = Session(assignment.url, f"{name}: outcomes")
+    outcomes = Session(assignment.url, f"{name}: outcomes", settings={"lock_timeout": LOCK_WAIT})
     notifications = Session(assignment.listen_url, f"{name}: listens")
     store = Store(claims)
     intake, attempts = Intake(assignment.concurrency), Attempts(lambda job: wait_out(lambda: store.payload(job)))

@@ -14,7 +14,7 @@ from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import DatabaseLost, publish
 from pushq.outcome import released
-from pushq.pool.finisher import write
+from pushq.pool.finisher import write_out
 from pushq.pool.worker import Attempts
 from pushq.task import Tasks
 
@@ -36,7 +36,7 @@ async def run_suspects(claims: Store, outcomes: Store, claimant: Claimant, tasks
                 outcome = released(job)
                 with attempts.until_stopped():
                     outcome = await attempts.make(job, tasks.find(job.task))
-                await write(outcomes, [outcome])
+                await write_out(outcomes, [outcome])
         if not suspects:
             return
         await anyio.lowlevel.checkpoint()

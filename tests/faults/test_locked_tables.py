@@ -10,7 +10,7 @@ from datetime import timedelta
 import asyncpg
 
 from tests.support.jobs import Connection, count, finished, has_count, insert, row_of
-from tests.support.supervisors import QUICK, supervising
+from tests.support.supervisors import QUICK, RunningSupervisor, supervising
 from tests.support.waiting import eventually
 
 LEASE = float(QUICK["LEASE"])
@@ -34,6 +34,93 @@ async def test_a_lock_held_for_two_leases_costs_no_job_an_attempt(database_url: 
         assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
         assert one.pools + other.pools == pools
     await administrator.close()
+
+
+async def test_a_row_that_somebody_keeps_locked_holds_up_its_own_outcome_alone(
+    database_url: str, connection: Connection
+) -> None:
+    operator = await asyncpg.connect(database_url)
+    with supervising(database_url) as supervisor:
+        pools = supervisor.pools
+        (locked,) = await insert(connection, "sleep", payload={"seconds": 0.5})
+        await has_count(connection, 1, "status = 'running'")
+        async with _undone(operator):
+            assert await operator.fetchval("select pushq.cancel($1)", locked) == "cancelled"
+            await eventually(lambda: _has_said(supervisor, "outcomes held up jobs=1"))
+            others = await finished(
+                connection, *await insert(connection, "echo", 300), *await insert(connection, "fail")
+            )
+            assert (await row_of(connection, locked))["status"] == "running"
+        (row,) = await finished(connection, locked)
+        assert supervisor.pools == pools
+        assert supervisor.stop() == 0
+    await operator.close()
+
+    assert {(other["status"], other["attempt"]) for other in others[:-1]} == {("succeeded", 1)}
+    assert (row["status"], row["attempt"], row["crashes"], row["result"]) == ("succeeded", 1, 0, '"slept"')
+
+
+async def test_who_cancels_two_jobs_in_one_transaction_is_no_victim_of_a_deadlock(
+    database_url: str, connection: Connection
+) -> None:
+    """Outcomes lock rows in the order of their ids; this locks the later one first."""
+    operator = await asyncpg.connect(database_url)
+    with supervising(database_url) as supervisor:
+        jobs = sorted(await insert(connection, "sleep", 2, payload={"seconds": 0.5}))
+        await has_count(connection, 2, "status = 'running'")
+        async with operator.transaction():
+            done = [await operator.fetchval("select pushq.cancel($1)", jobs[1])]
+            await eventually(lambda: _waits(connection, "-- Writes the outcomes%"))
+            await asyncio.sleep(1.5)  # who waited first has looked for a deadlock by now: the next to look loses
+            done.append(await operator.fetchval("select pushq.cancel($1)", jobs[0]))
+        assert done == ["cancelled", "cancelled"]
+        await eventually(lambda: _has_said(supervisor, "outcome refused", times=2))
+    await operator.close()
+
+    assert await count(connection, "status = 'cancelled'") == 2
+
+
+async def test_a_pool_that_cannot_write_outcomes_claims_no_more_than_it_can_hold(
+    database_url: str, connection: Connection
+) -> None:
+    """As while somebody makes an index on the day's partition."""
+    administrator = await asyncpg.connect(database_url)
+    with supervising(database_url) as supervisor:
+        pools = supervisor.pools
+        async with administrator.transaction():
+            today = await administrator.fetchval("select 'jobs_' || to_char(pushq.current_day(), 'YYYY_MM_DD')")
+            await administrator.execute(f"lock table pushq.{today} in share mode")
+            jobs = await insert(connection, "echo", 10_000)
+            await eventually(lambda: _stands_still(connection), within=30)
+            running = await count(connection, "status = 'running'")
+        rows = await finished(connection, *jobs, within=30)
+        assert supervisor.pools == pools
+    await administrator.close()
+
+    assert 500 <= running <= 3000
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
+
+
+async def _stands_still(connection: Connection) -> bool:
+    """Whether some jobs run and none is claimed, nor ends, for a second."""
+    before = await count(connection, "status = 'running'")
+    await asyncio.sleep(1)
+    return before == await count(connection, "status = 'running'") > 0
+
+
+async def _has_said(supervisor: RunningSupervisor, words: str, times: int = 1) -> bool:
+    return supervisor.said.count(words) >= times
+
+
+@asynccontextmanager
+async def _undone(connection: Connection) -> AsyncIterator[None]:
+    """A transaction that is rolled back."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield
+    finally:
+        await transaction.rollback()
 
 
 RENEWALS = """

@@ -157,8 +157,9 @@ def _text_as_it_is() -> None:
 
     _replace(pushq.outcome, "storable_text", storable_text)
 
-    async def write(store: Store, batch: Sequence[Outcome]) -> None:
+    async def write(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
         await wait_out(lambda: store.finish(batch))
+        return []
 
     _replace(pushq.pool.finisher, "write", write)
 
