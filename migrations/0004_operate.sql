@@ -13,7 +13,7 @@ as $$
 declare
     was text;
 begin
-    loop
+    for _ in 1..100 loop
         with removed as (
             delete from pushq.jobs_unfinished as job
             where job.id = cancel.id
@@ -50,6 +50,8 @@ begin
         end if;
         -- Somebody has retried it between the two looks: it can be cancelled again.
     end loop;
+    raise insufficient_privilege using message = format(
+        'job %s can be seen and not changed by %s: a row-level policy says so', cancel.id, current_user);
 end
 $$;
 
@@ -65,7 +67,7 @@ declare
     its_queue text;
     rule text;
 begin
-    loop
+    for _ in 1..100 loop
         select status, queue into was, its_queue
         from pushq.jobs_unfinished as job
         where job.id = retry.id
@@ -107,6 +109,8 @@ begin
         end if;
         -- Somebody else has retried it between the two looks: it is queued, or running, or has finished again.
     end loop;
+    raise insufficient_privilege using message = format(
+        'job %s can be seen and not changed by %s: a row-level policy says so', retry.id, current_user);
 exception
     when unique_violation then
         get stacked diagnostics rule = constraint_name;

@@ -13,7 +13,7 @@ import pytest
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, finished, insert
 from tests.support.roles import GROUPS, Logins
-from tests.support.supervisors import ROOT, supervising
+from tests.support.supervisors import ROOT, pushq, supervising
 
 REFUSED = "violates row-level security policy"
 
@@ -88,3 +88,27 @@ async def test_supervisors_run_everybody_s_jobs_and_each_tenant_sees_and_cancels
 def test_observers_see_everybody_s_jobs(database_url: str, logins: Logins) -> None:
     assert invoke("enqueue", "echo", url=database_url).exit_code == 0
     assert "echo" in invoke("jobs", url=logins.url_as("observer")).stdout
+
+
+@pytest.mark.parametrize(("call", "where"), [("cancel", "status = 'queued'"), ("retry", "status = 'succeeded'")])
+async def test_who_may_see_a_job_and_not_change_it_is_told_so(
+    connection: Connection, logins: Logins, call: str, where: str
+) -> None:
+    """And does not try for ever."""
+    with supervising(logins.url_as("worker")):
+        await finished(connection, *await insert(connection, "echo"))
+    await insert(connection, "echo")
+    job = await connection.fetchval(f"select id from pushq.jobs where {where}")
+    await connection.execute(
+        f"""
+        alter table pushq.jobs_unfinished enable row level security;
+        create policy readers on pushq.jobs_unfinished for select using (true);
+        drop policy workers on pushq.jobs;
+        create policy workers on pushq.jobs for select to {logins.group("worker")} using (true);
+        """
+    )
+    ended = pushq("jobs", call, str(job), url=logins.url_as("worker"))
+
+    assert ended.returncode == 2
+    assert f"job {job} can be seen and not changed by" in ended.stderr
+    assert "Traceback" not in ended.stderr
