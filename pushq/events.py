@@ -232,6 +232,17 @@ class DaysChanged(Event):
     dropped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class LogLinesDropped(Event):
+    """Whoever reads the log was slower than it is written."""
+
+    lines: int
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+
 Subscriber = Callable[[Event], None]
 _subscribers: list[Subscriber] = []
 

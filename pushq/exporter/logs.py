@@ -1,37 +1,94 @@
-"""Writes events to standard error, one a line: for people, or as JSON. Never a payload, never a password."""
+"""Writes events to standard error, one a line: for people, or as JSON. Never a payload, never a password.
+
+Whoever reads the log may stand still, or be gone, and a disk may be full: a thread of its own writes the lines, and what
+it cannot keep up with is dropped, so that nothing else ever waits for a log or fails by it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import queue
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from pushq.events import DatabaseBack, DatabaseLost, Event, JobEnded, JobsEnded, subscribe
+from pushq.events import DatabaseBack, DatabaseLost, Event, JobEnded, JobsEnded, LogLinesDropped, subscribe
 
 LEVELS = ("debug", "info", "warning", "error")
 DATABASE_LOST_EVERY = 60.0
+MOST_UNWRITTEN = 10_000
+"""Lines."""
+LAST_LINES = 0.5
+"""Seconds, at the end, for what is not written yet."""
 
 
 @contextmanager
 def log_events(form: str, level: str, *, source: str, stream: TextIO | None = None) -> Iterator[None]:
     """Logs what is at least as loud as `level`. `source` says which process speaks."""
-    with subscribe(Log(form, level, source, stream or sys.stderr)):
-        yield
+    writer = LineWriter(stream or sys.stderr)
+    try:
+        with subscribe(Log(form, level, source, writer)):
+            yield
+    finally:
+        writer.close()
+
+
+class LineWriter:
+    """Writes lines in a thread of its own, and keeps so many that are not written yet."""
+
+    def __init__(self, stream: TextIO, *, most: int = MOST_UNWRITTEN) -> None:
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(most)
+        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        self._thread.start()
+
+    def put(self, line: str) -> bool:
+        """Whether the line will be written, if the stream takes it."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Ends, and waits for what is not written yet, if that takes no longer than LAST_LINES."""
+        until = time.monotonic() + LAST_LINES
+        with suppress(queue.Full):
+            self._lines.put(None, timeout=LAST_LINES)
+        self._thread.join(max(0.0, until - time.monotonic()))
+
+    def _write_all(self) -> None:
+        while (line := self._lines.get()) is not None:
+            with suppress(OSError, ValueError):  # the reader is gone, or the disk full
+                self._write(line + "\n")
+
+    def _write(self, line: str) -> None:
+        """Past the stream's buffer: whoever ends while this thread holds a buffer's lock ends in a fatal error."""
+        try:
+            descriptor = self._stream.fileno()
+        except (OSError, ValueError):
+            self._stream.write(line)
+            return
+        rest = line.encode(self._stream.encoding, "backslashreplace")
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
 
 
 class Log:
     """A subscriber. That the database is away is said once a minute, and by the supervisor alone."""
 
-    def __init__(self, form: str, level: str, source: str, stream: TextIO) -> None:
+    def __init__(self, form: str, level: str, source: str, writer: LineWriter) -> None:
         self._line = _json_line if form == "json" else _console_line
         self._least = LEVELS.index(level)
         self._source = source
-        self._stream = stream
+        self._writer = writer
+        self._dropped = 0
         self._silent_until = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -42,8 +99,10 @@ class Log:
             return
         if LEVELS.index(event.level) < self._least or self._is_repetition(event):
             return
-        self._stream.write(self._line(event, self._source) + "\n")
-        self._stream.flush()
+        if self._dropped and self._writer.put(self._line(LogLinesDropped(self._dropped), self._source)):
+            self._dropped = 0
+        if not self._writer.put(self._line(event, self._source)):
+            self._dropped += 1
 
     def _is_repetition(self, event: Event) -> bool:
         if not isinstance(event, DatabaseLost | DatabaseBack):

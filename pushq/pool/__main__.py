@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 
 import anyio
 
@@ -32,8 +33,9 @@ def main() -> None:
     except BaseException:  # noqa: BLE001 - it is printed, and the process ends
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read what handlers print is gone
+            stream.flush()
     os._exit(code)  # threads of handlers that never return must not keep the process
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 from uuid import UUID
 
 from pushq.events import DatabaseBack, DatabaseLost, JobEnded, PoolReady, WokenUp, publish
-from pushq.exporter.logs import log_events
+from pushq.exporter.logs import LineWriter, Log, log_events
 
 ENDED = JobEnded(UUID(int=0), "mail", "default", 1, "failed", 0.25, "ValueError")
 
@@ -54,6 +56,30 @@ def test_a_name_cannot_forge_a_line_or_paint_a_terminal() -> None:
     for form in ("console", "json"):
         (line,) = logged(hostile, form=form)
         assert line.isprintable()
+
+
+def test_lines_that_nobody_takes_are_dropped_and_counted() -> None:
+    """Two thousand are more than a pipe holds."""
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w")
+    lines = LineWriter(stream, most=10)
+    log = Log("console", "info", "supervisor", lines)
+    for _ in range(2000):
+        log(ENDED)
+    said, more = b"", 0
+    while b"log lines dropped" not in said:
+        said += os.read(reader, 1 << 16)
+        log(ENDED)
+        more += 1
+    lines.close()
+    stream.close()
+    while chunk := os.read(reader, 1 << 16):
+        said += chunk
+    os.close(reader)
+
+    dropped = sum(map(int, re.findall(rb"log lines dropped lines=(\d+)", said)))
+    assert dropped > 0
+    assert said.count(b"job ended") + dropped <= 2000 + more
 
 
 def test_that_the_database_is_away_is_said_once_a_minute_and_by_the_supervisor_alone() -> None:
