@@ -21,7 +21,7 @@ from pushq.exporter.http import application, bind, serve
 from pushq.exporter.logs import log_events
 from pushq.exporter.metrics import Exposition, ProcessFigures
 from pushq.settings import Settings
-from pushq.supervisor import Supervisor
+from pushq.supervisor import SIGNALS, Supervisor
 from pushq.sweeper import Sweeper, Swept
 
 SUPERVISE = (
@@ -46,20 +46,20 @@ def supervise(tasks: str, **flags: object) -> None:
     settings = Settings.load(**flags)
 
     async def run() -> None:
-        with bind(settings.http_host, settings.http_port) as listening:
-            await Supervisor(settings, tasks, listening).run()
-        _end_at_once()
+        with anyio.open_signal_receiver(*SIGNALS) as signals:
+            log = log_events(settings.log_format, settings.log_level, source="supervisor")
+            with log, bind(settings.http_host, settings.http_port) as listening:
+                await Supervisor(settings, tasks, listening).run(signals)
+            _end_at_once()
 
-    with log_events(settings.log_format, settings.log_level, source="supervisor"):
-        anyio.run(run)
+    anyio.run(run)
 
 
 def _end_at_once() -> NoReturn:
-    """Ends the process, which has drained. The interpreter's own end may take a second of the few that it has to be
-    gone, and a signal that came meanwhile would make it look like a failure.
+    """Ends the process, which has drained, while signals are still received: another must not make it a failure.
+
+    The interpreter's own end may take a second of the few that there are to be gone.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(0)
 
 

@@ -1,7 +1,7 @@
 """Writes events to standard error, one a line: for people, or as JSON. Never a payload, never a password.
 
-Whoever reads the log may stand still, or be gone, and a disk may be full: a thread of its own writes the lines, and what
-it cannot keep up with is dropped, so that nothing else ever waits for a log or fails by it.
+Whoever reads the log may stand still, or be gone, and a disk may be full: lines are written by a thread of their own,
+and dropped when it cannot keep up, so that nothing else ever waits for a log or fails by it.
 """
 
 from __future__ import annotations

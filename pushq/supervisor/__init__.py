@@ -43,6 +43,7 @@ from pushq.supervisor.processes import PoolProcess
 from pushq.supervisor.systemd import feed_watchdog, tell_systemd
 from pushq.sweeper import Sweeper
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 KILLED_AFTER = 0.8
 """Seconds that a pool has to write its last outcomes, after the deadline of its jobs."""
 LAST_WORDS = 1.0
@@ -89,8 +90,8 @@ class Supervisor:
         self._announced: set[int] = set()
         self._told_ready = False
 
-    async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT, and drains.
+    async def run(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """Runs until the first of SIGNALS, and drains.
 
         Raises TasksError when the pools cannot begin, SchemaError when the database is not migrated, and DatabaseAway
         or DatabaseRefused when there is none to begin with.
@@ -102,22 +103,21 @@ class Supervisor:
         )
         exposition = Exposition(self._store, self._figures)
         web = application(exposition, self._why_not_ready, self._token, self._listening)
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            if await self._begin(signals):
-                async with anyio.create_task_group() as around:
-                    around.start_soon(self._heartbeat.run)
-                    around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
-                    around.start_soon(sweeper.run, self._settings.sweep_interval)
-                    around.start_soon(self._release_what_nobody_runs)
-                    around.start_soon(bury_orphans, self._is_pool)
-                    around.start_soon(serve, self._listening, web)
-                    async with anyio.create_task_group() as pools:
-                        around.start_soon(self._obey, signals, around)
-                        around.start_soon(self._watch_for_suspects, pools)
-                        for _ in range(self._settings.processes):
-                            pools.start_soon(self._keep_pool, pools)
-                    around.cancel_scope.cancel()
-            await self._say_goodbye()
+        if await self._begin(signals):
+            async with anyio.create_task_group() as around:
+                around.start_soon(self._heartbeat.run)
+                around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
+                around.start_soon(sweeper.run, self._settings.sweep_interval)
+                around.start_soon(self._release_what_nobody_runs)
+                around.start_soon(bury_orphans, self._is_pool)
+                around.start_soon(serve, self._listening, web)
+                async with anyio.create_task_group() as pools:
+                    around.start_soon(self._obey, signals, around)
+                    around.start_soon(self._watch_for_suspects, pools)
+                    for _ in range(self._settings.processes):
+                        pools.start_soon(self._keep_pool, pools)
+                around.cancel_scope.cancel()
+        await self._say_goodbye()
         publish(SupervisorStopped(self.name, self._released))
         if self._unable:
             raise TasksError(self._unable)

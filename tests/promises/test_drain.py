@@ -79,6 +79,20 @@ async def test_a_second_signal_stops_at_once_and_loses_nothing(database_url: str
     assert await count(connection, "status = 'queued' and failures = 0 and crashes = 0") == 3
 
 
+def test_signals_that_come_until_its_very_end_do_not_make_that_a_failure(database_url: str) -> None:
+    with supervising(database_url) as supervisor:
+        until = time.monotonic() + 10
+        while supervisor.process.poll() is None:
+            supervisor.process.terminate()
+            supervisor.process.send_signal(signal.SIGINT)
+            time.sleep(0.001)  # it has to get on with its end
+            assert time.monotonic() < until
+
+        assert supervisor.process.returncode == 0
+        assert "Traceback" not in supervisor.said
+        assert "supervisor stopped" in supervisor.said
+
+
 async def test_released_jobs_run_again_elsewhere(database_url: str, connection: Connection) -> None:
     with supervising(database_url, SHUTDOWN_TIMEOUT="0.1") as first, supervising(database_url, POLL_INTERVAL="0"):
         jobs = await insert(connection, "sleep", 20, payload={"seconds": 0.5})
