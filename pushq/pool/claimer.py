@@ -91,16 +91,18 @@ class Claimer:
 
         Nor are any needed while outcomes cannot be written: more would only be held up here.
         """
-        await self._outbox.wait_room()
         if self._gate and self._gate.is_open and self._saturated_since is not None:
             with anyio.move_on_after(self._saturated_since + LINGER - anyio.current_time()):
                 await self._intake.wait_room()
             if anyio.current_time() >= self._saturated_since + LINGER:
                 await wait_out(self._gate.shut)
-        while not self._intake.room:
+        while self._outbox.is_full or not self._intake.room:
+            if self._outbox.is_full:
+                await self._outbox.wait_room()
+                self._intake.count_waits_anew()
             with anyio.move_on_after(OVERDUE):
                 await self._intake.wait_room()
-            if self._intake.longest_wait > OVERDUE:
+            if self._intake.longest_wait > OVERDUE and not self._outbox.is_full:
                 self._give_back()
 
     def _give_back(self) -> None:

@@ -10,6 +10,7 @@ from datetime import timedelta
 import asyncpg
 
 from tests.support.jobs import Connection, count, finished, has_count, insert, row_of
+from tests.support.pools import asleep
 from tests.support.supervisors import QUICK, RunningSupervisor, supervising
 from tests.support.waiting import eventually
 
@@ -141,6 +142,7 @@ async def test_a_lease_and_a_stamp_that_waited_for_longer_than_a_lease_count_fro
     with supervising(database_url) as supervisor:
         (running,) = await insert(connection, "sleep", payload={"seconds": 3 * LEASE})
         await has_count(connection, 1, "status = 'running'")
+        await asleep(connection)
         async with administrator.transaction():
             await administrator.execute("lock table pushq.supervisors in access exclusive mode")
             (late,) = await insert(connection, "sleep", payload={"seconds": 1})

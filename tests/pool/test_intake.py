@@ -119,6 +119,16 @@ async def test_how_long_the_first_job_has_waited_is_known(clock: Clock) -> None:
     assert intake.longest_wait == 0
 
 
+async def test_a_wait_that_was_not_for_a_worker_does_not_count(clock: Clock) -> None:
+    intake = Intake(2)
+    intake.put(some_jobs(3), room=3)
+    clock.now += 5
+    intake.count_waits_anew()
+    assert intake.longest_wait == 0
+    clock.now += 0.5
+    assert intake.longest_wait == 0.5
+
+
 async def test_each_worker_is_given_a_job_and_none_is_forgotten_when_handlers_wait() -> None:
     intake, most = Intake(20), 0
 

@@ -158,7 +158,7 @@ def test_the_past_can_be_pressed_for_and_nothing_new_waits_for_it(clock: Clock) 
     assert all(inf in (earlier.end, later.end) for earlier, later in pairwise(spans))
 
 
-@pytest.mark.parametrize(("noise", "most"), [(0.004, 200), (0.016, 600), (0.04, 1300)])
+@pytest.mark.parametrize(("noise", "most"), [(0.004, 200), (0.016, 600), (0.04, 1400)])
 def test_a_busy_server_whose_times_vary_keeps_nobody_at_the_past(clock: Clock, noise: float, most: int) -> None:
     """An idle pool there looks at most so often in ten minutes, in which it is pressed thirty times."""
     for seed in range(5):

@@ -445,11 +445,11 @@ async def test_small_payloads_with_very_long_numbers_do_not_pile_up_in_a_pool(
     await connection.execute(
         "insert into pushq.jobs (task, payload) "
         "select 'echo', (select jsonb_build_object('a', jsonb_agg('1e131071'::numeric)) from generate_series(1, 400)) "
-        "from generate_series(1, 20)"
+        "from generate_series(1, 12)"
     )
-    with supervising(database_url, "--concurrency", "20") as supervisor:
-        await has_count(connection, 20, "status = 'failed' and attempt = 1", within=60)
-        assert peak_of(supervisor.pools[0]) < 500
+    with supervising(database_url, "--concurrency", "12") as supervisor:
+        await has_count(connection, 12, "status = 'failed' and attempt = 1", within=60)
+        assert peak_of(supervisor.pools[0]) < 400
 
     cannot_be_read = "error like 'PayloadError: The payload of task ''echo'' cannot be read: %'"
-    assert await count(connection, cannot_be_read) == 20
+    assert await count(connection, cannot_be_read) == 12
