@@ -7,6 +7,7 @@ and dropped when it cannot keep up, so that nothing else ever waits for a log or
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import sys
@@ -32,11 +33,24 @@ LAST_LINES = 0.5
 def log_events(form: str, level: str, *, source: str, stream: TextIO | None = None) -> Iterator[None]:
     """Logs what is at least as loud as `level`. `source` says which process speaks."""
     writer = LineWriter(stream or sys.stderr)
+    last_resort, logging.lastResort = logging.lastResort, _LastResort(writer)
     try:
         with subscribe(Log(form, level, source, writer)):
             yield
     finally:
+        logging.lastResort = last_resort
         writer.close()
+
+
+class _LastResort(logging.Handler):
+    """Takes what libraries log, where nobody has said how. Python's own would wait for the log to be read."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__(logging.WARNING)
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._writer.put(self.format(record))
 
 
 class LineWriter:

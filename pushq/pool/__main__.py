@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from contextlib import suppress
 
@@ -31,12 +32,21 @@ def main() -> None:
     try:
         anyio.run(_serve, socket.socket(fileno=int(sys.argv[1])))
     except BaseException:  # noqa: BLE001 - it is printed, and the process ends
-        traceback.print_exc()
         code = 1
+        _end_soon(code)
+        traceback.print_exc()
+    _end_soon(code)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # whoever read what handlers print is gone
             stream.flush()
     os._exit(code)  # threads of handlers that never return must not keep the process
+
+
+def _end_soon(code: int) -> None:
+    """Whether or not somebody reads what is still to be written."""
+    last = threading.Timer(1.0, os._exit, (code,))
+    last.daemon = True
+    last.start()
 
 
 def _die_with(parent: int) -> None:

@@ -120,7 +120,8 @@ class Claimer:
         room = self._intake.room
         # Shielded: a claim that is cancelled half-way may have taken jobs that nobody would run.
         with anyio.CancelScope(shield=True):
-            jobs = await self._take_back() or await self._take(room)
+            # After a claim that took too long, for what its rows hold, fewer: in the end one row alone.
+            jobs = await self._take_back() or await self._take(max(1, room >> self._failures))
         self._intake.put(jobs, room=room)
         if jobs:
             publish(JobsClaimed(len(jobs)))

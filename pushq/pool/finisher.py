@@ -17,7 +17,7 @@ import anyio
 from pushq.database.patience import wait_out
 from pushq.database.store import Store
 from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, ValueRefused
-from pushq.events import JobsEnded, OutcomeRefused, OutcomesHeldUp, publish
+from pushq.events import DatabaseLost, JobsEnded, OutcomeRefused, OutcomesHeldUp, publish
 from pushq.outcome import Kind, Outcome
 from pushq.pool.outbox import Outbox
 
@@ -54,29 +54,31 @@ async def write(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
         return await _write_apart(store, batch, error)
     except StatementUndone:
         return await wait_out(partial(_write_what_is_free, store, batch), longest=LOCKED_AGAIN)
+    except (DatabaseAway, DatabaseRefused) as error:
+        publish(DatabaseLost(str(error)))
+        return await wait_out(partial(_write_what_is_free, store, batch))
     _tell(batch, accepted)
     return []
 
 
 async def _store(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
-    """The ids that were accepted. A finish whose reply was lost is repeated: what it had done counts as accepted."""
-    try:
-        return await store.finish(batch)
-    except StatementUndone:
-        raise
-    except (DatabaseAway, DatabaseRefused):
-        accepted = await wait_out(lambda: store.finish(batch))
-        return accepted | await wait_out(lambda: store.finished_with_token(batch))
+    """The ids that were accepted."""
+    return await store.finish(batch)
 
 
 async def _write_what_is_free(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
-    """The others, whose rows are locked. Where it is a table that somebody has locked, StatementUndone is raised."""
+    """The others, whose rows are locked. Where it is a table that somebody has locked, StatementUndone is raised.
+
+    A finish whose reply was lost is repeated: what it had done counts as accepted.
+    """
     locked = await store.locked(batch)
     free = [outcome for outcome in batch if outcome.job.id not in locked]
     rest = [outcome for outcome in batch if outcome.job.id in locked]
     if free:
         try:
-            accepted = await store.finish(free) | await store.finished_with_token(free)
+            accepted = await store.finish(free)
+            if len(accepted) < len(free):
+                accepted |= await wait_out(lambda: store.finished_with_token(free))
         except ValueRefused as error:
             return rest + await _write_apart(store, free, error)
         _tell(free, accepted)

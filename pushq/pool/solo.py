@@ -15,7 +15,7 @@ from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import DatabaseLost, publish
 from pushq.outcome import released
 from pushq.pool.finisher import write_out
-from pushq.pool.worker import Attempts
+from pushq.pool.worker import Attempts, forget_cancellations
 from pushq.task import Tasks
 
 
@@ -36,6 +36,7 @@ async def run_suspects(claims: Store, outcomes: Store, claimant: Claimant, tasks
                 outcome = released(job)
                 with attempts.until_stopped():
                     outcome = await attempts.make(job, tasks.find(job.task))
+                    await forget_cancellations()
                 await write_out(outcomes, [outcome])
         if not suspects:
             return

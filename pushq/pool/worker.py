@@ -67,7 +67,9 @@ class Attempts:
 
     async def _attempt(self, job: Job, task: Task[..., Any]) -> Ending:
         try:
-            payload = job.payload if job.payload is not None else await self._load_payload(job)
+            payload = job.payload
+            if payload is None:
+                payload = await undisturbed(lambda: self._load_payload(job))
             if payload is None:
                 return Stopped()  # it is no longer ours
             arguments = task.arguments(payload)
@@ -123,7 +125,7 @@ def _is_cancelled_from_above() -> bool:
     return anyio.current_effective_deadline() == -math.inf
 
 
-async def _undisturbed(wait: Callable[[], Awaitable[T]]) -> T:
+async def undisturbed(wait: Callable[[], Awaitable[T]]) -> T:
     """What it returns, though a handler of before may cancel its worker's task now, by a timer that it left."""
     while True:
         try:
@@ -131,10 +133,10 @@ async def _undisturbed(wait: Callable[[], Awaitable[T]]) -> T:
         except anyio.get_cancelled_exc_class():
             if _is_cancelled_from_above():
                 raise
-            await _forget_cancellations()
+            await forget_cancellations()
 
 
-async def _forget_cancellations() -> None:
+async def forget_cancellations() -> None:
     """Those that a handler has asked for, of the task that it ran in, which is not its own."""
     task = asyncio.current_task()
     if task and task.cancelling() and not _is_cancelled_from_above():
@@ -160,13 +162,13 @@ def _end_as_the_interpreter_would(error: BaseException | None) -> NoReturn:
 async def work(tasks: Tasks, attempts: Attempts, intake: Intake, outbox: Outbox) -> None:
     """Runs jobs until there are no more, or until attempts are stopped."""
     with attempts.until_stopped():
-        while job := await _undisturbed(intake.take):
+        while job := await undisturbed(intake.take):
             outcome: Outcome | None = None
             try:
                 outcome = await attempts.make(job, tasks.find(job.task))
             finally:
                 outbox.put(released(job) if outcome is None else outcome)
                 intake.done()
-            await _forget_cancellations()
+            await forget_cancellations()
             if outbox.is_full:
-                await _undisturbed(outbox.wait_room)
+                await undisturbed(outbox.wait_room)

@@ -225,7 +225,9 @@ class Supervisor:
             with suppress(DatabaseAway, DatabaseRefused):
                 for pool in await store.pools_with_jobs(self.name):
                     if pool not in self._accountable:
-                        await store.requeue([self.name], pool=pool, crashed=False)
+                        taken = await store.requeue([self.name], pool=pool, crashed=False)
+                        if any(_is_suspect(job) for job in taken):
+                            self._suspected.set()
 
     async def _watch_for_suspects(self, pools: TaskGroup) -> None:
         """Runs jobs that have killed two processes, one at a time, in a pool that runs nothing else."""

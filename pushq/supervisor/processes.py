@@ -44,10 +44,10 @@ class PoolProcess:
         """Starts the process and waits for its end; returns how it ended. `is_done` tells whether it was meant to."""
         try:
             return await self._run(spawned)
-        except OSError as error:  # no more files, processes or memory, for now
+        except (OSError, RuntimeError, MemoryError) as error:  # no more files, processes, threads or memory, for now
             self.kill()
             self.was_killed = False
-            return f"could not be started: {error.strerror}"
+            return f"could not be started: {getattr(error, 'strerror', None) or error}"
 
     async def _run(self, spawned: Callable[[], None]) -> str:
         ours, theirs = socket.socketpair()

@@ -114,8 +114,11 @@ class Sweeper:
 
     async def _requeue_jobs_of(self, dead: Sequence[tuple[str, int]], swept: Swept) -> None:
         """Charges a crash, but for what somebody left behind that said goodbye: a row that was locked then."""
+        buried: Sequence[str] = ()
         if with_row := [(name, heartbeat) for name, heartbeat in dead if heartbeat >= 0]:
-            self._buried.update(await self._store.bury(with_row))
+            self._buried.update(name for name, _ in with_row)  # also where the reply is lost
+            buried = await self._store.bury(with_row)
+            self._buried.difference_update({name for name, _ in with_row}.difference(buried))
         gone = [name for name, heartbeat in dead if heartbeat < 0 and name not in self._buried]
         swept.dead = (*sorted(self._buried), *gone)
         for names, crashed in ((self._buried, True), (gone, False)):
@@ -123,7 +126,7 @@ class Sweeper:
             failed = sum(job.status == "failed" for job in taken)
             swept.failed += failed
             swept.requeued += len(taken) - failed
-        if swept.dead:
+        if buried or swept.requeued or swept.failed:
             publish(JobsRequeued(swept.dead, swept.requeued, swept.failed))
 
     async def _fold(self, swept: Swept) -> None:

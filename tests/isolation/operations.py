@@ -234,6 +234,31 @@ def finished_with_token() -> Operation:
     return Operation("finished_with_token", perform, explain)
 
 
+def locked() -> Operation:
+    """Of rows that nobody has locked it names none; of the others it may."""
+    jobs = [ID[name] for name in ("r3", "r1", "r2")]
+
+    async def perform(actor: Actor) -> set[UUID]:
+        return await actor.store.locked([Outcome(held_job(job), Kind.SUCCEEDED) for job in jobs])
+
+    def explain(state: State, ran: Ran) -> Iterator[State]:
+        if not ran.answer or (ran.answer <= set(jobs) and not ran.is_undisturbed):
+            yield state
+
+    return Operation("locked", perform, explain)
+
+
+def pools_with_jobs() -> Operation:
+    async def perform(actor: Actor) -> list[int]:
+        return await actor.store.pools_with_jobs(ONE)
+
+    def explain(state: State, ran: Ran) -> Iterator[State]:
+        if bool(ran.answer) == bool(state.find(status="running", supervisor=ONE)):
+            yield state
+
+    return Operation("pools_with_jobs", perform, explain)
+
+
 # Supervisors ----------------------------------------------------------------------------------------------------------
 
 
@@ -551,6 +576,8 @@ _POOLS = [
     part(finish("finish_failed", "r2 r1 r3", Kind.FAILED), writes="running", reads=_OUTCOMES),
     part(finish("finish_stale", "q1 r1 f1", token=UUID(int=0x71)), writes="running", reads=_RETRIES),
     part(finished_with_token(), reads="running f1 parent every_day"),
+    part(locked(), writes="running", reads="parent"),
+    part(pools_with_jobs(), reads="running parent"),
 ]
 _SUPERVISORS = [
     part(heartbeat(ONE), writes="supervisors"),
