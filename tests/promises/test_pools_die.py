@@ -88,6 +88,18 @@ async def _has_said(supervisor: RunningSupervisor, words: str, times: int = 1) -
     return supervisor.said.count(words) >= times
 
 
+async def test_a_suspect_that_cancels_the_task_it_runs_in_is_not_taken_for_a_killer(
+    database_url: str, connection: Connection
+) -> None:
+    (job,) = await insert(connection, "cancel.own.task", payload={"after": 0, "waits": 0})
+    await connection.execute("update pushq.jobs_unfinished set crashes = 2")
+    with supervising(database_url) as supervisor:
+        (row,) = await finished(connection, job)
+        assert "pool died" not in supervisor.said
+
+    assert (row["status"], row["attempt"], row["crashes"]) == ("succeeded", 1, 2)
+
+
 async def test_the_jobs_of_a_dead_host_are_requeued_within_its_lease_and_two_sweeps(
     database_url: str, connection: Connection
 ) -> None:
