@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.supervisors import RunningSupervisor, supervising
-from tests.support.waiting import wait_until
+from tests.support.waiting import eventually, wait_until
 
 
 def _interrupt_the_group(supervisor: RunningSupervisor) -> None:
@@ -27,8 +27,9 @@ async def test_running_jobs_finish_and_queued_ones_stay(
     database_url: str, connection: Connection, stop: object
 ) -> None:
     with supervising(database_url, "--concurrency", "5") as supervisor:
-        await insert(connection, "sleep", 20, payload={"seconds": 1.0})
+        await insert(connection, "sleep", 20, payload={"seconds": 2.5})
         await has_count(connection, 5, "status = 'running'")
+        await eventually(lambda: _are_begun(supervisor, 5))  # what is claimed and not begun would be given back
         stop(supervisor)  # type: ignore[operator]
         assert supervisor.process.wait(10) == 0
 
@@ -36,6 +37,10 @@ async def test_running_jobs_finish_and_queued_ones_stay(
     assert await count(connection, "status = 'queued' and attempt = 0") == 15
     assert await count(connection, "status = 'running'") == 0
     assert await connection.fetchval("select count(*) from pushq.supervisors") == 0
+
+
+async def _are_begun(supervisor: RunningSupervisor, jobs: int) -> bool:
+    return f'pushq_workers{{state="busy"}} {jobs}.0\n' in supervisor.get("/metrics")[1]
 
 
 async def test_what_outlasts_the_grace_period_is_released_at_no_charge(
