@@ -30,7 +30,7 @@ from pushq.pool.link import Assignment, Done, Drain, Link, Look, Ready
 from pushq.pool.listener import Listener
 from pushq.pool.outbox import Outbox
 from pushq.pool.solo import run_suspects
-from pushq.pool.worker import Attempts, work
+from pushq.pool.worker import Attempts, Worker
 from pushq.task import Tasks
 
 
@@ -100,7 +100,7 @@ class Pool:
                 finishing.start_soon(finish, self.outcomes, self.outbox)
                 async with anyio.create_task_group() as working:
                     for _ in range(self.intake.workers):
-                        working.start_soon(work, self.tasks, self.attempts, self.intake, self.outbox)
+                        working.start_soon(Worker(self.tasks, self.attempts, self.intake, self.outbox).run)
                     with self.claiming:
                         await self._claimer().run()
                 self.outbox.close()

@@ -13,9 +13,8 @@ import anyio
 from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import DatabaseLost, publish
-from pushq.outcome import released
 from pushq.pool.finisher import write_out
-from pushq.pool.worker import Attempts, forget_cancellations
+from pushq.pool.worker import Attempts
 from pushq.task import Tasks
 
 
@@ -33,10 +32,7 @@ async def run_suspects(claims: Store, outcomes: Store, claimant: Claimant, tasks
                 publish(DatabaseLost(str(error)))
                 return
             for job in suspects:
-                outcome = released(job)
-                with attempts.until_stopped():
-                    outcome = await attempts.make(job, tasks.find(job.task))
-                    await forget_cancellations()
+                outcome = await attempts.make_apart(job, tasks.find(job.task))
                 await write_out(outcomes, [outcome])
         if not suspects:
             return

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from time import monotonic
@@ -16,9 +16,9 @@ from typing import Any, NoReturn, TypeVar
 import anyio
 from anyio import to_thread
 
-from pushq.errors import PayloadError, ValueRefused
+from pushq.errors import PayloadError, ScopeLeftOpen, ValueRefused
 from pushq.job import Job
-from pushq.outcome import Ending, Outcome, Raised, Returned, Stopped, TimedOut, decide, released
+from pushq.outcome import Ending, Kind, Outcome, Raised, Returned, Stopped, TimedOut, decide, released
 from pushq.pool.intake import Intake
 from pushq.pool.outbox import Outbox
 from pushq.task import Task, Tasks, set_current_job
@@ -47,23 +47,65 @@ class Attempts:
 
     @contextmanager
     def until_stopped(self) -> Iterator[None]:
-        """For whoever makes attempts: is left, quietly, when they are stopped."""
-        with anyio.CancelScope() as scope:
-            if self._stopped:
-                scope.cancel()
-            self._scopes.add(scope)
-            try:
-                yield
-            finally:
-                self._scopes.discard(scope)
+        """For whoever makes attempts: is left, quietly, when they are stopped.
+
+        Raises ScopeLeftOpen if a handler has left one open: at the end, or when that is cancelled.
+        """
+        fault: BaseException | None = None
+        scope = anyio.CancelScope()
+        try:
+            with scope:
+                if self._stopped:
+                    scope.cancel()
+                self._scopes.add(scope)
+                try:
+                    yield
+                except BaseException as error:
+                    fault = error
+                    raise
+                finally:
+                    self._scopes.discard(scope)
+        except RuntimeError as error:  # ours is not the innermost
+            if error is fault:
+                raise
+            if not self._stopped:
+                raise ScopeLeftOpen from None
 
     async def make(self, job: Job, task: Task[..., Any]) -> Outcome:
         """One attempt at a job, inside of `until_stopped`, and what it came to. Raises only that it was cancelled."""
         began = monotonic()
-        ending = await self._attempt(job, task)
-        outcome = decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)
+        outcome = _decide(job, task, await self._attempt(job, task))
         outcome.began, outcome.ended = began, monotonic()
         return outcome
+
+    async def make_apart(self, job: Job, task: Task[..., Any]) -> Outcome:
+        """One attempt in a task of its own."""
+        outcome = released(job)
+
+        async def make() -> None:
+            nonlocal outcome
+            try:
+                with self.until_stopped():
+                    outcome = await self.make(job, task)
+                    await forget_cancellations()
+            except ScopeLeftOpen as fault:
+                if outcome.kind == Kind.RELEASED:
+                    outcome = _decide(job, task, Raised(fault))
+
+        await self.in_own_task(make())
+        return outcome
+
+    async def in_own_task(self, run: Coroutine[Any, Any, T]) -> T:
+        """What it returns. What handlers leave in the task that they run in, a scope or a timer, is gone with it."""
+        task = asyncio.ensure_future(run)
+        try:
+            await asyncio.wait([task])
+        except anyio.get_cancelled_exc_class():  # the pool ends by a fault
+            self.stop()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+            raise
+        return task.result()
 
     async def _attempt(self, job: Job, task: Task[..., Any]) -> Ending:
         try:
@@ -88,10 +130,10 @@ class Attempts:
             return Raised(error)  # the handler's own doing, or that of one before it
 
     async def _call(self, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
-        """Calls the handler. A `def` in a thread cannot be cancelled: the attempt lasts until it returns."""
+        """Calls the handler."""
+        if not task.is_async:
+            return await self._call_in_thread(task, arguments)
         try:
-            if not task.is_async:
-                return Returned(await to_thread.run_sync(self._call_in_thread, task, arguments, limiter=self._threads))
             try:
                 return Returned(await task.function(**arguments))
             finally:
@@ -101,11 +143,22 @@ class Attempts:
         except BaseException as error:  # noqa: BLE001 - SystemExit too: only our own parent stops us
             return Raised(error)
 
-    def _call_in_thread(self, task: Task[..., Any], arguments: Mapping[str, object]) -> object:
-        try:
-            return task.function(**arguments)
-        finally:
-            self._end_if_forked()
+    async def _call_in_thread(self, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
+        """A `def` cannot be cancelled: the attempt lasts until it returns, whoever cancels the task that waits."""
+
+        def call() -> Ending:
+            try:
+                try:
+                    return Returned(task.function(**arguments))
+                finally:
+                    self._end_if_forked()
+            except BaseException as error:  # noqa: BLE001 - as above
+                return Raised(error)
+
+        ending = asyncio.ensure_future(to_thread.run_sync(call, limiter=self._threads))
+        with anyio.CancelScope(shield=True):
+            await undisturbed(lambda: asyncio.wait([ending]))
+        return ending.result()
 
     def _end_if_forked(self) -> None:
         """A child that a handler has forked is a copy of us, connections and all: it ends where the handler does."""
@@ -113,11 +166,17 @@ class Attempts:
             _end_as_the_interpreter_would(sys.exc_info()[1])
 
     async def _call_within(self, limit: timedelta, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
-        ending: Ending = TimedOut(limit)
-        with anyio.move_on_after(limit.total_seconds()) as scope:
-            ending = await self._call(task, arguments)
+        ending: Ending | None = None
+        deadline = anyio.current_time() + limit.total_seconds()
+        scope = anyio.CancelScope(deadline=deadline)
+        try:
+            with scope:
+                ending = await self._call(task, arguments)
+        except RuntimeError:  # a call raises none: the handler has left a scope open within ours
+            scope.deadline = math.inf
+            ending = ending or Raised(ScopeLeftOpen())
         # A loop that was blocked has not had the time to cancel: the clock decides.
-        return TimedOut(limit) if anyio.current_time() >= scope.deadline else ending
+        return TimedOut(limit) if ending is None or anyio.current_time() >= deadline else ending
 
 
 def _is_cancelled_from_above() -> bool:
@@ -159,16 +218,52 @@ def _end_as_the_interpreter_would(error: BaseException | None) -> NoReturn:
     os._exit(code if isinstance(code, int) else 1)
 
 
-async def work(tasks: Tasks, attempts: Attempts, intake: Intake, outbox: Outbox) -> None:
-    """Runs jobs until there are no more, or until attempts are stopped."""
-    with attempts.until_stopped():
-        while job := await undisturbed(intake.take):
-            outcome: Outcome | None = None
-            try:
-                outcome = await attempts.make(job, tasks.find(job.task))
-            finally:
-                outbox.put(released(job) if outcome is None else outcome)
-                intake.done()
+class Worker:
+    """Runs one job after the other, in a task; in a new one when a handler has left a cancel scope open there."""
+
+    def __init__(self, tasks: Tasks, attempts: Attempts, intake: Intake, outbox: Outbox) -> None:
+        self._tasks = tasks
+        self._attempts = attempts
+        self._intake = intake
+        self._outbox = outbox
+        self._job: Job | None = None
+
+    async def run(self) -> None:
+        """Until there are no more jobs, or until attempts are stopped."""
+        while await self._attempts.in_own_task(self._run_in_task()):
+            pass
+
+    async def _run_in_task(self) -> bool:
+        """Whether to go on in another one."""
+        try:
+            with self._attempts.until_stopped():
+                return await self._run_jobs()
+        except ScopeLeftOpen as fault:
+            if self._job:
+                self._end(_decide(self._job, self._tasks.find(self._job.task), Raised(fault)))
+            return True
+        finally:
+            if self._job:
+                self._end(released(self._job))
+        return False
+
+    async def _run_jobs(self) -> bool:
+        """Whether there may be more."""
+        while job := await undisturbed(self._intake.take):
+            self._job = job
+            self._end(await self._attempts.make(job, self._tasks.find(job.task)))
             await forget_cancellations()
-            if outbox.is_full:
-                await undisturbed(outbox.wait_room)
+            if anyio.current_effective_deadline() < math.inf:
+                return True  # a scope was left open that will be cancelled
+            if self._outbox.is_full:
+                await undisturbed(self._outbox.wait_room)
+        return False
+
+    def _end(self, outcome: Outcome) -> None:
+        self._outbox.put(outcome)
+        self._intake.done()
+        self._job = None
+
+
+def _decide(job: Job, task: Task[..., Any], ending: Ending) -> Outcome:
+    return decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)

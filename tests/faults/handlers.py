@@ -6,8 +6,11 @@ for how long a claim whose reply was lost is in doubt. PUSHQ_TEST_PLANTED: a bug
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +30,24 @@ def note(path: str, seconds: float) -> None:
     with Path(path).open("a") as runs:
         runs.write(f"{current_job().id}\n")
     time.sleep(seconds)
+
+
+@tasks.register("log")
+async def log(lines: int) -> None:
+    """As a library does that nobody has told how."""
+    for _ in range(lines):
+        logging.getLogger("a.library").warning("what nobody wants to know, " * 10)
+
+
+@tasks.register("stop.loop")
+async def stop_loop() -> None:
+    """Its pool ends by an exception, when standard error takes no more."""
+    os.set_blocking(2, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(2, b"x" * 4096)
+    os.set_blocking(2, True)
+    asyncio.get_running_loop().stop()
 
 
 def _replace(owner: object, name: str, new: object) -> None:

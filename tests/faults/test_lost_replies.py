@@ -12,7 +12,7 @@ import pytest
 
 from pushq.database.embedded import EmbeddedServer
 from tests.support.hurt import a_server_to_hurt
-from tests.support.jobs import Connection, finished, has_count, insert
+from tests.support.jobs import Connection, count, die_with_them, finished, has_count, insert
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually
 from tests.torture.proxy import Proxy
@@ -49,6 +49,32 @@ async def test_an_outcome_whose_reply_was_lost_counts_once_and_is_not_taken_for_
         await _ran_once(connection, supervisor, jobs, runs)
 
 
+async def test_outcomes_whose_reply_was_lost_beside_a_locked_row_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first row to be locked has its batch wait, so that the others come in one batch."""
+    monkeypatch.setattr("tests.torture.proxy._reports_a_change", _says_that_all_were_accepted)
+    async with behind_a_proxy() as (proxy, supervisor, connection):
+        runs = tmp_path / "runs"
+        (first,) = await insert(connection, "note", payload={"path": str(runs), "seconds": 0.5})
+        locked = await insert(connection, "note", 2, payload={"path": str(runs), "seconds": 0.7})
+        free = await insert(connection, "note", 2, payload={"path": str(runs), "seconds": 0.7})
+        await has_count(connection, 5, "status = 'running'")
+        proxy.swallows.add("outcomes")
+        async with connection.transaction():
+            await connection.execute("select from pushq.jobs where id = any($1) for update", [first, *locked])
+            await eventually(lambda: _has_swallowed(proxy, "outcomes"))
+            proxy.swallows.clear()
+            await eventually(lambda: _has_said(supervisor, "job ended", 1 + len(free)))
+        await eventually(lambda: _has_said(supervisor, "job ended", 1 + 5))
+        await _ran_once(connection, supervisor, [first, *locked, *free], runs)
+
+
+def _says_that_all_were_accepted(message: bytes) -> bool:
+    """A row of one column, which is null."""
+    return message[:1] == b"D" and message[5:] == b"\x00\x01\xff\xff\xff\xff"
+
+
 async def test_what_a_claim_took_whose_reply_was_lost_runs_once_under_that_claim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +93,24 @@ async def test_what_a_claim_took_whose_reply_was_lost_runs_once_under_that_claim
 
 def _reports_a_claim(message: bytes) -> bool:
     return message[:1] == b"C" and message[5:12] == b"UPDATE " and message[5:-1] != b"UPDATE 0"
+
+
+async def test_a_burial_whose_reply_was_lost_is_a_crash_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has no row any more, and was not buried by whoever finds its jobs, may have said goodbye."""
+    monkeypatch.setattr("tests.torture.proxy._reports_a_change", _reports_a_deletion)
+    async with behind_a_proxy() as (proxy, _, connection):
+        await insert(connection, "sleep", 3, payload={"seconds": 60}, queue="elsewhere")
+        await die_with_them(connection)
+        proxy.swallows.add("sweeper")
+        await eventually(lambda: _has_swallowed(proxy, "sweeper"))
+        proxy.swallows.clear()
+        await has_count(connection, 3, "status = 'queued'")
+
+        assert await count(connection, "status = 'queued' and crashes = 1") == 3
+
+
+def _reports_a_deletion(message: bytes) -> bool:
+    return message[:1] == b"C" and message[5:12] == b"DELETE " and message[5:-1] != b"DELETE 0"
 
 
 async def _ran_once(connection: Connection, supervisor: RunningSupervisor, jobs: list[UUID], runs: Path) -> None:

@@ -17,15 +17,18 @@ from tests.support.jobs import Connection, finished, has_count, insert
 from tests.support.supervisors import QUICK, ROOT, environment
 from tests.support.waiting import eventually
 
+TASKS = "tests.faults.handlers:tasks"
 GRACE = float(QUICK["SHUTDOWN_TIMEOUT"])
 
 
 @contextmanager
-def supervising_into_a_pipe(url: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def supervising_into_a_pipe(
+    url: str, tasks: str = "tests.support.handlers:tasks"
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The process, and the end of its standard error."""
     reader, writer = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pushq", "supervise", "tests.support.handlers:tasks", "--http-port", "0"],
+        [sys.executable, "-m", "pushq", "supervise", tasks, "--http-port", "0"],
         env=environment(url, **QUICK),
         cwd=ROOT,
         stderr=writer,
@@ -47,8 +50,7 @@ async def test_a_log_that_nobody_reads_costs_no_job_and_no_drain(
 ) -> None:
     """Six hundred failures are more than a pipe holds."""
     with supervising_into_a_pipe(database_url) as (process, reader):
-        said = bytearray()
-        await eventually(lambda: _says(reader, b"bell up", said), within=30)
+        await _is_up(reader)
         beside = await insert(connection, "sleep", 3, payload={"seconds": 2}, max_attempts=1)
         await has_count(connection, 3, "status = 'running'")
         if is_gone:
@@ -67,6 +69,34 @@ async def test_a_log_that_nobody_reads_costs_no_job_and_no_drain(
     assert {(row["status"], row["attempt"], row["crashes"]) for row in ended[:3]} == {("succeeded", 1, 0)}
     assert {(row["status"], row["attempt"], row["crashes"]) for row in ended[3:]} == {("failed", 1, 0)}
     assert (rows[0]["status"], rows[0]["attempt"]) == ("succeeded", 1)
+
+
+async def test_what_libraries_log_where_nobody_reads_it_costs_no_job(database_url: str, connection: Connection) -> None:
+    with supervising_into_a_pipe(database_url, tasks=TASKS) as (process, reader):
+        await _is_up(reader)
+        (logging,) = await insert(connection, "log", payload={"lines": 2000}, max_attempts=1)
+        (row,) = await finished(connection, logging)
+        process.terminate()
+        code = await asyncio.to_thread(process.wait, 20)
+
+    assert (row["status"], row["attempt"], row["crashes"], code) == ("succeeded", 1, 0, 0)
+
+
+async def test_a_pool_that_ends_by_a_fault_ends_though_nobody_reads_its_traceback(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising_into_a_pipe(database_url, tasks=TASKS) as (process, reader):
+        await _is_up(reader)
+        (stopping,) = await insert(connection, "stop.loop")
+        (row,) = await finished(connection, stopping)
+        assert process.poll() is None
+
+    assert (row["status"], row["attempt"], row["crashes"]) == ("failed", 3, 3)
+
+
+async def _is_up(reader: int) -> None:
+    said = bytearray()
+    await eventually(lambda: _says(reader, b"bell up", said), within=30)
 
 
 async def _says(reader: int, words: bytes, said: bytearray) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -138,6 +139,72 @@ async def test_a_handler_that_cancels_the_task_it_runs_in_harms_none_beside_it_o
 
     assert (ended["status"], ended["attempt"]) == (status, 1)
     assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
+
+
+@pytest.mark.parametrize("limit", [None, timedelta(seconds=30)])
+@pytest.mark.parametrize("kind", ["plain", "group", "cancelled", "ends later", "ends sooner"])
+async def test_a_handler_that_leaves_a_cancel_scope_open_harms_none_beside_it_or_after_it(
+    database_url: str, connection: Connection, kind: str, limit: timedelta | None
+) -> None:
+    """Nor does it cost a worker, of which there are two."""
+    with supervising(database_url, "--concurrency", "2") as supervisor:
+        (beside,) = await insert(connection, "sleep", payload={"seconds": 1}, max_attempts=1)
+        await has_count(connection, 1, "status = 'running'")
+        hostile = await insert(connection, "leave.scope.open", 3, payload={"kind": kind}, timeout=limit)
+        ended = await finished(connection, *hostile)
+        after_it = await insert(connection, "sleep", 4, payload={"seconds": 0.5}, max_attempts=1)
+        await has_count(connection, 2, "status = 'running' and payload->>'seconds' = '0.5'")
+        rows = await finished(connection, beside, *after_it)
+        assert supervisor.stop() == 0
+        assert "died" not in supervisor.said
+
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
+    if kind == "ends sooner":
+        assert {(row["status"], row["attempt"]) for row in ended} == {("failed", 1)}
+        assert {row["error"].partition(":")[0] for row in ended} == {"ScopeLeftOpen"}
+    else:
+        assert {(row["status"], row["attempt"], row["result"]) for row in ended} == {("succeeded", 1, '"returned"')}
+
+
+async def test_a_suspect_that_leaves_a_cancel_scope_open_is_not_taken_for_a_killer(
+    database_url: str, connection: Connection
+) -> None:
+    kinds = ("plain", "cancelled", "ends sooner")
+    jobs = [(await insert(connection, "leave.scope.open", payload={"kind": kind}))[0] for kind in kinds]
+    await connection.execute("update pushq.jobs_unfinished set crashes = 2")
+    with supervising(database_url) as supervisor:
+        rows = await finished(connection, *jobs)
+        assert "died" not in supervisor.said
+
+    assert [(row["status"], row["attempt"], row["crashes"]) for row in rows] == [
+        ("succeeded", 1, 2), ("succeeded", 1, 2), ("failed", 1, 2),
+    ]  # fmt: skip
+
+
+async def test_a_def_runs_to_its_end_whoever_cancels_the_task_that_waits_for_it(
+    database_url: str, connection: Connection
+) -> None:
+    """Else it would be taken for failed, and might be run again beside itself."""
+    with supervising(database_url, "--concurrency", "1"):
+        await finished(connection, *await insert(connection, "cancel.own.task.often", payload={"seconds": 2}))
+        rows = await finished(
+            connection, *await insert(connection, "sleep.thread", 3, payload={"seconds": 0.5}, max_attempts=1)
+        )
+
+    assert {(row["status"], row["attempt"], row["result"]) for row in rows} == {("succeeded", 1, '"slept"')}
+
+
+async def test_a_cancellation_that_a_handler_left_for_later_is_harmless_while_a_large_payload_is_loaded(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url, "--concurrency", "1"):
+        await finished(connection, *await insert(connection, "cancel.while.loading"))
+        large = await insert(connection, "measure", payload={"text": "x" * 1_000_000}, max_attempts=1)
+        (row,) = await finished(connection, *large)
+        (bitten,) = await finished(connection, *await insert(connection, "stray.cancellations"))
+
+    assert (row["status"], row["result"], row["attempt"]) == ("succeeded", "1000000", 1)
+    assert bitten["result"] == "1"
 
 
 async def test_a_result_that_cannot_be_stored_fails_at_once_since_the_work_is_done(

@@ -25,7 +25,7 @@ from pushq.database.migrate import roles
 from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.sweeper import Sweeper
-from tests.support.jobs import Connection, count, finished, has_count, insert
+from tests.support.jobs import Connection, count, die_with_them, finished, has_count, insert
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
 
@@ -206,14 +206,6 @@ async def test_whatever_a_producer_inserts_is_refused_by_a_rule_or_ends_or_waits
         assert stored["attempt"] == (0 if hostile.fate == Fate.WAITS else 1), hostile
 
 
-RUN_AND_DIE = """
-insert into pushq.supervisors (name, host, pid, lease, lease_until) values ('dead', 'here', 1, '1 microsecond', now());
-update pushq.jobs_unfinished
-set status = 'running', supervisor = 'dead', pool = 1, attempt = attempt + 1, token = gen_random_uuid(),
-    started_at = now()
-"""
-
-
 async def test_whatever_a_producer_inserts_is_requeued_in_one_sweep_when_its_process_dies_and_fails_the_third_time(
     database_url: str, connection: Connection
 ) -> None:
@@ -225,11 +217,11 @@ async def test_whatever_a_producer_inserts_is_requeued_in_one_sweep_when_its_pro
     jobs = 2 * len(hostile)
 
     for crashes in (1, 2):
-        await connection.execute(RUN_AND_DIE)
+        await die_with_them(connection)
         await sweeper.observe()
         assert (await sweeper.sweep()).requeued == jobs
         assert await count(connection, f"status = 'queued' and crashes = {crashes} and attempt = {crashes}") == jobs
-    await connection.execute(RUN_AND_DIE)
+    await die_with_them(connection)
     await sweeper.observe()
     assert (await sweeper.sweep()).failed == jobs
     assert await count(connection, "status = 'failed' and crashes = 3 and failures = 0") == jobs
@@ -360,6 +352,32 @@ async def test_what_is_too_long_or_cannot_be_said_ends_its_own_job_alone(
     assert {row["error"].rpartition(": ")[2] for row in rows[2:22]} == {"2,097,154 bytes is over 1 MiB"}
     assert {row["status"] for row in rows[22:]} == {"succeeded"}
     assert {len(row["result"]) for row in rows[22:42]} == {mib}
+
+
+# Rows that a claim cannot take ----------------------------------------------------------------------------------------
+
+ONE_AT_A_TIME = """
+create function public.refuse_several() returns trigger language plpgsql as $$ begin
+    if (select count(*) from taken where status = 'running' and task = 'measure') > 1 then
+        raise sqlstate '57014' using message = 'canceling statement due to statement timeout';
+    end if;
+    return null;
+end $$;
+create trigger refuse_several after update on pushq.jobs_unfinished referencing new table as taken
+    for each statement execute function public.refuse_several();
+"""
+
+
+async def test_rows_that_take_too_long_together_are_claimed_one_by_one(
+    database_url: str, connection: Connection
+) -> None:
+    """As rows may whose numbers have very many digits; a claim of eight is tried, then of four, of two, of one."""
+    await connection.execute(ONE_AT_A_TIME)
+    jobs = await insert(connection, "measure", 8, payload={"text": "x"})
+    with supervising(database_url, "--concurrency", "8"):
+        rows = await finished(connection, *jobs)
+
+    assert {(row["status"], row["attempt"]) for row in rows} == {("succeeded", 1)}
 
 
 # Size ---------------------------------------------------------------------------------------------------------------

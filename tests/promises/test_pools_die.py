@@ -84,6 +84,24 @@ async def test_a_pool_that_the_system_cannot_start_is_started_when_it_can(
     ]  # fmt: skip
 
 
+async def test_a_pool_for_which_there_is_no_thread_left_is_started_when_there_is(
+    database_url: str, connection: Connection, tmp_path: Path
+) -> None:
+    none_left = tmp_path / "none"
+    program = "tests.faults.without_threads"
+    with supervising(database_url, program=program, TEST_NO_THREADS=str(none_left)) as supervisor:
+        jobs = await insert(connection, "sleep", 2, payload={"seconds": 0.5})
+        await has_count(connection, 2, "status = 'running'")
+        none_left.touch()
+        os.kill(supervisor.pools[0], signal.SIGKILL)
+        await eventually(lambda: _has_said(supervisor, "could not be started: can't start new thread"))
+        none_left.unlink()
+        rows = await finished(connection, *jobs)
+        assert supervisor.stop() == 0
+
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 2, 1)}
+
+
 async def _has_said(supervisor: RunningSupervisor, words: str, times: int = 1) -> bool:
     return supervisor.said.count(words) >= times
 

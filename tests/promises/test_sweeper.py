@@ -13,7 +13,7 @@ from pushq.database.store import Claimant, Sighting, Store
 from pushq.events import DatabaseBack, DatabaseLost, Event, subscribe
 from pushq.sweeper import Sweeper
 from pushq.sweeper.witness import Witness
-from tests.support.jobs import Connection, count, has_count, insert
+from tests.support.jobs import Connection, count, die_with_them, has_count, insert
 from tests.support.waiting import eventually
 
 
@@ -50,7 +50,7 @@ def test_after_an_answer_that_took_long_nobody_is_dead_yet() -> None:
 
 async def test_any_number_of_sweepers_requeue_each_job_once(database_url: str, connection: Connection) -> None:
     await insert(connection, "echo", 3000)
-    await _die_with_them(connection)
+    await die_with_them(connection)
     sessions = [Session(database_url, f"test {number}") for number in range(5)]
     sweepers = [Sweeper(Store(session), retention=604800) for session in sessions]
     for _ in range(3):
@@ -62,17 +62,6 @@ async def test_any_number_of_sweepers_requeue_each_job_once(database_url: str, c
     assert [tuple(row) for row in counts] == [("queued", 1, 3000)]
     requeued = "select sum(jobs) from (select * from pushq.tallies union all select * from pushq.tally_log) as t"
     assert await connection.fetchval(requeued) == 3000
-
-
-async def _die_with_them(connection: Connection) -> None:
-    """All jobs run, and their supervisor is dead."""
-    await connection.execute(
-        """
-        insert into pushq.supervisors (name, host, pid, lease, lease_until) values ('dead', 'here', 1, '1 ms', now());
-        update pushq.jobs_unfinished set status = 'running', supervisor = 'dead', pool = 1, attempt = 1,
-            token = gen_random_uuid(), started_at = now()
-        """
-    )
 
 
 async def _lock_tallies(connection: Connection) -> str:
@@ -99,7 +88,7 @@ async def test_a_chore_that_cannot_be_done_keeps_no_dead_supervisor_from_being_b
     """It is said while it lasts, and when it is over."""
     statement = await lock(connection)
     await insert(connection, "echo", 3)
-    await _die_with_them(connection)
+    await die_with_them(connection)
     events: list[Event] = []
     session = Session(database_url, "test", settings={"lock_timeout": "300ms"})
     sweeper = Sweeper(Store(session), retention=604800)
@@ -124,7 +113,7 @@ async def test_what_somebody_left_behind_who_said_goodbye_is_due_again_at_no_cha
 ) -> None:
     """Its row was locked as its supervisor stopped. The dead, on the other hand, are charged also for such a row."""
     polite, dead = await insert(connection, "echo", 2)
-    await _die_with_them(connection)
+    await die_with_them(connection)
     await connection.execute("update pushq.jobs_unfinished set supervisor = 'polite' where id = $1", polite)
     session = Session(database_url, "test")
     sweeper = Sweeper(Store(session), retention=604800)

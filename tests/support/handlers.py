@@ -8,7 +8,11 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
+
+import anyio
 
 from pushq import Cancel, Retry, Tasks, current_job
 from pushq.backoff import exponential
@@ -114,6 +118,67 @@ async def cancel_own_task(after: float, waits: float) -> str:
     if waits:
         await asyncio.sleep(waits)
     return "returned"
+
+
+@tasks.register("cancel.own.task.often", max_attempts=1)
+async def cancel_own_task_often(seconds: float) -> None:
+    """By timers that outlive it."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task
+    for instant in range(10, round(1000 * seconds), 10):
+        loop.call_later(instant / 1000, task.cancel)
+
+
+left_open = list[object]()
+
+
+@tasks.register("leave.scope.open", max_attempts=1)
+async def leave_scope_open(kind: str) -> str:
+    match kind:
+        case "plain":
+            left_open.append(anyio.CancelScope().__enter__())
+        case "group":
+            left_open.append(await anyio.create_task_group().__aenter__())
+        case "cancelled":
+            scope = anyio.CancelScope().__enter__()
+            scope.cancel()
+        case "ends later":
+            left_open.append(anyio.move_on_after(0.3).__enter__())
+        case "ends sooner":
+            left_open.append(anyio.move_on_after(0.1).__enter__())
+            await anyio.sleep(60)
+    return "returned"
+
+
+stray_cancellations = 0
+
+
+@tasks.register("cancel.while.loading")
+async def cancel_while_loading() -> None:
+    """Leaves a timer that cancels the task it ran in when that loads the payload of a later job."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task
+
+    def look() -> None:
+        global stray_cancellations  # noqa: PLW0603 - one pool has one
+        if "payload" in _names_of_awaited(task.get_coro()):
+            stray_cancellations += 1
+            task.cancel()
+        else:
+            loop.call_later(0.0002, look)
+
+    loop.call_soon(look)
+
+
+def _names_of_awaited(coroutine: Any) -> Iterator[str]:
+    while hasattr(coroutine, "cr_code"):
+        yield coroutine.cr_code.co_name
+        coroutine = coroutine.cr_await
+
+
+@tasks.register("stray.cancellations")
+async def count_stray_cancellations() -> int:
+    return stray_cancellations
 
 
 @tasks.register("cancel")

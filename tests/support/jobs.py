@@ -56,3 +56,16 @@ async def has_count(connection: Connection, expected: int, where: str, within: f
         return await count(connection, where) == expected
 
     await eventually(look, within=within)
+
+
+async def die_with_them(connection: Connection) -> None:
+    """All unfinished jobs run, and their supervisor is dead."""
+    await connection.execute(
+        """
+        insert into pushq.supervisors (name, host, pid, lease, lease_until)
+        values ('dead', 'here', 1, '1 microsecond', now());
+        update pushq.jobs_unfinished
+        set status = 'running', supervisor = 'dead', pool = 1, attempt = attempt + 1, token = gen_random_uuid(),
+            started_at = now()
+        """
+    )

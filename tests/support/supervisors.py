@@ -95,11 +95,17 @@ class RunningSupervisor:
 
 @contextmanager
 def supervising(
-    url: str, *flags: str, tasks: str = "tests.support.handlers:tasks", ready: bool = True, **settings: str
+    url: str,
+    *flags: str,
+    tasks: str = "tests.support.handlers:tasks",
+    ready: bool = True,
+    program: str = "pushq",
+    **settings: str,
 ) -> Iterator[RunningSupervisor]:
     """A supervisor with quick settings, in a process group of its own."""
     with TemporaryDirectory() as directory:
-        supervisor = launch(Path(directory) / "log", tasks, *flags, env=environment(url, **(QUICK | settings)))
+        env = environment(url, **(QUICK | settings))
+        supervisor = launch(Path(directory) / "log", tasks, *flags, env=env, program=program)
         try:
             if ready:
                 supervisor.wait_ready()
