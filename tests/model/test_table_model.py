@@ -621,8 +621,9 @@ BUGS = {
     "claims tasks that the pool does not know": Bug("claim", "job.task = any($2::text[])", "$2::text[] is not null"),
     "claims for a supervisor whose lease has run out": Bug("claim", " and lease_until > now()"),
     "claims the oldest id first": Bug("claim", "order by job.run_at, job.id", "order by job.id"),
-    "claims by queue before priority": Bug("claim", "order by priority, position", "order by position, priority"),
-    "claims its limit of each queue": Bug("claim", "now())\n    limit $6", "now())"),
+    "claims by queue before priority": Bug("claim", "job.priority = level.priority", "job.priority >= level.priority"),
+    "claims from any queue first": Bug("claim", "order by queue.position", "order by queue.position desc"),
+    "claims its limit of each priority": Bug("claim", "now())\n    limit $6", "now())"),
     "counts no attempt": Bug("claim", "attempt = attempt + 1", "attempt = attempt"),
     "charges a crash as a failure": Bug("requeue", "crashes = crashes + $3", "failures = failures + $3"),
     "forgives a third crash": Bug("requeue", "job.crashes + 1 >= 3", "job.crashes + 1 >= 4"),
@@ -694,3 +695,28 @@ async def test_a_claim_finds_its_jobs_by_the_claimable_index_and_reads_nothing_e
             "jobs_unfinished_claimable",
             "jobs_unfinished_id_is_unique",
         }
+
+
+async def test_a_claim_looks_at_no_more_priorities_than_it_finds_jobs(
+    database_url: str, connection: Connection
+) -> None:
+    """A producer may insert one of each of 65,536, in every queue."""
+    await connection.execute(
+        "insert into pushq.jobs (task, queue, priority) select 'mail', queue, priority "
+        "from generate_series(-10000, 9999) as priority cross join unnest('{a,b}'::text[]) as queue"
+    )
+    await connection.execute(
+        "insert into pushq.supervisors (name, host, pid, lease, lease_until) "
+        "values ('anna', 'here', 1, '1 hour', now() + interval '1 hour')"
+    )
+    ours = Session(database_url, "test")
+    explain = "explain (analyze, format json) " + statement("claim")
+    ((plan,),) = await ours.fetch(explain, ["a", "b"], ["mail"], "anna", 1, uuid4(), 10, None, None)
+    await ours.close()
+
+    looks = [node["Actual Loops"] for node in nodes(json.loads(plan)[0]["Plan"]) if "Index Name" in node]
+    assert sum(looks) < 100
+    taken = "select queue, priority from pushq.jobs where status = 'running' order by priority, queue"
+    assert [tuple(row) for row in await connection.fetch(taken)] == [
+        (queue, priority) for priority in range(-10000, -9995) for queue in "ab"
+    ]

@@ -2,61 +2,71 @@
 -- pool $4 of supervisor $3, under the token $5. Takes nothing when the supervisor's lease has run out: a sweeper may be
 -- taking its jobs away at this moment.
 --
--- One lane is one queue and one priority. The lanes are found by hopping through the index, so that within each the
--- index goes straight to what is due, however many jobs wait for a later time. What became due longer than $7 seconds ago
--- (null: ever) or less than $8 seconds ago (null: 0) is not looked at, so that the dead entries of finished jobs, which a
--- long transaction elsewhere may keep from being cleared away, need not be passed all at once.
+-- The levels of priority that there are are found by hopping through the index, and no further than jobs are wanted: a
+-- recursion is carried out as its rows are read. Within a queue and a level the index goes straight to what is due,
+-- however many jobs wait for a later time. What became due longer than $7 seconds ago (null: ever) or less than $8 seconds
+-- ago (null: 0) is not looked at, so that the dead entries of finished jobs, which a long transaction elsewhere may keep
+-- from being cleared away, need not be passed all at once.
 with recursive mark as materialized (
     select
         coalesce(now() - $7::float8 * interval '1 second', '-infinity') as since,
         coalesce(now() - $8::float8 * interval '1 second', 'infinity') as until,
         now() - coalesce($8::float8, 0) * interval '1 second' as due_by
 ),
-lane as (
-    select
-        queue.name,
-        queue.position,
-        (
-            select job.priority
-            from pushq.jobs_unfinished as job
-            where job.status = 'queued' and job.crashes < 2 and not job.parked
-            and job.queue = queue.name
-            and job.run_at >= (select since from mark) and job.run_at <= (select until from mark)
-            order by job.priority
-            limit 1
-        ) as priority
+open_queue as materialized (
+    select queue.name
     from unnest($1::text[]) with ordinality as queue (name, position)
     where not exists (
         select from pushq.queues as paused where paused.name = queue.name and paused.paused_at is not null)
+    order by queue.position
+),
+level as (
+    select min(first.priority) as priority
+    from open_queue
+    cross join lateral (
+        select job.priority
+        from pushq.jobs_unfinished as job
+        where job.status = 'queued' and job.crashes < 2 and not job.parked
+        and job.queue = open_queue.name
+        and job.run_at >= (select since from mark) and job.run_at <= (select until from mark)
+        order by job.priority
+        limit 1
+    ) as first
     union all
-    select
-        lane.name,
-        lane.position,
-        (
+    select (
+        select min(next.priority)
+        from open_queue
+        cross join lateral (
             select job.priority
             from pushq.jobs_unfinished as job
             where job.status = 'queued' and job.crashes < 2 and not job.parked
-            and job.queue = lane.name and job.priority > lane.priority
+            and job.queue = open_queue.name and job.priority > level.priority
             and job.run_at >= (select since from mark) and job.run_at <= (select until from mark)
             order by job.priority
             limit 1
-        )
-    from lane
-    where lane.priority is not null
+        ) as next
+    )
+    from level
+    where level.priority is not null
 ),
 claimable as materialized (
     select due.id
-    from (select * from lane where priority is not null order by priority, position) as lane
+    from level
     cross join lateral (
-        select job.id
-        from pushq.jobs_unfinished as job
-        where job.status = 'queued' and job.crashes < 2 and not job.parked
-        and job.queue = lane.name and job.priority = lane.priority
-        and job.run_at >= (select since from mark) and job.run_at <= (select due_by from mark)
-        and job.task = any($2::text[])
-        order by job.run_at, job.id
+        select of_queue.id
+        from open_queue
+        cross join lateral (
+            select job.id
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.crashes < 2 and not job.parked
+            and job.queue = open_queue.name and job.priority = level.priority
+            and job.run_at >= (select since from mark) and job.run_at <= (select due_by from mark)
+            and job.task = any($2::text[])
+            order by job.run_at, job.id
+            limit $6
+            for no key update skip locked
+        ) as of_queue
         limit $6
-        for no key update skip locked
     ) as due
     where exists (select from pushq.supervisors where name = $3 and lease_until > now())
     limit $6
