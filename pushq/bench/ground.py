@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -35,7 +36,7 @@ class Ground:
     def __init__(self, url: str, pgbench: Pgbench) -> None:
         self.url = url
         self.pgbench = pgbench
-        self._prefix = f"pushq_bench_{secrets.token_hex(4)}"
+        self._prefix = f"pushq_bench_{os.getpid()}_{secrets.token_hex(4)}"
         self._numbers = count(1)
 
     @classmethod

@@ -26,11 +26,11 @@ from tests.support.waiting import wait_until
 SMALL = ("--rounds", "1", "--scale", "0.02")
 
 
-async def databases(server: Server) -> list[str]:
-    """The benchmark's own, whoever's run they belong to."""
+async def databases(server: Server, pid: int) -> list[str]:
+    """Those that a process has made for its run."""
     connection = await asyncpg.connect(server.url)
     try:
-        rows = await connection.fetch("select datname from pg_database where starts_with(datname, 'pushq_bench_')")
+        rows = await connection.fetch("select datname from pg_database where datname like $1", f"pushq_bench_{pid}_%")
     finally:
         await connection.close()
     return [row["datname"] for row in rows]
@@ -88,7 +88,6 @@ def test_inserts_are_measured_with_every_trigger(server: Server) -> None:
 
 
 def test_stopped_it_shows_what_it_has_and_drops_its_databases(server: Server) -> None:
-    before = asyncio.run(databases(server))
     with subprocess.Popen(
         [sys.executable, "-m", "pushq", "bench", "drain", *SMALL, "--rounds", "1000"],
         env=environment(server.url, PG_BINDIR=server.bin_directory),
@@ -99,13 +98,14 @@ def test_stopped_it_shows_what_it_has_and_drops_its_databases(server: Server) ->
     ) as running:
         assert running.stderr
         wait_until(lambda: "1/1000" in str(running.stderr.readline()), within=40)  # type: ignore[union-attr]
+        assert asyncio.run(databases(server, running.pid))
         running.send_signal(signal.SIGINT)
         said, _ = running.communicate(timeout=20)
 
     assert running.returncode == 130
     assert "400 jobs, tuned" in said
     assert "It was stopped" in said
-    assert not [name for name in asyncio.run(databases(server)) if name not in before]
+    assert not asyncio.run(databases(server, running.pid))
 
 
 def test_the_scenarios_are_listed_with_their_times() -> None:

@@ -141,29 +141,33 @@ async def test_a_handler_that_cancels_the_task_it_runs_in_harms_none_beside_it_o
     assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
 
 
-@pytest.mark.parametrize("limit", [None, timedelta(seconds=30)])
-@pytest.mark.parametrize("kind", ["plain", "group", "cancelled", "ends later", "ends sooner"])
 async def test_a_handler_that_leaves_a_cancel_scope_open_harms_none_beside_it_or_after_it(
-    database_url: str, connection: Connection, kind: str, limit: timedelta | None
+    database_url: str, connection: Connection
 ) -> None:
     """Nor does it cost a worker, of which there are two."""
+    kinds = ("plain", "group", "cancelled", "ends later", "ends sooner")
     with supervising(database_url, "--concurrency", "2") as supervisor:
-        (beside,) = await insert(connection, "sleep", payload={"seconds": 1}, max_attempts=1)
+        beside = await insert(connection, "sleep", payload={"seconds": 1}, max_attempts=1)
         await has_count(connection, 1, "status = 'running'")
-        hostile = await insert(connection, "leave.scope.open", 3, payload={"kind": kind}, timeout=limit)
+        hostile = [
+            job
+            for limit in (None, timedelta(seconds=30))
+            for kind in kinds
+            for job in await insert(connection, "leave.scope.open", 2, payload={"kind": kind}, timeout=limit)
+        ]
         ended = await finished(connection, *hostile)
         after_it = await insert(connection, "sleep", 4, payload={"seconds": 0.5}, max_attempts=1)
         await has_count(connection, 2, "status = 'running' and payload->>'seconds' = '0.5'")
-        rows = await finished(connection, beside, *after_it)
+        rows = await finished(connection, *beside, *after_it)
         assert supervisor.stop() == 0
         assert "died" not in supervisor.said
 
     assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
-    if kind == "ends sooner":
-        assert {(row["status"], row["attempt"]) for row in ended} == {("failed", 1)}
-        assert {row["error"].partition(":")[0] for row in ended} == {"ScopeLeftOpen"}
-    else:
-        assert {(row["status"], row["attempt"], row["result"]) for row in ended} == {("succeeded", 1, '"returned"')}
+    for row in ended:  # one that was claimed ahead, behind a slow one, may have been given back
+        if "sooner" in row["payload"]:
+            assert (row["status"], row["failures"], row["error"].partition(":")[0]) == ("failed", 1, "ScopeLeftOpen")
+        else:
+            assert (row["status"], row["failures"], row["result"]) == ("succeeded", 0, '"returned"')
 
 
 async def test_a_suspect_that_leaves_a_cancel_scope_open_is_not_taken_for_a_killer(

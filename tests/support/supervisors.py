@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -131,10 +131,20 @@ def launch(log: Path, tasks: str, *flags: str, env: dict[str, str], program: str
 
 
 def _wait_group_gone(group: int) -> None:
+    """Kills what is left of it. Who has ended, and is not buried yet, is gone."""
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+    while (living := [*_members(group)]) and time.monotonic() < deadline:
+        for pid in living:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
+
+
+def _members(group: int) -> Iterator[int]:
+    """The processes of a group that have not ended."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # pid (name) state ppid pgrp …: a name may hold anything
+            state, _, pgrp = (directory / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(pgrp) == group and state != "Z":
+                yield int(directory.name)
