@@ -145,7 +145,7 @@ async def test_a_handler_that_leaves_a_cancel_scope_open_harms_none_beside_it_or
     database_url: str, connection: Connection
 ) -> None:
     """Nor does it cost a worker, of which there are two."""
-    kinds = ("plain", "group", "cancelled", "ends later", "ends sooner")
+    kinds = ("plain", "group", "cancelled", "ends sooner", "ends later")
     with supervising(database_url, "--concurrency", "2") as supervisor:
         beside = await insert(connection, "sleep", payload={"seconds": 1}, max_attempts=1)
         await has_count(connection, 1, "status = 'running'")
