@@ -7,9 +7,10 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
@@ -18,7 +19,7 @@ from anyio import to_thread
 
 from pushq.errors import PayloadError, ScopeLeftOpen, ValueRefused
 from pushq.job import Job
-from pushq.outcome import Ending, Kind, Outcome, Raised, Returned, Stopped, TimedOut, decide, released
+from pushq.outcome import Ending, Outcome, Raised, Returned, Stopped, TimedOut, decide, released
 from pushq.pool.intake import Intake
 from pushq.pool.outbox import Outbox
 from pushq.task import Task, Tasks, set_current_job
@@ -35,135 +36,112 @@ class Attempts:
     def __init__(self, load_payload: LoadPayload) -> None:
         self._load_payload = load_payload
         self._threads = anyio.CapacityLimiter(math.inf)  # a worker has one call at a time
-        self._scopes: set[anyio.CancelScope] = set()
+        self._scopes: dict[asyncio.Task[Any] | None, anyio.CancelScope] = {}
         self._stopped = False
         self._pid = os.getpid()
 
     def stop(self) -> None:
         """Cancels them, and those that would begin."""
         self._stopped = True
-        for scope in self._scopes:
+        for scope in self._scopes.values():
             scope.cancel()
 
-    @contextmanager
-    def until_stopped(self) -> Iterator[None]:
-        """For whoever makes attempts: is left, quietly, when they are stopped.
+    async def in_own_task(self, run: Callable[[], Coroutine[Any, Any, bool]]) -> bool:
+        """What it returns; or, where handlers have spoiled its task, whether attempts go on.
 
-        Raises ScopeLeftOpen if a handler has left one open: at the end, or when that is cancelled.
+        Whatever handlers leave in the task that they run in, a scope or a timer, is gone with it.
         """
+        task = asyncio.ensure_future(self._until_stopped(run))
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:  # the pool ends by a fault
+            self.stop()
+            task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+            raise
+        return not self._stopped if task.cancelled() else task.result()
+
+    async def _until_stopped(self, run: Callable[[], Coroutine[Any, Any, bool]]) -> bool:
+        task, scope = asyncio.current_task(), anyio.CancelScope()
         fault: BaseException | None = None
-        scope = anyio.CancelScope()
+        self._scopes[task] = scope
         try:
             with scope:
                 if self._stopped:
                     scope.cancel()
-                self._scopes.add(scope)
                 try:
-                    yield
+                    return await run()
                 except BaseException as error:
                     fault = error
                     raise
-                finally:
-                    self._scopes.discard(scope)
-        except RuntimeError as error:  # ours is not the innermost
+        except RuntimeError as error:  # another scope is open within ours
             if error is fault:
                 raise
-            if not self._stopped:
-                raise ScopeLeftOpen from None
+            return not self._stopped
+        finally:
+            del self._scopes[task]
+        return False
 
-    async def make(self, job: Job, task: Task[..., Any]) -> Outcome:
-        """One attempt at a job, inside of `until_stopped`, and what it came to. Raises only that it was cancelled."""
-        began = monotonic()
-        outcome = _decide(job, task, await self._attempt(job, task))
-        outcome.began, outcome.ended = began, monotonic()
-        return outcome
+    @property
+    def scope_is_left_open(self) -> bool:
+        """Whether a handler has left a cancel scope open in the current task, which may thus be cancelled at any time.
+
+        anyio itself tells only whoever leaves a scope that another one is open within it; a scope a job costs too much.
+        """
+        return bool(getattr(self._scopes[asyncio.current_task()], "_child_scopes", ()))
+
+    async def undisturbed(self, wait: Callable[[], Awaitable[T]]) -> T:
+        """What it returns, though a handler of before may cancel its worker's task now, by a timer that it left."""
+        while True:
+            try:
+                return await wait()
+            except asyncio.CancelledError:
+                if self._stopped or _is_cancelled_from_above():
+                    raise
+                await forget_cancellations()
 
     async def make_apart(self, job: Job, task: Task[..., Any]) -> Outcome:
         """One attempt in a task of its own."""
         outcome = released(job)
 
-        async def make() -> None:
+        async def make() -> bool:
             nonlocal outcome
-            try:
-                with self.until_stopped():
-                    outcome = await self.make(job, task)
-                    await forget_cancellations()
-            except ScopeLeftOpen as fault:
-                if outcome.kind == Kind.RELEASED:
-                    outcome = _decide(job, task, Raised(fault))
+            outcome = await self.make(job, task)
+            return False
 
-        await self.in_own_task(make())
+        await self.in_own_task(make)
         return outcome
 
-    async def in_own_task(self, run: Coroutine[Any, Any, T]) -> T:
-        """What it returns. What handlers leave in the task that they run in, a scope or a timer, is gone with it."""
-        task = asyncio.ensure_future(run)
-        try:
-            await asyncio.wait([task])
-        except anyio.get_cancelled_exc_class():  # the pool ends by a fault
-            self.stop()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([task])
-            raise
-        return task.result()
+    async def make(self, job: Job, task: Task[..., Any]) -> Outcome:
+        """One attempt at a job, and what it came to."""
+        began = monotonic()
+        ending = await self._attempt(job, task)
+        outcome = decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)
+        outcome.began, outcome.ended = began, monotonic()
+        return outcome
 
     async def _attempt(self, job: Job, task: Task[..., Any]) -> Ending:
         try:
             payload = job.payload
             if payload is None:
-                payload = await undisturbed(lambda: self._load_payload(job))
+                payload = await self.undisturbed(lambda: self._load_payload(job))
             if payload is None:
                 return Stopped()  # it is no longer ours
             arguments = task.arguments(payload)
+            del payload  # it may be large, and the handler may run for long
+            set_current_job(job)  # a large payload is not put there: the loop's timers keep what they are set beside
+            limit = job.timeout or task.timeout
+            return await (self._call_within(limit, task, arguments) if limit else self._call(task, arguments))
         except PayloadError as error:
             return Raised(error)
         except ValueRefused as error:
             return Raised(PayloadError(f"The payload of task {task.name!r} cannot be read: {error}."))
-        del payload  # it may be large, and the handler may run for long
-        set_current_job(job)  # a large payload is not put there: the loop's timers keep what they are set beside
-        limit = job.timeout or task.timeout
-        try:
-            return await (self._call_within(limit, task, arguments) if limit else self._call(task, arguments))
-        except anyio.get_cancelled_exc_class() as error:
-            if self._stopped or _is_cancelled_from_above():
-                raise
-            return Raised(error)  # the handler's own doing, or that of one before it
-
-    async def _call(self, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
-        """Calls the handler."""
-        if not task.is_async:
-            return await self._call_in_thread(task, arguments)
-        try:
-            try:
-                return Returned(await task.function(**arguments))
-            finally:
-                self._end_if_forked()
-        except anyio.get_cancelled_exc_class():
-            raise
-        except BaseException as error:  # noqa: BLE001 - SystemExit too: only our own parent stops us
-            return Raised(error)
-
-    async def _call_in_thread(self, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
-        """A `def` cannot be cancelled: the attempt lasts until it returns, whoever cancels the task that waits."""
-
-        def call() -> Ending:
-            try:
-                try:
-                    return Returned(task.function(**arguments))
-                finally:
-                    self._end_if_forked()
-            except BaseException as error:  # noqa: BLE001 - as above
-                return Raised(error)
-
-        ending = asyncio.ensure_future(to_thread.run_sync(call, limiter=self._threads))
-        with anyio.CancelScope(shield=True):
-            await undisturbed(lambda: asyncio.wait([ending]))
-        return ending.result()
-
-    def _end_if_forked(self) -> None:
-        """A child that a handler has forked is a copy of us, connections and all: it ends where the handler does."""
-        if os.getpid() != self._pid:
-            _end_as_the_interpreter_would(sys.exc_info()[1])
+        except asyncio.CancelledError as error:
+            if self._stopped:
+                return Stopped()
+            # The handler's own doing, or that of one before it.
+            return Raised(ScopeLeftOpen() if self.scope_is_left_open else error)
 
     async def _call_within(self, limit: timedelta, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
         ending: Ending | None = None
@@ -174,25 +152,62 @@ class Attempts:
                 ending = await self._call(task, arguments)
         except RuntimeError:  # a call raises none: the handler has left a scope open within ours
             scope.deadline = math.inf
-            ending = ending or Raised(ScopeLeftOpen())
         # A loop that was blocked has not had the time to cancel: the clock decides.
-        return TimedOut(limit) if ending is None or anyio.current_time() >= deadline else ending
+        if anyio.current_time() >= deadline:
+            return TimedOut(limit)
+        if ending is None:
+            return Stopped() if self._stopped else Raised(ScopeLeftOpen())
+        return ending
+
+    async def _call(self, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
+        if not task.is_async:
+            return await self._call_in_thread(task, arguments)
+        try:
+            try:
+                return Returned(await task.function(**arguments))
+            finally:
+                self._end_if_forked()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit too: only our own parent stops us
+            return Raised(error)
+
+    async def _call_in_thread(self, task: Task[..., Any], arguments: Mapping[str, object]) -> Ending:
+        """Lasts until it returns, whoever cancels the task that waits; a thread may ask anyio whether that was done."""
+        ending: Ending | None = None
+
+        def call() -> None:
+            nonlocal ending
+            try:
+                try:
+                    ending = Returned(task.function(**arguments))
+                finally:
+                    self._end_if_forked()
+            except BaseException as error:  # noqa: BLE001 - as above
+                ending = Raised(error)
+
+        try:
+            async with anyio.create_task_group() as waiting:  # which is not left before the thread is
+                waiting.start_soon(partial(to_thread.run_sync, call, limiter=self._threads))
+        except asyncio.CancelledError:
+            if ending is None:  # it had not begun
+                raise
+        except BaseExceptionGroup as group:  # there is no thread to be had
+            return Raised(group.exceptions[0])
+        assert ending
+        if self._stopped and isinstance(ending, Raised) and issubclass(type(ending.error), asyncio.CancelledError):
+            return Stopped()  # it has asked, and heeded the answer
+        return ending
+
+    def _end_if_forked(self) -> None:
+        """A child that a handler has forked is a copy of us, connections and all: it ends where the handler does."""
+        if os.getpid() != self._pid:
+            _end_as_the_interpreter_would(sys.exc_info()[1])
 
 
 def _is_cancelled_from_above() -> bool:
     """Whether the scopes around the current task were cancelled, rather than the task itself by somebody in it."""
     return anyio.current_effective_deadline() == -math.inf
-
-
-async def undisturbed(wait: Callable[[], Awaitable[T]]) -> T:
-    """What it returns, though a handler of before may cancel its worker's task now, by a timer that it left."""
-    while True:
-        try:
-            return await wait()
-        except anyio.get_cancelled_exc_class():
-            if _is_cancelled_from_above():
-                raise
-            await forget_cancellations()
 
 
 async def forget_cancellations() -> None:
@@ -226,44 +241,24 @@ class Worker:
         self._attempts = attempts
         self._intake = intake
         self._outbox = outbox
-        self._job: Job | None = None
 
     async def run(self) -> None:
         """Until there are no more jobs, or until attempts are stopped."""
-        while await self._attempts.in_own_task(self._run_in_task()):
+        while await self._attempts.in_own_task(self._run_jobs):
             pass
 
-    async def _run_in_task(self) -> bool:
-        """Whether to go on in another one."""
-        try:
-            with self._attempts.until_stopped():
-                return await self._run_jobs()
-        except ScopeLeftOpen as fault:
-            if self._job:
-                self._end(_decide(self._job, self._tasks.find(self._job.task), Raised(fault)))
-            return True
-        finally:
-            if self._job:
-                self._end(released(self._job))
-        return False
-
     async def _run_jobs(self) -> bool:
-        """Whether there may be more."""
-        while job := await undisturbed(self._intake.take):
-            self._job = job
-            self._end(await self._attempts.make(job, self._tasks.find(job.task)))
+        """Whether to go on in another task."""
+        while job := await self._attempts.undisturbed(self._intake.take):
+            outcome: Outcome | None = None
+            try:
+                outcome = await self._attempts.make(job, self._tasks.find(job.task))
+            finally:
+                self._outbox.put(released(job) if outcome is None else outcome)
+                self._intake.done()
+            if self._attempts.scope_is_left_open:
+                return True
             await forget_cancellations()
-            if anyio.current_effective_deadline() < math.inf:
-                return True  # a scope was left open that will be cancelled
             if self._outbox.is_full:
-                await undisturbed(self._outbox.wait_room)
+                await self._attempts.undisturbed(self._outbox.wait_room)
         return False
-
-    def _end(self, outcome: Outcome) -> None:
-        self._outbox.put(outcome)
-        self._intake.done()
-        self._job = None
-
-
-def _decide(job: Job, task: Task[..., Any], ending: Ending) -> Outcome:
-    return decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)

@@ -1,7 +1,8 @@
 """The tasks of these tests' supervisors, and what the tests change in a pool, which imports them before it begins.
 
 PUSHQ_TEST_CANARY=INTERVAL,PATIENCE: the listener's, in seconds. PUSHQ_TEST_DEADLINE: a statement's. PUSHQ_TEST_DOUBT:
-for how long a claim whose reply was lost is in doubt. PUSHQ_TEST_PLANTED: a bug.
+for how long a claim whose reply was lost is in doubt. PUSHQ_TEST_NO_THREADS: a file, while which is there no thread is
+to be had. PUSHQ_TEST_PLANTED: a bug.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import time
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pushq.pool
@@ -59,6 +61,8 @@ async def _believe_in_the_connection(_: Listener) -> None:
     """Sends no canary, and believes that one came back."""
 
 
+if "PUSHQ_TEST_NO_THREADS" in os.environ:
+    import_module("tests.faults.without_threads")
 if canary := os.environ.get("PUSHQ_TEST_CANARY"):
     interval, patience = map(float, canary.split(","))
     _replace(pushq.pool, "Listener", partial(Listener, interval=interval, patience=patience))

@@ -1,4 +1,4 @@
-"""`pushq`, as it runs where the system has no thread left to give, for as long as a file is there.
+"""The system has no thread left to give, for as long as a file is there. As a program, it is `pushq` under it.
 
 PUSHQ_TEST_NO_THREADS: the file.
 """
@@ -9,8 +9,6 @@ import os
 import threading
 from pathlib import Path
 from typing import Any
-
-from pushq.cli import main
 
 _start = threading._start_new_thread  # type: ignore[attr-defined]
 
@@ -24,4 +22,6 @@ def _start_unless_there_is_none_left(*arguments: Any) -> Any:
 threading._start_new_thread = _start_unless_there_is_none_left  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
+    from pushq.cli import main
+
     main()

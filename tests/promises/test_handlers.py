@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.jobs import Connection, finished, has_count, insert
+from tests.support.jobs import Connection, finished, has_count, insert, row_of
 from tests.support.supervisors import supervising
 
 
@@ -145,7 +145,7 @@ async def test_a_handler_that_leaves_a_cancel_scope_open_harms_none_beside_it_or
     database_url: str, connection: Connection
 ) -> None:
     """Nor does it cost a worker, of which there are two."""
-    kinds = ("plain", "group", "cancelled", "ends sooner")
+    kinds = ("plain", "shield", "generator", "cancelled", "cancelled twice", "ends sooner")
     with supervising(database_url, "--concurrency", "2") as supervisor:
         beside = await insert(connection, "sleep", payload={"seconds": 1.5}, max_attempts=1)
         await has_count(connection, 1, "status = 'running'")
@@ -153,8 +153,9 @@ async def test_a_handler_that_leaves_a_cancel_scope_open_harms_none_beside_it_or
             job
             for limit in (None, timedelta(seconds=30))
             for kind in kinds
-            for job in await insert(connection, "leave.scope.open", 2, payload={"kind": kind}, timeout=limit)
+            for job in await insert(connection, "leave.scope.open", payload={"kind": kind}, timeout=limit)
         ]
+        hostile += await insert(connection, "leave.group.open", 2)
         await finished(connection, *hostile)
         hostile += await insert(connection, "leave.scope.open", payload={"kind": "ends later"})
         ended = await finished(connection, *hostile)
@@ -173,10 +174,22 @@ async def test_a_handler_that_leaves_a_cancel_scope_open_harms_none_beside_it_or
             assert (row["status"], row["failures"], row["result"]) == ("succeeded", 0, '"returned"')
 
 
+async def test_a_handler_in_a_scope_that_it_opened_is_released_at_the_deadline_of_a_drain(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url, SHUTDOWN_TIMEOUT="0.5") as supervisor:
+        (job,) = await insert(connection, "leave.scope.open", payload={"kind": "stays"})
+        await has_count(connection, 1, "status = 'running'")
+        assert supervisor.stop() == 0
+
+    row = await row_of(connection, job)
+    assert (row["status"], row["failures"], row["crashes"]) == ("queued", 0, 0)
+
+
 async def test_a_suspect_that_leaves_a_cancel_scope_open_is_not_taken_for_a_killer(
     database_url: str, connection: Connection
 ) -> None:
-    kinds = ("plain", "cancelled", "ends sooner")
+    kinds = ("plain", "cancelled twice", "ends sooner")
     jobs = [(await insert(connection, "leave.scope.open", payload={"kind": kind}))[0] for kind in kinds]
     await connection.execute("update pushq.jobs_unfinished set crashes = 2")
     with supervising(database_url) as supervisor:
@@ -199,6 +212,23 @@ async def test_a_def_runs_to_its_end_whoever_cancels_the_task_that_waits_for_it(
         )
 
     assert {(row["status"], row["attempt"], row["result"]) for row in rows} == {("succeeded", 1, '"slept"')}
+
+
+async def test_a_def_may_ask_whether_its_attempt_is_over(database_url: str, connection: Connection) -> None:
+    """By its timeout, and by the deadline of a drain."""
+    with supervising(database_url, SHUTDOWN_TIMEOUT="0.5") as supervisor:
+        limited = await insert(
+            connection, "ask.whether.cancelled", payload={"seconds": 15}, timeout=timedelta(seconds=0.2)
+        )
+        (timed_out,) = await finished(connection, *limited, within=10)
+        (stopped,) = await insert(connection, "ask.whether.cancelled", payload={"seconds": 15})
+        await has_count(connection, 1, "status = 'running'")
+        assert supervisor.stop() == 0
+        assert "released=0" in supervisor.said  # it gave the job back itself
+
+    assert timed_out["error"] == "TimeoutError: the attempt took longer than 0.2 s"
+    row = await row_of(connection, stopped)
+    assert (row["status"], row["failures"], row["crashes"]) == ("queued", 0, 0)
 
 
 async def test_a_cancellation_that_a_handler_left_for_later_is_harmless_while_a_large_payload_is_loaded(

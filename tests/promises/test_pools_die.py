@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from tests.support.jobs import Connection, count, finished, has_count, insert
@@ -100,6 +101,27 @@ async def test_a_pool_for_which_there_is_no_thread_left_is_started_when_there_is
         assert supervisor.stop() == 0
 
     assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 2, 1)}
+
+
+async def test_a_def_for_which_there_is_no_thread_left_fails_and_its_pool_lives(
+    database_url: str, connection: Connection, tmp_path: Path
+) -> None:
+    none_left = tmp_path / "none"
+    with supervising(database_url, tasks="tests.faults.handlers:tasks", TEST_NO_THREADS=str(none_left)) as supervisor:
+        pools = supervisor.pools
+        beside = await insert(connection, "sleep", 2, payload={"seconds": 1})
+        await has_count(connection, 2, "status = 'running'")
+        none_left.touch()
+        threaded = await insert(connection, "sleep.thread", payload={"seconds": 0}, max_attempts=1)
+        threaded += await insert(
+            connection, "sleep.thread", payload={"seconds": 0}, max_attempts=1, timeout=timedelta(seconds=9)
+        )
+        failed = await finished(connection, *threaded)
+        rows = await finished(connection, *beside)
+        assert supervisor.pools == pools
+
+    assert {(row["status"], row["error"]) for row in failed} == {("failed", "RuntimeError: can't start new thread")}
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
 
 
 async def _has_said(supervisor: RunningSupervisor, words: str, times: int = 1) -> bool:

@@ -8,11 +8,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.from_thread
 
 from pushq import Cancel, Retry, Tasks, current_job
 from pushq.backoff import exponential
@@ -134,20 +136,59 @@ left_open = list[object]()
 
 @tasks.register("leave.scope.open", max_attempts=1)
 async def leave_scope_open(kind: str) -> str:
-    match kind:
-        case "plain":
-            left_open.append(anyio.CancelScope().__enter__())
-        case "group":
-            left_open.append(await anyio.create_task_group().__aenter__())
-        case "cancelled":
-            scope = anyio.CancelScope().__enter__()
-            scope.cancel()
-        case "ends later":
-            left_open.append(anyio.move_on_after(0.3).__enter__())
-        case "ends sooner":
-            left_open.append(anyio.move_on_after(0.1).__enter__())
-            await anyio.sleep(60)
+    if kind == "generator":
+        async for _ in _generate_in_a_group():
+            break
+        return "returned"
+    scope = _SCOPES[kind]()
+    left_open.append(scope.__enter__())
+    if kind.startswith("cancelled"):
+        scope.cancel()
+    if kind == "cancelled twice" and (task := asyncio.current_task()):
+        task.cancel()
+    if kind in ("ends sooner", "stays"):
+        await anyio.sleep(60)
     return "returned"
+
+
+_SCOPES: dict[str, Callable[[], anyio.CancelScope]] = {
+    "plain": anyio.CancelScope,
+    "stays": anyio.CancelScope,
+    "shield": partial(anyio.CancelScope, shield=True),
+    "cancelled": anyio.CancelScope,
+    "cancelled twice": anyio.CancelScope,
+    "ends later": partial(anyio.move_on_after, 0.3),
+    "ends sooner": partial(anyio.move_on_after, 0.1),
+}
+
+
+@tasks.register("leave.group.open", max_attempts=1)
+async def leave_group_open() -> str:
+    """And in it a child that outlives its parent, and fails."""
+    group = await anyio.create_task_group().__aenter__()
+    group.start_soon(_fail_after, 0.1)
+    return "returned"
+
+
+async def _fail_after(seconds: float) -> None:
+    await anyio.sleep(seconds)
+    raise ValueError("in the background")
+
+
+async def _generate_in_a_group() -> AsyncIterator[int]:
+    async with anyio.create_task_group():
+        yield 1
+        yield 2
+
+
+@tasks.register("ask.whether.cancelled", max_attempts=1)
+def ask_whether_cancelled(seconds: float) -> str:
+    """As a `def` may that would end early."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        anyio.from_thread.check_cancelled()
+        time.sleep(0.01)
+    return "was not cancelled"
 
 
 stray_cancellations = 0

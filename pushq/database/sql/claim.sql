@@ -3,10 +3,11 @@
 -- taking its jobs away at this moment.
 --
 -- The levels of priority that there are are found by hopping through the index, and no further than jobs are wanted: a
--- recursion is carried out as its rows are read. Within a queue and a level the index goes straight to what is due,
--- however many jobs wait for a later time. What became due longer than $7 seconds ago (null: ever) or less than $8 seconds
--- ago (null: 0) is not looked at, so that the dead entries of finished jobs, which a long transaction elsewhere may keep
--- from being cleared away, need not be passed all at once.
+-- recursion is carried out as its rows are read. At each level only the queues that have it are looked at, and hop on from
+-- there. Within a queue and a level the index goes straight to what is due, however many jobs wait for a later time. What
+-- became due longer than $7 seconds ago (null: ever) or less than $8 seconds ago (null: 0) is not looked at, so that the
+-- dead entries of finished jobs, which a long transaction elsewhere may keep from being cleared away, need not be passed
+-- all at once.
 with recursive mark as materialized (
     select
         coalesce(now() - $7::float8 * interval '1 second', '-infinity') as since,
@@ -14,39 +15,47 @@ with recursive mark as materialized (
         now() - coalesce($8::float8, 0) * interval '1 second' as due_by
 ),
 open_queue as materialized (
-    select queue.name
+    select queue.name, row_number() over (order by queue.position) as place
     from unnest($1::text[]) with ordinality as queue (name, position)
     where not exists (
         select from pushq.queues as paused where paused.name = queue.name and paused.paused_at is not null)
     order by queue.position
 ),
-level as (
-    select min(first.priority) as priority
-    from open_queue
-    cross join lateral (
-        select job.priority
-        from pushq.jobs_unfinished as job
-        where job.status = 'queued' and job.crashes < 2 and not job.parked
-        and job.queue = open_queue.name
-        and job.run_at >= (select since from mark) and job.run_at <= (select until from mark)
-        order by job.priority
-        limit 1
-    ) as first
-    union all
-    select (
-        select min(next.priority)
-        from open_queue
-        cross join lateral (
+level as (  -- heads: the priority that each queue has next, this one or one further on; null: none
+    select min(queue.head) as priority, array_agg(queue.head) as heads
+    from (
+        select (
             select job.priority
             from pushq.jobs_unfinished as job
             where job.status = 'queued' and job.crashes < 2 and not job.parked
-            and job.queue = open_queue.name and job.priority > level.priority
+            and job.queue = open_queue.name
             and job.run_at >= (select since from mark) and job.run_at <= (select until from mark)
             order by job.priority
             limit 1
-        ) as next
-    )
+        ) as head
+        from open_queue
+    ) as queue
+    union all
+    select following.priority, following.heads
     from level
+    cross join lateral (
+        select min(queue.head) as priority, array_agg(queue.head) as heads
+        from (
+            select
+                case when open_queue.head > level.priority then open_queue.head
+                when open_queue.head = level.priority then (
+                    select job.priority
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.crashes < 2 and not job.parked
+                    and job.queue = open_queue.name and job.priority > level.priority
+                    and job.run_at >= (select since from mark) and job.run_at <= (select until from mark)
+                    order by job.priority
+                    limit 1
+                ) end as head
+            from (select name, level.heads[place] as head from open_queue offset 0) as open_queue
+            offset 0  -- so that it is not computed twice
+        ) as queue
+    ) as following
     where level.priority is not null
 ),
 claimable as materialized (
@@ -54,12 +63,12 @@ claimable as materialized (
     from level
     cross join lateral (
         select of_queue.id
-        from open_queue
+        from (select name from open_queue where level.heads[place] = level.priority) as queue
         cross join lateral (
             select job.id
             from pushq.jobs_unfinished as job
             where job.status = 'queued' and job.crashes < 2 and not job.parked
-            and job.queue = open_queue.name and job.priority = level.priority
+            and job.queue = queue.name and job.priority = level.priority
             and job.run_at >= (select since from mark) and job.run_at <= (select due_by from mark)
             and job.task = any($2::text[])
             order by job.run_at, job.id
