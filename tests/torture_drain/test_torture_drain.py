@@ -141,3 +141,19 @@ def test_what_only_a_sweeper_can_do_is_no_breach_where_the_database_did_not_answ
     ):
         assert violations(befallen) == []
     assert violations(_end(frozen, "cut", crashes=2)) != []
+
+
+def test_a_suspect_that_ran_where_the_supervisor_was_killed_may_end_by_its_third_crash() -> None:
+    suspect = replace(GOOD, jobs=GOOD.jobs | {"cut": GOOD.jobs["cut"]._replace(crashes=2)})
+    failed = _end(suspect, "cut", status="failed", crashes=3)
+    killed = replace(
+        failed,
+        plan=replace(PLAN, second=("SIGKILL", 1.3)),
+        stop=replace(failed.stop, exit_code=-9, second_was_sent=True),
+    )
+
+    assert violations(killed) == []
+    assert violations(failed) == [
+        "not all succeeded: {'failed': 1}",
+        "1 jobs were charged with crashes, cut with 3",
+    ]
