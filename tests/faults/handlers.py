@@ -38,7 +38,7 @@ def note(path: str, seconds: float) -> None:
 async def log(lines: int) -> None:
     """As a library does that nobody has told how."""
     for _ in range(lines):
-        logging.getLogger("a.library").warning("what nobody wants to know, " * 10)
+        logging.getLogger("somebody.else").warning("what nobody wants to know, " * 10)
 
 
 @tasks.register("stop.loop")

@@ -21,7 +21,7 @@ open_queue as materialized (
         select from pushq.queues as paused where paused.name = queue.name and paused.paused_at is not null)
     order by queue.position
 ),
-level as (  -- heads: the priority that each queue has next, this one or one further on; null: none
+level as (  -- heads: the priority that each queue has next, by its place, this one or one further on; null: none
     select min(queue.head) as priority, array_agg(queue.head) as heads
     from (
         select (
