@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,11 @@ from tests.support.commands import invoke
 from tests.support.jobs import Connection, finished, insert
 from tests.support.roles import GROUPS, Logins
 from tests.support.supervisors import ROOT, pushq, supervising
+from tests.support.waiting import eventually
 
+SOMEBODY_WAITS = (
+    "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"
+)
 REFUSED = "violates row-level security policy"
 
 
@@ -83,6 +88,36 @@ async def test_supervisors_run_everybody_s_jobs_and_each_tenant_sees_and_cancels
         assert await acme.fetchval("select app.cancel($1)", later) == "cancelled"
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await globex.fetch("select id from pushq.jobs_unfinished")
+
+
+async def test_a_tenant_s_cancel_never_reaches_another_s_job_of_the_same_id(logins: Logins) -> None:
+    """Who is told by an id must ask whose it is: of the row that is to be cancelled, and of no other."""
+    async with tenant(logins, "acme") as acme, tenant(logins, "evil") as evil:
+        [taken] = await insert(evil, "echo", tenant_id="evil")
+        assert await evil.fetchval("select app.cancel($1)", taken) == "cancelled"
+        await insert(acme, "echo", id=taken, tenant_id="acme")
+
+        assert await evil.fetchval("select app.cancel($1)", taken) == "already cancelled"
+        assert await acme.fetchval("select status from pushq.jobs where id = $1", taken) == "queued"
+
+
+async def test_a_job_that_takes_the_id_of_one_that_is_being_cancelled_lives(
+    connection: Connection, database_url: str, logins: Logins
+) -> None:
+    """While evil's call waits for the lock of its own row, that row ends and another's of the same id comes."""
+    pool = await asyncpg.connect(database_url)
+    async with tenant(logins, "evil") as evil:
+        [taken] = await insert(evil, "echo", tenant_id="evil")
+        await pool.execute(f"begin; select from pushq.jobs_unfinished where id = '{taken}' for update")
+        cancelling = asyncio.create_task(evil.fetchval("select app.cancel($1)", taken))
+        await eventually(lambda: connection.fetchval(SOMEBODY_WAITS))
+        await pool.execute(f"delete from pushq.jobs_unfinished where id = '{taken}'")
+        await insert(pool, "echo", id=taken, tenant_id="acme")
+        await pool.execute("commit")
+
+        assert await cancelling == "unknown"
+    assert await connection.fetchval("select status from pushq.jobs where id = $1", taken) == "queued"
+    await pool.close()
 
 
 def test_observers_see_everybody_s_jobs(database_url: str, logins: Logins) -> None:
