@@ -62,6 +62,7 @@ create table pushq.jobs (
     failures int not null default 0,
     crashes int not null default 0,
     parked boolean not null default false,
+    payload_is_too_long boolean,
     enqueued_at timestamptz not null default now(),
     started_at timestamptz,
     finished_at timestamptz,
@@ -89,6 +90,8 @@ comment on table pushq.jobs is
     'One row a job. Insert (task, payload) to run one; everything else has a default.';
 comment on column pushq.jobs.token is
     'The fence: a random value of the claim that holds the job. An outcome counts only with it. A finished row keeps it, so that a finish whose reply was lost can be told from one that came too late.';
+comment on column pushq.jobs.payload_is_too_long is
+    'True where the numbers in the payload have so many digits that its text is over 256 KiB and 32 times its size. Nobody reads it: the job fails when it is begun.';
 comment on column pushq.jobs.parked is
     'Whether the job stands apart because no supervisor knows its task. A sweeper parks and unparks.';
 comment on column pushq.jobs.finished_on is
@@ -130,6 +133,44 @@ with (
     vacuum_index_cleanup = on,
     vacuum_truncate = off
 );
+
+-- A number may have ten thousand times the digits that it takes to store: 9 KB of payload, 80 MB of text, which whoever claims
+-- would have to write out. So the producer pays for a look at it, once: a CHECK would be paid for by each version of a row.
+create function pushq.mark_long_numbers() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    left_over bigint := 262144 + 32 * pg_column_size(new.payload || '{}');
+    number numeric;
+begin
+    new.payload_is_too_long := null;
+    for number in select jsonb_path_query(new.payload, 'strict $.**{last} ? (@.type() == "number")') loop
+        left_over := left_over - length(number::text);
+        if left_over < 0 then
+            new.payload_is_too_long := true;
+            exit;
+        end if;
+    end loop;
+    return new;
+end
+$$;
+
+-- Small payloads are looked at as text, which is quick; of large ones the text may be, too, or take minutes.
+create trigger jobs_mark_long_numbers
+before insert or update of payload on pushq.jobs_unfinished
+for each row
+when (
+    new.payload_is_too_long is not null
+    or case
+        when pg_column_size(new.payload) <= 64 then false
+        when pg_column_size(new.payload || '{}') <= 2048 then octet_length(new.payload::text) > 262144
+        else jsonb_path_exists(
+            new.payload,
+            'strict $.**{last} ? (@ >= 1e400 || @ <= -1e400 || (@ < 1e-400 && @ > -1e-400 && @ != 0))')
+    end)
+execute function pushq.mark_long_numbers();
+alter table pushq.jobs_unfinished enable always trigger jobs_mark_long_numbers;
 
 create unique index jobs_unfinished_unique_key
 on pushq.jobs_unfinished (tenant_id, unique_key) nulls not distinct

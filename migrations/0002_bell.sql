@@ -29,15 +29,28 @@ return (extract(epoch from clock_timestamp()) * 1000)::bigint;
 
 -- Rings for a queue, unless the transaction asked for silence (a two-phase commit cannot have notified) or the
 -- cluster's notification queue is filling up: then every notifying commit would soon fail, and the poll must do.
+--
+-- What a transaction notifies enters that queue at its commit, all together, so that one transaction could fill the queue
+-- alone. So it rings for 64 queues by name, which pushq.rung lists until it ends, and beyond them for everybody at once.
 create function pushq.ring_bell(queue text) returns boolean
 language plpgsql volatile
 as $$
+declare
+    said pg_catalog.text := pg_catalog.current_setting('pushq.rung', true);
+    rung pg_catalog.text[] := case when pg_catalog.length(said) operator(pg_catalog.>) 0 then said else '{}' end;
 begin
     if coalesce(pg_catalog.current_setting('pushq.notify', true) operator(pg_catalog.=) 'off', false)
         or pg_catalog.pg_notification_queue_usage() operator(pg_catalog.>=) 0.5 then
         return false;
     end if;
-    perform pg_catalog.pg_notify('pushq', queue);
+    if queue operator(pg_catalog.=) any (rung) then
+        return true;
+    elsif pg_catalog.cardinality(rung) operator(pg_catalog.<) 64 then
+        perform pg_catalog.set_config('pushq.rung', pg_catalog.array_append(rung, queue)::pg_catalog.text, true);
+        perform pg_catalog.pg_notify('pushq', queue);
+    else
+        perform pg_catalog.pg_notify('pushq', '');
+    end if;
     return true;
 end
 $$;

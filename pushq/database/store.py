@@ -111,13 +111,13 @@ class Store:
     async def payload(self, job: Job) -> str | None:
         """The payload of a running job, if it still runs under its token.
 
-        Raises ValueRefused where its text is over 64 MiB.
+        Raises ValueRefused where its numbers have too many digits.
         """
         rows = await self._fetch("payload", job.id, job.token)
         if not rows:
             return None
         if rows[0]["payload"] is None:
-            raise ValueRefused("its text is over 64 MiB")
+            raise ValueRefused("its numbers have too many digits; send them as strings")
         return str(rows[0]["payload"])
 
     async def next_due(self, claimant: Claimant, lookback: float | None = None) -> Outlook:

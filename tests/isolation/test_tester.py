@@ -27,7 +27,7 @@ PLANTED = {
         NO_ORDER,
     ),
     "a claim that sets the attempt does not count it": (
-        ("claim", "attempt = attempt + 1", "attempt = 1"),
+        ("claim", "attempt = attempt + (attempt < 2147483647)::int", "attempt = 1"),
         ("claim", "cancel_q1"),
         NO_ORDER,
     ),
@@ -42,7 +42,7 @@ PLANTED = {
         NO_ORDER,
     ),
     "a sweep that locks nothing charges a crash to who was about to finish": (
-        ("requeue", "for update skip locked", ""),
+        ("requeue", "for update of job skip locked", ""),
         ("finish_retried", "sweep"),
         NO_ORDER,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import date, timedelta
 
 import asyncpg
@@ -308,6 +308,28 @@ async def test_an_insert_of_many_rows_rings_once_a_queue_that_is_idle(
         assert sorted(await ear.take()) == ["default", "mail"]
 
 
+async def test_an_insert_for_very_many_queues_rings_for_everybody_and_fills_nobody_s_notification_queue(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute(
+        "select setval(gate, pushq.gate_clock() + 60000) from (select distinct gate from "
+        "(select pushq.gate(i::text) as gate from generate_series(1, 5000) as i) as gates) as gates"
+    )
+    async with hearing(database_url) as ear:
+        many = "insert into pushq.jobs (task, queue) select 'a', 'q' || i from generate_series($1::int, $2::int) as i"
+        await connection.execute(many, 1, 64)
+        assert sorted(await ear.take()) == sorted(f"q{i}" for i in range(1, 65))
+        await connection.execute(many, 1, 5000)
+        assert await ear.take() == [*(f"q{i}" for i in range(1, 65)), ""]
+        async with connection.transaction():
+            with suppress(asyncpg.DivisionByZeroError):
+                async with connection.transaction():
+                    await connection.execute(many, 7, 7)
+                    await connection.execute("select 1 / 0")
+            await connection.execute(many, 7, 7)
+        assert await ear.take() == ["q7"], "what a savepoint took back is rung for again"
+
+
 @pytest.mark.parametrize("queue", ["\U0001f4a9" * 200, "\n", "'\"\\%s{}\n\x1b;--"])
 async def test_an_insert_rings_with_the_name_of_its_queue_whatever_that_is_and_with_nothing_else(
     database_url: str, connection: Connection, queue: str
@@ -560,3 +582,43 @@ async def test_pushq_survives_a_dump(connection: Connection) -> None:
     )
     await connection.execute("drop trigger jobs_ring_the_bell on pushq.jobs")
     await connection.execute(definition)
+
+
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+LONG = {
+    "in few bytes each": "(select jsonb_agg('1e131071'::numeric) from generate_series(1, 100))",
+    "close to zero": "(select jsonb_agg('1e-16383'::numeric) from generate_series(1, 3000))",
+    "negative, and deep": "(select jsonb_object_agg(i, jsonb_build_array('-1e131071'::numeric)) "
+    "from generate_series(1, 300) as i)",
+    "over a gigabyte as text, which no PostgreSQL can write": "(select jsonb_agg('1e131071'::numeric) "
+    "from generate_series(1, 9000))",
+    "behind many that are short": "(select jsonb_agg(case when i > 30000 then '1e131071'::numeric else i end) "
+    "from generate_series(1, 30300) as i)",
+}
+ORDINARY = {
+    "a modulus of 16,384 bits": "1" + "0" * 4931,
+    "the largest doubles": str([1.7976931348623157e308] * 2000),
+    "the smallest doubles": str([5e-324] * 2000),
+    "one enormous number": "1e131071",
+    "escapes": '"' + "\\u0001" * 150_000 + '"',
+    "many small integers": str(list(range(60_000))),
+}
+
+
+@pytest.mark.parametrize("numbers", LONG.values(), ids=LONG.keys())
+async def test_numbers_of_so_many_digits_that_their_text_is_a_burden_are_marked_at_the_insert(
+    connection: Connection, numbers: str
+) -> None:
+    insert = f"insert into pushq.jobs (task, payload) select 'a', jsonb_build_object('a', {numbers})"
+    assert await connection.fetchval(f"{insert} returning payload_is_too_long") is True
+    assert (
+        await connection.fetchval("update pushq.jobs_unfinished set payload = '{}' returning payload_is_too_long")
+        is None
+    )
+
+
+@pytest.mark.parametrize("value", ORDINARY.values(), ids=ORDINARY.keys())
+async def test_ordinary_numbers_are_not_marked(connection: Connection, value: str) -> None:
+    insert = "insert into pushq.jobs (task, payload) values ('a', $1) returning payload_is_too_long"
+    assert await connection.fetchval(insert, f'{{"a": {value}}}') is None

@@ -80,6 +80,7 @@ class Row:
     failures: int = 0
     crashes: int = 0
     parked: bool = False
+    payload_is_too_long: bool | None = None
     started_at: Moment | None = None
     finished_at: Moment | None = None
     supervisor: str | None = None

@@ -380,6 +380,17 @@ async def test_rows_that_take_too_long_together_are_claimed_one_by_one(
     assert {(row["status"], row["attempt"]) for row in rows} == {("succeeded", 1)}
 
 
+async def test_a_count_at_its_end_stays_there_and_holds_up_nobody(database_url: str, connection: Connection) -> None:
+    jobs = await insert(connection, "echo", 3, payload={})
+    await connection.execute("update pushq.jobs_unfinished set attempt = 2147483647")
+    await connection.execute("update pushq.jobs_unfinished set crashes = 2 where id = $1", jobs[0])
+    with supervising(database_url) as supervisor:
+        rows = await finished(connection, *jobs)
+        assert "pool died" not in supervisor.said
+
+    assert {(row["status"], row["attempt"]) for row in rows} == {("succeeded", 2147483647)}
+
+
 # Size ---------------------------------------------------------------------------------------------------------------
 
 

@@ -82,7 +82,7 @@ claimable as materialized (
 )
 update pushq.jobs_unfinished as job
 set status = 'running',
-    attempt = attempt + 1,
+    attempt = attempt + (attempt < 2147483647)::int,
     supervisor = $3,
     pool = $4,
     token = $5,
@@ -91,7 +91,7 @@ where job.id = any(array(select claimable.id from claimable))
 returning
     job.id, job.task, job.queue,
     case
-        when pg_column_size(job.payload) > 8192 then null
+        when job.payload_is_too_long or pg_column_size(job.payload) > 8192 then null
         when pg_column_size(job.payload || '{}') > 8192 then null  -- unpacked, where it is kept compressed
         when octet_length(job.payload::text) <= 65536 then job.payload::text  -- a number's digits may be many
     end as payload,

@@ -10,13 +10,13 @@ with seen as materialized (
     and not ($4 and exists (select from pushq.supervisors where name = job.supervisor))
 ),
 held as (
-    select id
-    from pushq.jobs_unfinished
-    where id = any(array(select id from seen))
-    and token = any(array(select token from seen))  -- the same claim still, now that its row is locked
-    order by id
+    select job.id
+    from seen
+    join pushq.jobs_unfinished as job
+        on job.id = seen.id and job.token = seen.token  -- the same claim still, now that its row is locked
+    order by job.id
     limit 1000
-    for update skip locked
+    for update of job skip locked
 ),
 failed as (
     delete from pushq.jobs_unfinished as job

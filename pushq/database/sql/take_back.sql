@@ -2,7 +2,7 @@
 select
     job.id, job.task, job.queue,
     case
-        when pg_column_size(job.payload) > 8192 then null
+        when job.payload_is_too_long or pg_column_size(job.payload) > 8192 then null
         when pg_column_size(job.payload || '{}') > 8192 then null  -- unpacked, where it is kept compressed
         when octet_length(job.payload::text) <= 65536 then job.payload::text  -- a number's digits may be many
     end as payload,
