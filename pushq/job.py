@@ -52,6 +52,11 @@ class Job(NamedTuple):
     correlation_id: str | None
     token: UUID
 
+    @property
+    def fence(self) -> tuple[UUID, UUID]:
+        """What tells this claim of the job from every other."""
+        return self.id, self.token
+
 
 @dataclass(frozen=True, slots=True)
 class NewJob:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from importlib.resources import files
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +18,9 @@ from pushq.job import Job
 from pushq.outcome import Kind, Outcome
 
 T = TypeVar("T")
+
+Fence: TypeAlias = tuple[UUID, UUID]
+"""A job's id and a token: one claim of it. Of an id alone there may be two in one batch, after a failover."""
 
 # What the server says to the slower of two who detach a partition.
 _DETACHED_BY_ANOTHER = (asyncpg.UndefinedTableError, asyncpg.ObjectNotInPrerequisiteStateError)
@@ -150,14 +153,14 @@ class Store:
 
     # Outcomes -------------------------------------------------------------------------------------------------
 
-    async def finish(self, outcomes: Sequence[Outcome]) -> set[UUID]:
-        """The ids of the jobs whose outcomes were accepted."""
+    async def finish(self, outcomes: Sequence[Outcome]) -> set[Fence]:
+        """The claims whose outcomes were accepted."""
         now = monotonic()
-        ids = [outcome.job.id for outcome in outcomes]
+        claims = [outcome.job.fence for outcome in outcomes]
         (row,) = await self._fetch(
             "finish",
-            ids,
-            [outcome.job.token for outcome in outcomes],
+            [job_id for job_id, _ in claims],
+            [token for _, token in claims],
             [now - outcome.began if outcome.began else 0.0 for outcome in outcomes],
             [now - outcome.ended if outcome.ended else 0.0 for outcome in outcomes],
             _unless_all(Kind.SUCCEEDED, [outcome.kind for outcome in outcomes]),
@@ -165,12 +168,13 @@ class Store:
             _unless_all(None, [outcome.error for outcome in outcomes]),
             _unless_all(None, [outcome.result for outcome in outcomes]),
         )
-        return set(ids if row["ids"] is None else row["ids"])
+        return set(claims if row["places"] is None else [claims[place - 1] for place in row["places"]])
 
-    async def finished_with_token(self, outcomes: Sequence[Outcome]) -> set[UUID]:
+    async def finished_with_token(self, outcomes: Sequence[Outcome]) -> set[Fence]:
+        """The claims under which a job is finished."""
         ids = [outcome.job.id for outcome in outcomes]
         tokens = [outcome.job.token for outcome in outcomes]
-        return {row["id"] for row in await self._fetch("finished_with_token", ids, tokens)}
+        return {(row["id"], row["token"]) for row in await self._fetch("finished_with_token", ids, tokens)}
 
     async def locked(self, outcomes: Sequence[Outcome]) -> set[UUID]:
         """The ids of the jobs whose rows somebody else has locked."""

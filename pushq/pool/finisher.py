@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from uuid import UUID
 
 import anyio
 
 from pushq.database.patience import wait_out
-from pushq.database.store import Store
+from pushq.database.store import Fence, Store
 from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, ValueRefused
 from pushq.events import DatabaseLost, JobsEnded, OutcomeRefused, OutcomesHeldUp, publish
 from pushq.outcome import Kind, Outcome
@@ -61,8 +60,8 @@ async def write(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
     return []
 
 
-async def _store(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
-    """The ids that were accepted."""
+async def _store(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
+    """The claims whose outcomes were accepted."""
     return await store.finish(batch)
 
 
@@ -106,8 +105,8 @@ async def _write_apart(store: Store, batch: Sequence[Outcome], error: ValueRefus
     return await write(store, [replace(outcome, kind=Kind.FAILED, error=remark, result=None, error_type=_REFUSED)])
 
 
-def _tell(batch: Sequence[Outcome], accepted: set[UUID]) -> None:
-    publish(JobsEnded([outcome for outcome in batch if outcome.job.id in accepted]))
+def _tell(batch: Sequence[Outcome], accepted: set[Fence]) -> None:
+    publish(JobsEnded([outcome for outcome in batch if outcome.job.fence in accepted]))
     for outcome in batch if len(accepted) < len(batch) else ():
-        if outcome.job.id not in accepted:
+        if outcome.job.fence not in accepted:
             publish(OutcomeRefused(outcome.job.id, outcome.job.task, outcome.kind))

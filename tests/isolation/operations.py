@@ -15,7 +15,7 @@ from uuid import UUID
 from pushq.database import migrate
 from pushq.database.desk import Desk
 from pushq.database.session import Session
-from pushq.database.store import Census, Claimant, Taken
+from pushq.database.store import Census, Claimant, Fence, Taken
 from pushq.job import Job, NewJob
 from pushq.outcome import Kind, Outcome
 from pushq.queue import Queue
@@ -193,13 +193,13 @@ def finish(name: str, jobs: str, kind: Kind = Kind.SUCCEEDED, token: UUID = HELD
     """The outcomes of jobs, given as `r1 r2`, in this order."""
     ids = [ID[job] for job in jobs.split()]
 
-    async def perform(actor: Actor) -> set[UUID]:
+    async def perform(actor: Actor) -> set[Fence]:
         return await actor.store.finish([Outcome(held_job(job, token), kind) for job in ids])
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
         held = {job for job in ids if job in state.jobs and state.jobs[job].status == "running"}
         accepted = {job for job in held if state.jobs[job].token == token}
-        if ran.answer == accepted:
+        if ran.answer == {(job, token) for job in accepted}:
             for job in accepted:
                 state = _finished(state, job, kind)
             yield state
@@ -223,12 +223,12 @@ def _finished(state: State, job: UUID, kind: Kind) -> State:
 def finished_with_token() -> Operation:
     jobs = [ID[name] for name in ("r1", "r2", "r3", "f1")]
 
-    async def perform(actor: Actor) -> set[UUID]:
+    async def perform(actor: Actor) -> set[Fence]:
         return await actor.store.finished_with_token([Outcome(held_job(job), Kind.SUCCEEDED) for job in jobs])
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
         found = {job for job in jobs if state.jobs[job].token == HELD and not state.jobs[job].is_unfinished}
-        if ran.answer == found:
+        if ran.answer == {(job, HELD) for job in found}:
             yield state
 
     return Operation("finished_with_token", perform, explain)

@@ -357,8 +357,8 @@ class TableModel:
 
     # Outcomes -------------------------------------------------------------------------------------------------
 
-    def finish(self, endings: Sequence[Ending]) -> set[UUID]:
-        """The ids of the jobs whose endings were accepted: those that are held under the token of the ending."""
+    def finish(self, endings: Sequence[Ending]) -> set[tuple[UUID, UUID]]:
+        """The claims whose endings were accepted: those under which a job is held."""
         held = [
             (row, ending) for ending in endings if (row := self.unfinished.get(ending.id)) and row.token == ending.token
         ]
@@ -367,11 +367,11 @@ class TableModel:
                 self._finish(row, ending)
             else:
                 self._go_on(row, ending)
-        return {row.id for row, _ in held}
+        return {(ending.id, ending.token) for _, ending in held}
 
-    def finished_with_token(self, endings: Sequence[Ending]) -> set[UUID]:
+    def finished_with_token(self, endings: Sequence[Ending]) -> set[tuple[UUID, UUID]]:
         done = {(row.id, row.token) for row in self.finished}
-        return {ending.id for ending in endings if (ending.id, ending.token) in done}
+        return {(ending.id, ending.token) for ending in endings} & done
 
     def _finish(self, row: Row, ending: Ending) -> None:
         assert row.started_at is not None

@@ -23,7 +23,7 @@ import pushq.pool.finisher
 import pushq.supervisor
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
-from pushq.database.store import Sighting, Store
+from pushq.database.store import Fence, Sighting, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.outcome import Kind, Outcome
 from pushq.pool.claimer import Claimer
@@ -98,7 +98,7 @@ def _two_clocks() -> None:
     """A retry is due by the clock of the host, and claimed by the database's."""
     finish = Store.finish
 
-    async def by_own_clock(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
+    async def by_own_clock(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
         (row,) = await store._session.fetch("select extract(epoch from clock_timestamp())::float8 as now")
         off = time.time() - row["now"]
         for outcome in batch:
@@ -114,7 +114,7 @@ def _two_clocks() -> None:
 def _outcome_dropped() -> None:
     """`except Exception` around the write: what could not be written once is forgotten."""
 
-    async def store_once(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
+    async def store_once(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
         try:
             return await store.finish(batch)
         except (DatabaseAway, DatabaseRefused):
@@ -126,11 +126,11 @@ def _outcome_dropped() -> None:
 def _lost_reply_believed() -> None:
     """A finish whose reply was lost counts as done."""
 
-    async def believe(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
+    async def believe(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
         try:
             return await store.finish(batch)
         except (DatabaseAway, DatabaseRefused):
-            return {outcome.job.id for outcome in batch}
+            return {outcome.job.fence for outcome in batch}
 
     _replace(pushq.pool.finisher, "_store", believe)
 
@@ -138,7 +138,7 @@ def _lost_reply_believed() -> None:
 def _doubt_is_failure() -> None:
     """A finish whose reply was lost counts as a failure of the attempt, whatever that came to."""
 
-    async def charge(store: Store, batch: Sequence[Outcome]) -> set[UUID]:
+    async def charge(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
         try:
             return await store.finish(batch)
         except (DatabaseAway, DatabaseRefused):

@@ -129,7 +129,7 @@ class Witness:
         """Runs the one job that is due, and writes what it came to."""
         job = await self.run()
         text = None if result is None else json.dumps(result)
-        assert await self.store.finish([Outcome(job, kind, error=error, result=text)]) == {job.id}
+        assert await self.store.finish([Outcome(job, kind, error=error, result=text)]) == {job.fence}
         return job
 
     async def crash(self) -> None:

@@ -1,16 +1,17 @@
 -- Writes the outcomes of a batch of attempts; each counts only if its job is still held under its token. Ids $1, tokens $2,
 -- how many seconds ago they began $3 and ended $4, kinds $5 (succeeded, failed, cancelled: the job is finished; retried,
 -- snoozed, released: it goes on), delays in seconds $6, errors $7, results as JSON text $8. Of the last four, one that says
--- nothing new of any job (all succeeded, at once, without error or result) may be empty. Returns the ids that were
--- accepted, or null for all. How long a run took is the worker's word: the server's clock may have been set meanwhile.
+-- nothing new of any job (all succeeded, at once, without error or result) may be empty. Returns the places in the batch,
+-- from 1, of those that were accepted, or null for all. (Not the ids: a batch may hold outcomes of two claims of one job.)
+-- How long a run took is the worker's word: the server's clock may have been set meanwhile.
 --
 -- A finished job's row is deleted here and inserted into a day. (An UPDATE that moves the row raises an error at whoever
 -- waits for its lock; after a delete they find no row and change nothing.) Rows are locked in the order of their ids, so
 -- that of two batches that overlap one waits for the other, and never each for the other.
 with outcome as (
-    select id, token, began, ended, coalesce(kind, 'succeeded') as kind, delay, error, result
+    select id, token, began, ended, coalesce(kind, 'succeeded') as kind, delay, error, result, place::int
     from unnest($1::uuid[], $2::uuid[], $3::float8[], $4::float8[], $5::text[], $6::float8[], $7::text[], $8::text[])
-        as outcome (id, token, began, ended, kind, delay, error, result)
+        with ordinality as outcome (id, token, began, ended, kind, delay, error, result, place)
     order by id
 ),
 finished as (
@@ -19,7 +20,7 @@ finished as (
     where job.id = outcome.id and job.token = outcome.token
     and outcome.kind in ('succeeded', 'failed', 'cancelled')
     returning
-        job.*, outcome.kind, outcome.error as last_error, outcome.result as returned,
+        job.*, outcome.place, outcome.kind, outcome.error as last_error, outcome.result as returned,
         greatest(clock_timestamp() - outcome.began * interval '1 second', job.started_at) as began_at,
         (outcome.began - outcome.ended) * interval '1 second' as ran
 ),
@@ -45,7 +46,7 @@ going_on as (
     from outcome
     where job.id = outcome.id and job.token = outcome.token
     and outcome.kind in ('retried', 'snoozed', 'released')
-    returning job.id, job.queue, job.task, outcome.kind
+    returning outcome.place, job.queue, job.task, outcome.kind
 ),
 tallied as (
     insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
@@ -71,6 +72,6 @@ rung as (
     select pushq.ring_if_idle(queue)
     from (select distinct queue from going_on) as queue
 )
-select case when count(*) < cardinality($1::uuid[]) then coalesce(array_agg(accepted.id), '{}') end as ids
-from (select id from finished union all select id from going_on) as accepted
+select case when count(*) < cardinality($1::uuid[]) then coalesce(array_agg(accepted.place), '{}') end as places
+from (select place from finished union all select place from going_on) as accepted
 cross join (select count(*) from rung) as ringing
