@@ -59,6 +59,7 @@ create table pushq.tally_log (
     run_seconds double precision not null,
     wait_seconds double precision not null
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+alter table pushq.tally_log replica identity full;  -- it is folded by deleting: without, no publication may hold it
 
 -- Unfinished jobs, counted in the background. One row a queue and status.
 create table pushq.census (
