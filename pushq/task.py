@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,11 +14,13 @@ from typing import Any, Generic, ParamSpec, TypeVar, Unpack, get_origin, get_typ
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError
 
 from pushq.backoff import Backoff, exponential
 from pushq.errors import PayloadError, PushqError, TasksError
 from pushq.job import Job, NewJob
-from pushq.outcome import json_text
+from pushq.outcome import refuse_nul
+from pushq.roundtrip import Check, alike, doubts, loses, read, unreadable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,8 +50,10 @@ class Task(Generic[P, R]):
     max_attempts: int
     timeout: timedelta | None
     backoff: Backoff
+    signature: inspect.Signature
     payload_model: type[BaseModel]
     parameters: tuple[tuple[str, str], ...]  # each with the name of its field in payload_model
+    doubts: Mapping[str, Check]  # fields whose values may not come back from JSON as they are
     is_async: bool
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -59,21 +62,19 @@ class Task(Generic[P, R]):
     def job(self, /, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """A job that calls the handler with these arguments, on the task's queue.
 
-        Raises PayloadError when they do not fit its annotations or cannot be JSON.
+        Raises PayloadError when they do not fit its annotations, cannot be JSON, or would reach the handler as
+        something else than was given.
         """
+        given = self._given(*args, **kwargs)
+        model = self._checked(self.payload_model.__pydantic_validator__.validate_python, given)
         try:
-            given = inspect.signature(self.function).bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise PayloadError(f"Arguments do not fit task {self.name!r}: {error}.") from None
-        for extra in [name for name in given if name not in _field_names(self.payload_model)]:
-            given |= given.pop(extra)  # **kwargs come as one argument of that name
-        model = self._checked(given)
-        try:
-            # What was left out stays out, for the handler's own default; a default inside of a value is decided here.
-            payload = model.model_dump(mode="json", by_alias=True, round_trip=True, include=model.model_fields_set)
-            json_text(payload)
-        except (ValueError, TypeError, RecursionError) as error:
+            text, doubtful = self._written(model)
+            payload = read(text)
+            refuse_nul(text.decode())
+        except (ValueError, TypeError) as error:
             raise PayloadError(f"Arguments of task {self.name!r} cannot be JSON: {error}.") from None
+        if doubtful:
+            self._refuse_what_changes(doubtful, given, model, text)
         return NewJob(self.name, payload, queue=self.queue)
 
     def arguments(self, payload: str) -> dict[str, Any]:
@@ -82,44 +83,85 @@ class Task(Generic[P, R]):
         Raises PayloadError, which names the field and never shows its value (a validator of the handler's own that
         raises ValueError is quoted), also when such a validator raises anything else.
         """
-        try:
-            given, _ = _read(payload)
-        except RecursionError:
-            raise PayloadError(f"The payload of task {self.name!r} is nested too deeply to be read.") from None
-        except ValueError as error:
-            raise PayloadError(f"The payload of task {self.name!r} cannot be read: {_reason(error)}.") from None
-        model = self._checked(given)
+        model = self._checked(self.payload_model.__pydantic_validator__.validate_json, payload)
         values = vars(model)
         arguments = {argument: values[name] for argument, name in self.parameters}
         return arguments if model.model_extra is None else arguments | model.model_extra
 
-    def _checked(self, given: object) -> BaseModel:
+    def _given(self, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         try:
-            model: BaseModel = self.payload_model.__pydantic_validator__.validate_python(given)
+            given = self.signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise PayloadError(f"Arguments do not fit task {self.name!r}: {error}.") from None
+        if len(self.parameters) < len(self.signature.parameters):  # **kwargs come as one argument, the last
+            given |= given.pop(next(reversed(self.signature.parameters)), {})
+        return given
+
+    def _checked(self, check: Callable[[Any], BaseModel], given: object) -> BaseModel:
+        try:
+            return check(given)
         except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc'])) or 'payload'}: {fault['msg']}" for fault in error.errors()[:10]
-            )
-            raise PayloadError(f"The payload does not fit task {self.name!r}: {faults}.") from None
+            raise PayloadError(self._complaint(error)) from None
         except RecursionError:
             raise PayloadError(f"The payload of task {self.name!r} is nested too deeply to be checked.") from None
         except MemoryError:
             raise
         except Exception as error:  # a validator is the user's code, and must only hurt its own job
             raise PayloadError(f"A validator of task {self.name!r} raised {type(error).__name__}.") from error
-        return model
+
+    def _complaint(self, error: ValidationError) -> str:
+        faults = error.errors(include_url=False, include_input=False)[:10]
+        if faults[0]["type"] == "json_invalid":
+            reason = unreadable(faults[0]["ctx"]["error"])
+            return f"The payload of task {self.name!r} cannot be read: {reason}."
+        told = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'payload'}: {fault['msg']}" for fault in faults)
+        return f"The payload does not fit task {self.name!r}: {told}."
+
+    def _written(self, model: BaseModel) -> tuple[bytes, Collection[str]]:
+        """The payload's text, and the fields of which only a look at it can tell whether they come back as they are."""
+        given, values = model.model_fields_set, vars(model)
+        write = self.payload_model.__pydantic_serializer__.to_json
+        # What was left out stays out, for the handler's own default; a default inside of a value is decided here.
+        try:
+            text = write(model, by_alias=True, include=given, round_trip=True, warnings="error")
+        except PydanticSerializationError:  # perhaps somebody has changed a model since it was checked
+            return write(model, by_alias=True, include=given, round_trip=True, warnings="none"), given
+        if not self.doubts and not model.model_extra:
+            return text, ()
+        doubtful = [name for name, is_sure in self.doubts.items() if name in given and not is_sure(values[name])]
+        return text, doubtful + list(model.model_extra or ())
+
+    def _refuse_what_changes(
+        self, names: Collection[str], given: Mapping[str, Any], model: BaseModel, payload: bytes
+    ) -> None:
+        """Raises PayloadError when the handler would be given something else than was given here."""
+        try:
+            back = self._checked(self.payload_model.__pydantic_validator__.validate_json, payload)
+        except PayloadError as error:
+            raise PayloadError(f"The handler could not read what JSON would hold of these arguments: {error}") from None
+        arguments = {field: argument for argument, field in self.parameters}
+        for name in names:
+            argument = arguments.get(name, name)  # of **kwargs each goes by its own
+            was, comes = _value(model, name), _value(back, name)
+            if alike(given[argument], comes) or (alike(was, comes) and not loses(given[argument], comes)):
+                continue
+            raise PayloadError(
+                f"Argument {argument!r} of task {self.name!r} would reach the handler as something else than was "
+                f"given: {_change(was, comes)}."
+            )
 
 
-_read = json.JSONDecoder().raw_decode
-"""Reads what jsonb wrote: without white space around it, and nothing after it."""
+def _value(model: BaseModel, name: str) -> object:
+    values = vars(model)
+    return values[name] if name in values else (model.model_extra or {})[name]
 
 
-def _field_names(model: type[BaseModel]) -> set[str]:
-    return {field.alias or name for name, field in model.model_fields.items()}
-
-
-def _reason(error: ValueError) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else "an integer has too many digits"
+def _change(was: object, comes: object) -> str:
+    """Never shows a value, which may be a secret."""
+    kind, other = type(was).__name__, type(comes).__name__
+    if kind != other:
+        return f"a {kind} comes back from JSON as a {other}; pass a {other}, or annotate the parameter as {kind}"
+    return f"JSON does not hold all of this {kind}; pass what it is made of, or give it a serializer that writes all"
 
 
 class Tasks:
@@ -156,8 +198,10 @@ class Tasks:
                 max_attempts,
                 timeout,
                 backoff or exponential(),
+                signature=inspect.signature(function),
                 payload_model=model,
                 parameters=tuple((field.alias or own, own) for own, field in model.model_fields.items()),
+                doubts=doubts(model),
                 is_async=inspect.iscoroutinefunction(_code(function)),
             )
             return self._add(task)
@@ -236,7 +280,12 @@ def _model(name: str, function: Callable[..., object]) -> type[BaseModel]:
     parameters = _parameters(name, function)
     hints = _hints(name, function)
     fields: dict[str, Any] = {}
-    config = ConfigDict(extra="forbid", hide_input_in_errors=True, ser_json_inf_nan="constants")
+    config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,  # which a JSON number of 400 digits would become
+        ser_json_inf_nan="constants",  # in what has no annotation: else they become null
+    )
     for number, parameter in enumerate(parameters):
         hint = hints.get(parameter.name, Any)
         if parameter.kind is not parameter.VAR_KEYWORD:

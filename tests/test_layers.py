@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pushq"
 
 LAYERS = (
-    ("errors", "settings", "backoff"),
+    ("errors", "settings", "backoff", "roundtrip"),
     ("job",),
     ("task", "outcome"),
     ("events",),
