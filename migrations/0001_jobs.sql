@@ -4,14 +4,25 @@
 -- one that claims, producers and vacuum touch. When a job's outcome is written its row moves to a day, so that
 -- nothing on the hot path grows with history, and retention drops whole days.
 
-create schema pushq;
+-- An administrator may have made it for us: `create schema`, even with `if not exists`, asks for a right on the database.
+do $$
+begin
+    if to_regnamespace('pushq') is null then
+        create schema pushq;
+    end if;
+end
+$$;
 
+-- When which migration was applied. What is applied the schema says itself, by pushq.schema_version(): rows are not in a
+-- dump of the schema alone, and a test suite may empty every table.
 create table pushq.migrations (
     version int primary key,
     name text not null,
     applied_at timestamptz not null default now()
 );
 insert into pushq.migrations (version, name) values (1, '0001_jobs');
+
+create function pushq.schema_version() returns int language sql stable parallel safe return 1;
 
 
 -- Ids ------------------------------------------------------------------------------------------------------------
@@ -197,7 +208,8 @@ where status = 'running';
 
 -- Days -----------------------------------------------------------------------------------------------------------
 
--- The days whose partitions are attached, in UTC. A row whose retired_at is set is empty and waits to be dropped.
+-- The days whose partitions are attached, in UTC: what the catalogue says, kept where a finish finds it quickly. A row whose
+-- retired_at is set is empty and waits to be dropped.
 create table pushq.days (
     day date primary key,
     retired_at timestamptz
@@ -207,16 +219,49 @@ create function pushq.utc_today() returns date
 language sql stable parallel safe
 return (now() at time zone 'utc')::date;
 
+-- The days whose partitions are attached, by the catalogue.
+create function pushq.attached_days() returns setof date
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select to_date(partition.relname::text, '"jobs_"YYYY_MM_DD')
+    from pg_inherits
+    join pg_class as partition on partition.oid = inhrelid
+    where inhparent = 'pushq.jobs'::regclass and not inhdetachpending
+    and partition.relname ~ '^jobs_\d{4}_\d\d_\d\d$';
+end
+$$;
+
+-- The current day where pushq.days has lost its rows. A function of its own, so that whoever does not need it does not pay
+-- for it.
+create function pushq.current_day_by_catalogue() returns date
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(
+        (select max(day) from pushq.attached_days() as day where day <= pushq.utc_today()),
+        (select min(day) from pushq.attached_days() as day));
+end
+$$;
+
 -- The day that takes finished rows now: the newest that exists and is not after today, so that a sweeper that comes
 -- late harms nothing; the oldest when the clock stands before all of them.
 create function pushq.current_day() returns date
 language sql stable parallel safe
 return coalesce(
     (select max(day) from pushq.days where day <= pushq.utc_today() and retired_at is null),
-    (select min(day) from pushq.days where retired_at is null));
+    (select min(day) from pushq.days where retired_at is null),
+    pushq.current_day_by_catalogue());
 
--- Makes the partitions of today and of the days ahead that are missing; returns those it made. Attaching takes no lock
--- that an open INSERT would hold up. Definer: a supervisor need not own the table.
+-- Makes the partitions of today and of the days ahead that are missing, and makes pushq.days say what the catalogue says;
+-- returns the days that were not there before. Attaching takes no lock that an open INSERT would hold up. Definer: a
+-- supervisor need not own the table.
+--
+-- A day is made like the table as it is, with generated columns that somebody has added; it gets the table's indexes, keys
+-- and triggers when it is attached. An identity's values would be made anew for each row that moves here.
 create function pushq.make_days(ahead int default 3) returns setof date
 language plpgsql
 security definer
@@ -232,6 +277,17 @@ begin
     exception when lock_not_available then
         return;  -- somebody else is making them
     end;
+    return query
+    insert into pushq.days as noted (day)
+    select attached.day from pushq.attached_days() as attached (day)
+    where attached.day not in (select known.day from pushq.days as known)  -- to meet its row would be to wait for it
+    on conflict do nothing
+    returning noted.day;
+    delete from pushq.days as noted
+    where case
+        when noted.retired_at is null then noted.day not in (select pushq.attached_days())
+        else to_regclass(to_char(noted.day, '"pushq.jobs_"YYYY_MM_DD')) is null
+    end;
     for the_day in
         select wanted::date
         from generate_series(pushq.utc_today(), pushq.utc_today() + ahead, interval '1 day') as wanted
@@ -240,8 +296,8 @@ begin
     loop
         its_table := to_char(the_day, '"jobs_"YYYY_MM_DD');
         execute format(
-            'create table pushq.%I (like pushq.jobs including defaults including constraints, '
-            'constraint %I check (finished_on = %L::date)) '
+            'create table pushq.%I (like pushq.jobs including defaults including constraints including generated '
+            'including storage including compression, constraint %I check (finished_on = %L::date)) '
             'with (autovacuum_analyze_scale_factor = 0.2)',
             its_table, its_table || '_day', the_day);
         execute format('create index %I on pushq.%I (id)', its_table || '_id', its_table);
@@ -258,7 +314,8 @@ end
 $$;
 
 -- Empties the days whose rows are all older than keep: those whose successor began before that. Returns them; the empty
--- partitions are dropped by a sweeper that owns the table. A day that somebody is reading is left for the next time.
+-- partitions are dropped by a sweeper that owns the table. A day that somebody is reading is left for the next time; one
+-- that somebody has detached, to keep it, is theirs.
 create function pushq.retire_days(keep interval) returns setof date
 language plpgsql
 security definer
@@ -275,6 +332,7 @@ begin
         select older.day
         from pushq.days as older
         where older.retired_at is null
+        and older.day in (select pushq.attached_days())
         and exists (
             select from pushq.days as newer
             where newer.day > older.day

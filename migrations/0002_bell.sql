@@ -6,6 +6,7 @@
 -- share 64 gates by a hash. How no wake-up is lost: docs/decisions/0002-the-gate.md and pushq/pool/gate.py.
 
 insert into pushq.migrations (version, name) values (2, '0002_bell');
+create or replace function pushq.schema_version() returns int language sql stable parallel safe return 2;
 
 do $$
 begin

@@ -2,6 +2,7 @@
 -- search_path, it calls nothing of it.
 
 insert into pushq.migrations (version, name) values (4, '0004_operate');
+create or replace function pushq.schema_version() returns int language sql stable parallel safe return 4;
 
 -- Ends an unfinished job as cancelled: 'cancelled'; else 'already succeeded', 'already failed', 'already cancelled' or
 -- 'unknown'. The handler of a running job runs on; its outcome is fenced off, since its row is no longer there to take it.

@@ -8,7 +8,7 @@ import anyio
 import click
 
 from pushq.database.migrate import migrate as apply_missing
-from pushq.database.migrate import migrations, missing, roles
+from pushq.database.migrate import migrations, missing, repair, roles
 from pushq.database.url import describe
 from pushq.settings import Settings
 
@@ -43,4 +43,6 @@ def migrate(check: bool, print_sql: bool, print_roles: bool) -> None:
     else:
         settings = Settings.load()
         applied = anyio.run(apply_missing, settings.listen_url)
-        click.echo(f"{describe(settings.url)}: " + (f"applied {', '.join(applied)}" if applied else "up to date"))
+        repaired = anyio.run(repair, settings.listen_url)
+        did = [f"{verb} {', '.join(names)}" for verb, names in (("applied", applied), ("repaired", repaired)) if names]
+        click.echo(f"{describe(settings.url)}: " + ("; ".join(did) or "up to date"))

@@ -94,6 +94,27 @@ async def _is_our_turn(session: Session) -> bool:
     return bool(row["is_ours"])
 
 
+async def repair(url: str | None) -> list[str]:
+    """Puts back the rows that belong to the schema, where they are lost: a dump of the schema alone has none, and a
+    test suite may empty every table. Returns what was put back, and the days that were made. Raises like migrate.
+    """
+    session = Session(url, "pushq migrate", settings={"enable_seqscan": "on"})
+    try:
+        logged = {row["version"] for row in await session.fetch("select version from pushq.migrations")}
+        lost = [migration for migration in migrations() if migration.version not in logged]
+        for migration in lost:
+            await session.fetch(statement("migrate_log"), migration.version, migration.name)
+        days = await session.fetch(statement("make_days")) if await _may_make_days(session) else []
+        return [f"the row of {migration.name}" for migration in lost] + [f"day {row['day']}" for row in days]
+    finally:
+        await session.close()
+
+
+async def _may_make_days(session: Session) -> bool:
+    (row,) = await session.fetch("select has_function_privilege('pushq.make_days(int)', 'execute') as may")
+    return bool(row["may"])
+
+
 async def missing(url: str | None) -> list[str]:
     """The names of the migrations that the database lacks. Raises like migrate."""
     session = Session(url, "pushq", settings={"enable_seqscan": "on"})
@@ -112,16 +133,24 @@ async def check_schema(url: str | None) -> None:
 
 async def _missing(session: Session, url: str | None) -> list[Migration]:
     await _refuse_unfit(session, url)
-    (row,) = await session.fetch("select to_regclass('pushq.migrations') is not null as exists")
-    applied: set[int] = set()
-    if row["exists"]:
-        applied = {row["version"] for row in await session.fetch("select version from pushq.migrations")}
+    applied = await _applied(session)
     known = {migration.version for migration in migrations()}
     if newer := applied - known:
         raise SchemaError(
             f"{describe(url)} has schema version {max(newer)}, and this pushq knows {max(known)}; upgrade pushq."
         )
     return [migration for migration in migrations() if migration.version not in applied]
+
+
+async def _applied(session: Session) -> set[int]:
+    """What the rows say, and what the schema says: the rows may be lost, or hidden."""
+    (there,) = await session.fetch(
+        "select to_regclass('pushq.migrations') is not null as log, "
+        "to_regprocedure('pushq.schema_version()') is not null as version"
+    )
+    logged = await session.fetch("select version from pushq.migrations") if there["log"] else []
+    newest = await session.fetch("select pushq.schema_version() as version") if there["version"] else []
+    return {row["version"] for row in logged} | {version for row in newest for version in range(1, row["version"] + 1)}
 
 
 async def _refuse_unfit(session: Session, url: str | None) -> None:

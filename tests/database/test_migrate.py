@@ -199,3 +199,6 @@ def test_versions_are_counted_without_a_gap_and_each_file_names_itself() -> None
     assert [migration.version for migration in migrations()] == list(range(1, len(NAMES) + 1))
     for migration in migrations():
         assert f"({migration.version}, '{migration.name}')" in migration.sql
+        assert f"pushq.schema_version() returns int language sql stable parallel safe return {migration.version};" in (
+            migration.sql
+        )
