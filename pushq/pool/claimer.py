@@ -36,7 +36,11 @@ POLL_WHEN_DEAF = 1.0
 OVERDUE = 0.25
 """Seconds after which claimed jobs that no worker has begun are given back."""
 DUE_AND_NOT_OURS = 0.005
-"""Seconds between claims while there is something due that we did not get: somebody else holds it."""
+"""Seconds until the next claim where something is due that we did not get: somebody else holds it. Twice as long with
+each claim in vain, up to LONGEST_IN_VAIN."""
+LONGEST_IN_VAIN = 0.5
+IN_DOUBT_AGAIN = 1.0
+"""Seconds between two looks at what a claim may have taken whose reply was lost."""
 CLAIM_IN_DOUBT = 45.0
 """Seconds for which a claim whose reply was lost may still be carried out, from when the database answers again: three
 times the longest statement."""
@@ -69,7 +73,8 @@ class Claimer:
         self._lingers_until = 0.0
         self._interruptions = (0, 0)  # how often the gate may have been shut behind our back, as far as we know
         self._allowance = Allowance()
-        self._looked_for_due = False  # whether we have claimed for what is due since jobs were last taken
+        self._looked_at = anyio.current_time()  # when a claim last looked at what is new
+        self._in_vain = 0  # how many claims in a row, for what is due, have taken nothing
         self._was_rung = False  # whether the bell was heard, and charged for, since the gate was last forgotten
         self._lookback = Lookback()
 
@@ -128,7 +133,7 @@ class Claimer:
             now = anyio.current_time()
             self._lingers_until = min(max(self._lingers_until, now) + LINGER_PER_JOB * len(jobs), now + LINGER)
             self._allowance.refund()
-            self._looked_for_due = False
+            self._in_vain = 0
         if len(jobs) < room:
             self._saturated_since = None
         elif self._saturated_since is None:
@@ -152,6 +157,8 @@ class Claimer:
             return []
         self._failures = 0
         self._lookback.note(span, began=began, jobs=len(jobs), room=limit)
+        if not self._lookback.was_at_the_past:
+            self._looked_at = anyio.current_time()
         return jobs
 
     async def _take_back(self) -> list[Job]:
@@ -169,7 +176,7 @@ class Claimer:
         """Nothing was found. Returns when it is time to look again, and why."""
         if self._failures:  # a database that cannot be written to, its disk being full, may well answer what follows
             await anyio.sleep(reconnect_delay(self._failures).total_seconds())
-        if self._lookback.slice_due_in == 0:
+        if self._lookback.is_pressed:
             return "linger"
         await self._heed_interruptions()
         if self._gate and self._doorbell.is_wired and not self._gate.next_step_in:
@@ -194,14 +201,12 @@ class Claimer:
         outlook = await self._store.next_due(self._claimant, self._lookback.newest.since)
         if not outlook.lease_is_live:
             return await self._rest(0.5, "poll")  # the supervisor's heartbeat will revive it
-        if outlook.due_in is None:
-            return await self._sleep(None)
-        if outlook.due_in > 0:
-            return await self._sleep(asked_at + outlook.due_in)
-        if self._looked_for_due:
-            return await self._sleep(asked_at + DUE_AND_NOT_OURS)
-        self._looked_for_due = True
-        return "timer"  # it has become due since we claimed
+        if outlook.due_in is None or outlook.due_in > 0:
+            self._in_vain = 0
+            return await self._sleep(None if outlook.due_in is None else asked_at + outlook.due_in)
+        pause = min(DUE_AND_NOT_OURS * 2 ** (self._in_vain - 1), LONGEST_IN_VAIN) if self._in_vain else 0.0
+        self._in_vain = min(self._in_vain + 1, 20)
+        return await self._sleep(asked_at + pause)  # at first at once: it has become due since we claimed
 
     async def _sleep(self, due_at: float | None) -> Wakeup:
         """Sleeps until the bell or the first alarm, and keeps the gate open meanwhile."""
@@ -229,21 +234,29 @@ class Claimer:
         return is_rung
 
     def _alarms(self, due_at: float | None) -> list[tuple[float, Alarm]]:
-        """What ends the sleep if no bell does, as (seconds, why)."""
+        """What ends the sleep if no bell does, as (seconds, why).
+
+        Each counts from an instant that is its own. One that counted from when the sleep began would be put off by
+        whatever ends sleeps more often.
+        """
         alarms: list[tuple[float, Alarm]] = []
         if due_at is not None:
             alarms.append((max(0.0, due_at - anyio.current_time()), "timer"))
         if self._poll_interval:
-            alarms.append((self._poll_interval, "poll"))
+            alarms.append((self._left_of(self._poll_interval), "poll"))
         if self._gate and self._doorbell.is_wired:
             alarms.append((self._gate.next_step_in, "gate"))
         elif self._gate and self._poll_interval:
-            alarms.append((POLL_WHEN_DEAF, "poll"))
+            alarms.append((self._left_of(POLL_WHEN_DEAF), "poll"))
         if (seconds := self._lookback.slice_due_in) < inf:
             alarms.append((seconds, "linger"))
         if self._in_doubt:
-            alarms.append((1.0, "poll"))
+            alarms.append((self._left_of(IN_DOUBT_AGAIN), "poll"))
         return alarms
+
+    def _left_of(self, interval: float) -> float:
+        """Seconds until the last look is so long ago."""
+        return max(0.0, self._looked_at + interval - anyio.current_time())
 
 
 class Allowance:

@@ -41,6 +41,7 @@ class Gate:
         self._renew_at = -float("inf")
         self._passers: list[str] = []
         self._pause = 0.0
+        self._pause_ends_at = -float("inf")
 
     @property
     def is_open(self) -> bool:
@@ -54,20 +55,26 @@ class Gate:
     @property
     def next_step_in(self) -> float:
         """Seconds until `settle` should be called again."""
-        return self._pause if self._passers else max(0.0, self._renew_at - anyio.current_time())
+        step_at = min(self._pause_ends_at, self._renew_at) if self._passers else self._renew_at
+        return max(0.0, step_at - anyio.current_time())
 
     async def settle(self) -> bool:
         """Takes the next step towards it, or renews. Returns whether somebody may have skipped the bell: then claim."""
         if self._passers and anyio.current_time() < self._renew_at:
-            self._pause = min(self._pause * 2, LONGEST_PAUSE)
             self._passers = await self._store.gate_passers(self._passers)
+            self._wait_for_passers(min(self._pause * 2, LONGEST_PAUSE))
             return True
         stays_open, passers, renew_at = self.is_open, self._passers, anyio.current_time() + RENEWED
         self.forget()  # what fails half-way begins anew: a statement whose reply was lost may have opened the gate
         if await self._store.open_gate(self._queues, round(HOLDS * 1000)) or not stays_open:
-            stays_open, passers, self._pause = False, await self._store.gate_passers(), 0.002
+            stays_open, passers = False, await self._store.gate_passers()
+            self._wait_for_passers(0.002)
         self._passers, self._renew_at = passers, renew_at
         return bool(passers) or not stays_open
+
+    def _wait_for_passers(self, seconds: float) -> None:
+        self._pause = seconds
+        self._pause_ends_at = anyio.current_time() + seconds
 
     async def shut(self) -> None:
         """Lets inserters skip the bell: nobody here is idle. Whoever else is, opens again."""

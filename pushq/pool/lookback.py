@@ -100,7 +100,12 @@ class Lookback:
         """Seconds until it is time to look at the past; infinite when each look is at everything."""
         if not self._has_past:
             return inf
-        return 0.0 if self._is_pressed else max(0.0, self._slice_due_at - monotonic())
+        return 0.0 if self.is_pressed else max(0.0, self._slice_due_at - monotonic())
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether a look at all of the past is under way. It must come to its end before another one is begun."""
+        return self._has_past and self._is_pressed
 
     def press(self) -> None:
         """Looks at all of the past, from now on and without pauses."""
