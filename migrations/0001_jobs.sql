@@ -81,6 +81,7 @@ create table pushq.jobs (
     pool int,
     token uuid,
     error text,
+    traceback text,
     result jsonb,
     finished_on date not null default 'infinity',
 
@@ -101,6 +102,8 @@ comment on table pushq.jobs is
     'One row a job. Insert (task, payload) to run one; everything else has a default.';
 comment on column pushq.jobs.token is
     'The fence: a random value of the claim that holds the job. An outcome counts only with it. A finished row keeps it, so that a finish whose reply was lost can be told from one that came too late.';
+comment on column pushq.jobs.traceback is
+    'Where the last attempt''s error came from, as Python prints it, the last 16 KiB; null after a success, and where no code of the handler''s raised it.';
 comment on column pushq.jobs.payload_is_too_long is
     'True where the numbers in the payload have so many digits that its text is over 256 KiB and 32 times its size. Nobody reads it: the job fails when it is begun.';
 comment on column pushq.jobs.parked is

@@ -24,11 +24,12 @@ begin
             insert into pushq.jobs (
                 id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id,
                 correlation_id, submitted_by, status, attempt, failures, crashes, enqueued_at, started_at, finished_at,
-                supervisor, pool, token, error, result, finished_on)
+                supervisor, pool, token, error, traceback, result, finished_on)
             select
                 id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id,
                 correlation_id, submitted_by, 'cancelled', attempt, failures, crashes, enqueued_at, started_at,
-                greatest(clock_timestamp(), started_at), supervisor, pool, null, error, null, pushq.current_day()
+                greatest(clock_timestamp(), started_at), supervisor, pool, null, error, traceback, null,
+                pushq.current_day()
             from removed
         ),
         tallied as (
@@ -98,10 +99,10 @@ begin
         )
         insert into pushq.jobs (
             id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
-            submitted_by, attempt, enqueued_at, started_at, supervisor, error)
+            submitted_by, attempt, enqueued_at, started_at, supervisor, error, traceback)
         select
             id, task, payload, queue, priority, clock_timestamp(), max_attempts, timeout, unique_key, tenant_id,
-            correlation_id, submitted_by, attempt, enqueued_at, started_at, supervisor, error
+            correlation_id, submitted_by, attempt, enqueued_at, started_at, supervisor, error, traceback
         from removed;
         if found then
             return 'queued';

@@ -27,7 +27,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded(Event):
-    """An attempt has ended and its outcome is stored. seconds: how long the handler ran."""
+    """An attempt has ended and its outcome is stored. seconds: how long the handler ran.
+
+    message and traceback may hold secrets: a log shows them only where PUSHQ_LOG_ERRORS says so.
+    """
 
     id: UUID
     task: str
@@ -36,6 +39,9 @@ class JobEnded(Event):
     outcome: str
     seconds: float
     error: str | None = None  # the error's type alone: its message may hold what is nobody's business
+    place: str | None = None  # FILE:LINE, the innermost frame in the user's code
+    message: str | None = None
+    traceback: str | None = None
 
     @property
     def level(self) -> Level:
@@ -44,7 +50,8 @@ class JobEnded(Event):
     @classmethod
     def of(cls, outcome: Outcome) -> Self:
         job, seconds = outcome.job, outcome.ended - outcome.began
-        return cls(job.id, job.task, job.queue, job.attempt, outcome.kind, seconds, outcome.error_type)
+        told = (outcome.error_type, outcome.place, outcome.error, outcome.traceback)
+        return cls(job.id, job.task, job.queue, job.attempt, outcome.kind, seconds, *told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from pushq.backoff import Backoff, exponential
 from pushq.errors import PayloadError, ResultError
 from pushq.job import Job
+from pushq.trace import trace
 
 LONGEST_DELAY = timedelta(days=365)
 LONGEST_ERROR = 10_000
@@ -90,8 +91,8 @@ class Kind(StrEnum):
 class Outcome:
     """What is written for an attempt.
 
-    delay in seconds; result is JSON text; error_type is what a log may show of the error; began and ended by the clock
-    of time.monotonic(), 0: now.
+    delay in seconds; result is JSON text; error_type and place (FILE:LINE) are what a log may show of the error; began
+    and ended by the clock of time.monotonic(), 0: now.
     """
 
     job: Job
@@ -100,13 +101,17 @@ class Outcome:
     error: str | None = None
     result: str | None = None
     error_type: str | None = None
+    traceback: str | None = None
+    place: str | None = None
     began: float = 0.0
     ended: float = 0.0
 
     @property
     def text(self) -> int:
-        """Characters of its error and result."""
-        return len(self.error or "") + len(self.result or "") if self.error or self.result else 0
+        """Characters of its error, traceback and result."""
+        if self.error or self.result:
+            return len(self.error or "") + len(self.traceback or "") + len(self.result or "")
+        return 0
 
 
 def released(job: Job) -> Outcome:
@@ -154,7 +159,13 @@ def _returned(job: Job, value: object) -> Outcome:
 
 
 def _failed(job: Job, error: BaseException) -> Outcome:
-    return Outcome(job, Kind.FAILED, error=describe_error(error), error_type=_short_name(error))
+    return _traced(Outcome(job, Kind.FAILED, error=describe_error(error), error_type=_short_name(error)), error)
+
+
+def _traced(outcome: Outcome, error: BaseException) -> Outcome:
+    if found := trace(error):
+        outcome.traceback, outcome.place = storable_text(found.text, len(found.text)), storable_text(found.place)
+    return outcome
 
 
 def _failed_or_retried(job: Job, error: BaseException, max_attempts: int, backoff: Backoff) -> Outcome:
@@ -163,7 +174,8 @@ def _failed_or_retried(job: Job, error: BaseException, max_attempts: int, backof
         return _failed(job, error)
     delay, remark = _delay(backoff, failures)
     text = describe_error(error, LONGEST_ERROR - len(remark)) + remark
-    return Outcome(job, Kind.RETRIED, delay.total_seconds(), error=text, error_type=_short_name(error))
+    outcome = Outcome(job, Kind.RETRIED, delay.total_seconds(), error=text, error_type=_short_name(error))
+    return _traced(outcome, error)
 
 
 def _delay(backoff: Backoff, failures: int) -> tuple[timedelta, str]:

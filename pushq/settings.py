@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """How events are written to standard error: for people, or one JSON object a line."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = "info"
     """The quietest events that are written."""
+    log_errors: Annotated[Literal["brief", "full"], AnyCase] = "brief"
+    """What the log tells of a job's error: its type and place, or its message and traceback too."""
     retention: Seconds = 604800.0
     """How long finished jobs are kept, to the day."""
 

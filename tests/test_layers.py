@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pushq"
 
 LAYERS = (
-    ("errors", "settings", "backoff", "roundtrip"),
+    ("errors", "settings", "backoff", "roundtrip", "trace"),
     ("job",),
     ("task", "outcome"),
     ("events",),

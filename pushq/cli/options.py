@@ -41,6 +41,6 @@ def _metavar(field: FieldInfo) -> str:
     return "N" if field.annotation is int else "VALUE"
 
 
-LOGGING = ("log_format", "log_level")
+LOGGING = ("log_format", "log_level", "log_errors")
 HTTP = ("http_host", "http_port")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with stable keys.")

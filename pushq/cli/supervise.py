@@ -47,7 +47,7 @@ def supervise(tasks: str, **flags: object) -> None:
 
     async def run() -> None:
         with anyio.open_signal_receiver(*SIGNALS) as signals:
-            log = log_events(settings.log_format, settings.log_level, source="supervisor")
+            log = log_events(settings.log_format, settings.log_level, settings.log_errors, source="supervisor")
             with log, bind(settings.http_host, settings.http_port) as listening:
                 await Supervisor(settings, tasks, listening).run(signals)
             _end_at_once()

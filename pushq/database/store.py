@@ -166,6 +166,7 @@ class Store:
             _unless_all(Kind.SUCCEEDED, [outcome.kind for outcome in outcomes]),
             _unless_all(0.0, [outcome.delay for outcome in outcomes]),
             _unless_all(None, [outcome.error for outcome in outcomes]),
+            _unless_all(None, [outcome.traceback for outcome in outcomes]),
             _unless_all(None, [outcome.result for outcome in outcomes]),
         )
         return set(claims if row["places"] is None else [claims[place - 1] for place in row["places"]])

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -30,12 +30,14 @@ LAST_LINES = 0.5
 
 
 @contextmanager
-def log_events(form: str, level: str, *, source: str, stream: TextIO | None = None) -> Iterator[None]:
-    """Logs what is at least as loud as `level`. `source` says which process speaks."""
+def log_events(
+    form: str, level: str, errors: str = "brief", *, source: str, stream: TextIO | None = None
+) -> Iterator[None]:
+    """Logs what is at least as loud as `level`. `source` says which process speaks; `errors` as PUSHQ_LOG_ERRORS."""
     writer = LineWriter(stream or sys.stderr)
     last_resort, logging.lastResort = logging.lastResort, _LastResort(writer)
     try:
-        with subscribe(Log(form, level, source, writer)):
+        with subscribe(Log(form, level, source, writer, errors)):
             yield
     finally:
         logging.lastResort = last_resort
@@ -97,11 +99,12 @@ class LineWriter:
 class Log:
     """A subscriber. That the database is away is said once a minute, and by the supervisor alone."""
 
-    def __init__(self, form: str, level: str, source: str, writer: LineWriter) -> None:
+    def __init__(self, form: str, level: str, source: str, writer: LineWriter, errors: str = "brief") -> None:
         self._line = _json_line if form == "json" else _console_line
         self._least = LEVELS.index(level)
         self._source = source
         self._writer = writer
+        self._tells_all = errors == "full"
         self._dropped = 0
         self._silent_until = 0.0
 
@@ -111,6 +114,8 @@ class Log:
                 if outcome.kind != "succeeded" or self._least == 0:
                     self(JobEnded.of(outcome))
             return
+        if isinstance(event, JobEnded) and not self._tells_all:
+            event = replace(event, message=None, traceback=None)
         if LEVELS.index(event.level) < self._least or self._is_repetition(event):
             return
         if self._dropped and self._writer.put(self._line(LogLinesDropped(self._dropped), self._source)):
@@ -146,8 +151,11 @@ def _now() -> str:
 
 
 def _console_line(event: Event, source: str) -> str:
-    shown = " ".join(f"{name}={_shown(value)}" for name, value in _values(event).items() if value not in (None, ()))
-    return f"{_now()} {event.level:7} [{source}] {_name(event)} {shown}".rstrip()
+    values = _values(event)
+    trace = values.pop("traceback", None) or ""
+    shown = " ".join(f"{name}={_shown(value)}" for name, value in values.items() if value not in (None, ()))
+    line = f"{_now()} {event.level:7} [{source}] {_name(event)} {shown}".rstrip()
+    return "\n    ".join([line, *map(printable, trace.splitlines())])  # indented: no line of a trace is taken for ours
 
 
 def _shown(value: object) -> str:

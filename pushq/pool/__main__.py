@@ -62,7 +62,8 @@ async def _serve(end: socket.socket) -> None:
     link = await Link.over(end)
     assignment = await link.receive()
     assert isinstance(assignment, Assignment)
-    with log_events(assignment.log_format, assignment.log_level, source=f"pool {assignment.pool}"):
+    form, level, errors = assignment.log_format, assignment.log_level, assignment.log_errors
+    with log_events(form, level, errors, source=f"pool {assignment.pool}"):
         try:
             tasks = load_tasks(assignment.tasks)
         except TasksError as error:

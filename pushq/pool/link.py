@@ -38,6 +38,7 @@ class Assignment:
     wake: str
     log_format: str
     log_level: str
+    log_errors: str
     solo: bool = False
 
 

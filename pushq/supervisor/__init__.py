@@ -193,6 +193,7 @@ class Supervisor:
             wake=settings.wake,
             log_format=settings.log_format,
             log_level=settings.log_level,
+            log_errors=settings.log_errors,
             solo=solo,
         )
 

@@ -22,7 +22,7 @@ LISTED = {
     "unique_key", "tenant_id", "correlation_id", "submitted_by", "enqueued_at", "started_at", "finished_at",
     "supervisor", "error", "task_is_known", "queue_is_paused",
 }  # fmt: skip
-SHOWN = (LISTED - {"task_is_known", "queue_is_paused"}) | {"payload", "result", "timeout"}
+SHOWN = (LISTED - {"task_is_known", "queue_is_paused"}) | {"payload", "result", "traceback", "timeout"}
 
 
 def listed(url: str, *arguments: str) -> list[dict[str, Any]]:

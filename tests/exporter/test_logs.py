@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
 from uuid import UUID
 
 from pushq.events import DatabaseBack, DatabaseLost, JobEnded, PoolReady, WokenUp, publish
@@ -14,9 +15,11 @@ from pushq.exporter.logs import LineWriter, Log, log_events
 ENDED = JobEnded(UUID(int=0), "mail", "default", 1, "failed", 0.25, "ValueError")
 
 
-def logged(*events: object, form: str = "console", level: str = "info", source: str = "supervisor") -> list[str]:
+def logged(
+    *events: object, form: str = "console", level: str = "info", errors: str = "brief", source: str = "supervisor"
+) -> list[str]:
     stream = io.StringIO()
-    with log_events(form, level, source=source, stream=stream):
+    with log_events(form, level, errors, source=source, stream=stream):
         for event in events:
             publish(event)  # type: ignore[arg-type]
     return stream.getvalue().splitlines()
@@ -44,6 +47,17 @@ def test_an_event_is_a_line_of_json_for_programs() -> None:
         "tasks": 3,
         "queues": ["a", "b"],
     }
+
+
+def test_what_may_hold_secrets_is_shown_only_where_it_is_asked_for() -> None:
+    told = replace(ENDED, place="app/jobs.py:7", message="ValueError: secret", traceback="Traceback:\nforged\n  secret")
+    for form in ("console", "json"):
+        (brief,) = logged(told, form=form)
+        assert "app/jobs.py:7" in brief
+        assert "secret" not in brief
+    (line,) = logged(told, form="json", errors="full")
+    assert json.loads(line)["traceback"] == told.traceback
+    assert logged(told, errors="full")[1:] == ["    Traceback:", "    forged", "      secret"]
 
 
 def test_what_is_quieter_than_the_level_is_left_out() -> None:

@@ -87,6 +87,7 @@ class Row:
     pool: int | None = None
     token: UUID | None = None
     error: str | None = None
+    traceback: str | None = None
     result: str | None = None
     finished_on: date = date.max
 
@@ -123,6 +124,7 @@ class Ending:
     kind: Kind
     delay: int = 0
     error: str | None = None
+    traceback: str | None = None
     result: str | None = None
     ran: int = 0
     ago: int = 0
@@ -385,6 +387,7 @@ class TableModel:
             started_at=began,
             finished_at=ended,
             error=ending.error,
+            traceback=ending.traceback,
             result=ending.result,
         )
 
@@ -399,6 +402,7 @@ class TableModel:
                 run_at=row.run_at if ending.kind == Kind.RELEASED else self.now.later(ending.delay),
                 failures=row.failures + (ending.kind == Kind.RETRIED),
                 error=ending.error or row.error,
+                traceback=ending.traceback if ending.error else row.traceback,
             )
         )
 
@@ -417,10 +421,11 @@ class TableModel:
         error = f"ProcessDied: the process that ran the job died, for the {crashes}. time"
         if crashes >= MOST_CRASHES:
             self._measure(row, "failed", row.started_at, self.now)
-            self._end(row, Status.FAILED, crashes=crashes, finished_at=self.now, token=None, error=error)
+            columns = {"crashes": crashes, "finished_at": self.now, "token": None, "error": error, "traceback": None}
+            self._end(row, Status.FAILED, **columns)
             return Taken(row.id, row.queue, row.task, Status.FAILED, crashes)
         self._count(row, "requeued")
-        self._write(replace(row, status=Status.QUEUED, token=None, crashes=crashes, error=error))
+        self._write(replace(row, status=Status.QUEUED, token=None, crashes=crashes, error=error, traceback=None))
         return Taken(row.id, row.queue, row.task, Status.QUEUED, crashes)
 
     def _end(self, row: Row, status: Status, **columns: object) -> None:

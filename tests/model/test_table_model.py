@@ -124,16 +124,18 @@ class How:
 
     kind: Kind
     error: str | None = None
+    traceback: str | None = None
     result: str | None = None
     ran: int = 0
     ago: int = 0
 
 
 errors = st.sampled_from(("ValueError: no", "TimeoutError: late"))
+tracebacks = st.none() | st.just("Traceback: here")
 hows = st.one_of(
     st.builds(How, kind=st.just(Kind.SUCCEEDED), result=st.sampled_from(RESULTS), ran=few, ago=st.sampled_from((0, 1))),
-    st.builds(How, kind=st.sampled_from((Kind.FAILED, Kind.CANCELLED)), error=errors, ran=few),
-    st.builds(How, kind=st.just(Kind.RETRIED), error=errors),
+    st.builds(How, kind=st.sampled_from((Kind.FAILED, Kind.CANCELLED)), error=errors, traceback=tracebacks, ran=few),
+    st.builds(How, kind=st.just(Kind.RETRIED), error=errors, traceback=tracebacks),
     st.builds(How, kind=st.sampled_from((Kind.SNOOZED, Kind.RELEASED))),
 )
 
@@ -147,6 +149,7 @@ def endings(attempts: Iterable[Job], hows: Iterable[How], delay: int) -> list[En
             kind=how.kind,
             delay=delay + number,
             error=how.error,
+            traceback=how.traceback,
             result=how.result,
             ran=how.ran,
             ago=how.ago,
@@ -185,6 +188,7 @@ def outcome(ending: Ending) -> Outcome:
         ending.kind,
         delay=ending.delay * AGE.total_seconds(),
         error=ending.error,
+        traceback=ending.traceback,
         result=ending.result,
         began=ended - ending.ran * AGE.total_seconds(),
         ended=ended,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tests.support.jobs import Connection, finished, has_count, insert, row_of
-from tests.support.supervisors import supervising
+from tests.support.supervisors import RunningSupervisor, pushq, supervising
+from tests.support.waiting import eventually
 
 
 async def test_every_ending_of_a_handler_has_its_outcome(database_url: str, connection: Connection) -> None:
@@ -42,6 +44,39 @@ async def test_every_ending_of_a_handler_has_its_outcome(database_url: str, conn
 
     for row, (task, (_, expected)) in zip(rows, cases.items(), strict=True):
         assert expected == {name: row[name] for name in expected}, task
+
+
+async def test_where_the_last_attempt_s_error_came_from_is_kept_with_the_job_and_told_in_the_log(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url) as supervisor:
+        (failing,) = await insert(connection, "fail", payload={})
+        (recovering,) = await insert(connection, "fail.until", payload={"attempt": 3})
+        failed, recovered = await finished(connection, failing, recovering)
+        place = r"place=tests/support/handlers\.py:\d+"
+        lines = await eventually(lambda: said(supervisor, f"outcome=failed .*error=ValueError {place}$"))
+    shown = pushq("jobs", "show", str(failing), url=database_url).stdout
+
+    assert len(lines) == 1
+    assert "no" not in lines[0].rpartition("error=")[2].split("place=")[0]
+    last = failed["traceback"].splitlines()
+    assert (last[0], last[-1]) == ("Traceback (most recent call last):", "ValueError: no")
+    assert "tests/support/handlers.py" in failed["traceback"]
+    assert "pushq/pool" not in failed["traceback"]
+    assert "    raise ValueError(message)" in shown
+    assert recovered["traceback"] is None
+
+
+async def test_a_log_that_is_told_to_shows_messages_and_tracebacks(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, LOG_ERRORS="full") as supervisor:
+        (failing,) = await insert(connection, "fail", payload={}, max_attempts=1)
+        await finished(connection, failing)
+        await eventually(lambda: said(supervisor, 'message="ValueError: no"$'))
+        await eventually(lambda: said(supervisor, "^    Traceback \\(most recent call last\\):$"))
+
+
+async def said(supervisor: RunningSupervisor, pattern: str) -> list[str]:
+    return [line for line in supervisor.said.splitlines() if re.search(pattern, line)]
 
 
 async def test_a_job_s_own_limits_win_over_its_task_s(database_url: str, connection: Connection) -> None:

@@ -1,6 +1,6 @@
 -- The job $1, whole; if its id was used again after it had finished, the newest.
 select
-    id, task, queue, status, priority, payload::text as payload, result::text as result, error, run_at, attempt,
+    id, task, queue, status, priority, payload::text as payload, result::text as result, error, traceback, run_at, attempt,
     failures, crashes, max_attempts, timeout, unique_key, tenant_id, correlation_id, submitted_by, enqueued_at,
     started_at, finished_at, supervisor
 from pushq.jobs

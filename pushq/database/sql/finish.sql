@@ -1,17 +1,18 @@
 -- Writes the outcomes of a batch of attempts; each counts only if its job is still held under its token. Ids $1, tokens $2,
 -- how many seconds ago they began $3 and ended $4, kinds $5 (succeeded, failed, cancelled: the job is finished; retried,
--- snoozed, released: it goes on), delays in seconds $6, errors $7, results as JSON text $8. Of the last four, one that says
--- nothing new of any job (all succeeded, at once, without error or result) may be empty. Returns the places in the batch,
--- from 1, of those that were accepted, or null for all. (Not the ids: a batch may hold outcomes of two claims of one job.)
--- How long a run took is the worker's word: the server's clock may have been set meanwhile.
+-- snoozed, released: it goes on), delays in seconds $6, errors $7, tracebacks $8, results as JSON text $9. Of the last five,
+-- one that says nothing new of any job (all succeeded, at once, without error or result) may be empty. Returns the places in
+-- the batch, from 1, of those that were accepted, or null for all. (Not the ids: a batch may hold outcomes of two claims of one
+-- job.) How long a run took is the worker's word: the server's clock may have been set meanwhile.
 --
 -- A finished job's row is deleted here and inserted into a day. (An UPDATE that moves the row raises an error at whoever
 -- waits for its lock; after a delete they find no row and change nothing.) Rows are locked in the order of their ids, so
 -- that of two batches that overlap one waits for the other, and never each for the other.
 with outcome as (
-    select id, token, began, ended, coalesce(kind, 'succeeded') as kind, delay, error, result, place::int
-    from unnest($1::uuid[], $2::uuid[], $3::float8[], $4::float8[], $5::text[], $6::float8[], $7::text[], $8::text[])
-        with ordinality as outcome (id, token, began, ended, kind, delay, error, result, place)
+    select id, token, began, ended, coalesce(kind, 'succeeded') as kind, delay, error, traceback, result, place::int
+    from unnest(
+        $1::uuid[], $2::uuid[], $3::float8[], $4::float8[], $5::text[], $6::float8[], $7::text[], $8::text[], $9::text[]
+    ) with ordinality as outcome (id, token, began, ended, kind, delay, error, traceback, result, place)
     order by id
 ),
 finished as (
@@ -20,7 +21,8 @@ finished as (
     where job.id = outcome.id and job.token = outcome.token
     and outcome.kind in ('succeeded', 'failed', 'cancelled')
     returning
-        job.*, outcome.place, outcome.kind, outcome.error as last_error, outcome.result as returned,
+        job.*, outcome.place, outcome.kind, outcome.error as last_error, outcome.traceback as last_traceback,
+        outcome.result as returned,
         greatest(clock_timestamp() - outcome.began * interval '1 second', job.started_at) as began_at,
         (outcome.began - outcome.ended) * interval '1 second' as ran
 ),
@@ -28,11 +30,11 @@ kept as (
     insert into pushq.jobs (
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
         submitted_by, status, attempt, failures, crashes, enqueued_at, started_at, finished_at, supervisor, pool, token,
-        error, result, finished_on)
+        error, traceback, result, finished_on)
     select
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
         submitted_by, kind, attempt, failures + (kind = 'failed')::int, crashes, enqueued_at, began_at, began_at + ran,
-        supervisor, pool, token, last_error, returned::jsonb, (select pushq.current_day())
+        supervisor, pool, token, last_error, last_traceback, returned::jsonb, (select pushq.current_day())
     from finished
 ),
 going_on as (
@@ -42,7 +44,8 @@ going_on as (
         run_at = case when outcome.kind = 'released' then job.run_at
             else clock_timestamp() + coalesce(outcome.delay, 0) * interval '1 second' end,
         failures = failures + (outcome.kind = 'retried')::int,
-        error = coalesce(outcome.error, job.error)
+        error = coalesce(outcome.error, job.error),
+        traceback = case when outcome.error is null then job.traceback else outcome.traceback end
     from outcome
     where job.id = outcome.id and job.token = outcome.token
     and outcome.kind in ('retried', 'snoozed', 'released')

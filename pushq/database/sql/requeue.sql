@@ -28,11 +28,11 @@ kept as (
     insert into pushq.jobs (
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
         submitted_by, status, attempt, failures, crashes, enqueued_at, started_at, finished_at, supervisor, pool, token,
-        error, result, finished_on)
+        error, traceback, result, finished_on)
     select
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
         submitted_by, 'failed', attempt, failures, crashes + 1, enqueued_at, started_at, ended_at, supervisor, pool,
-        null, format('ProcessDied: the process that ran the job died, for the %s. time', crashes + 1), null,
+        null, format('ProcessDied: the process that ran the job died, for the %s. time', crashes + 1), null, null,
         (select pushq.current_day())
     from failed
 ),
@@ -43,7 +43,8 @@ requeued as (
         crashes = crashes + $3::int,
         error = case when $3
             then format('ProcessDied: the process that ran the job died, for the %s. time', crashes + 1)
-            else error end
+            else error end,
+        traceback = case when not $3 then traceback end
     from held
     where job.id = held.id and not ($3 and job.crashes + 1 >= 3)
     returning job.id, job.queue, job.task, job.crashes

@@ -1,0 +1,82 @@
+"""Where an exception came from: its traceback as text, and its place in the user's code."""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import TracebackException
+from types import TracebackType
+from typing import Any
+
+LONGEST = 16 * 1024
+"""Bytes of a traceback that are kept: its last ones, since the innermost frames tell most."""
+MOST_FRAMES = 60
+
+_PACKAGE = Path(__file__).parent
+_OURS = (f"{_PACKAGE / 'pool'}/", f"{_PACKAGE / 'task.py'}")
+"""The files of those who call a handler: what lies between the event loop and the user's code."""
+_LIBRARIES = ("<", *(f"{sysconfig.get_path(scheme)}/" for scheme in ("stdlib", "platstdlib", "purelib", "platlib")))
+_CUT = "… (cut)\n"
+_DETAIL = re.compile(r"\nDETAIL:[^\n]*")
+"""What a database adds to its message: it shows rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """text: the traceback, as Python prints it, without our own frames. place: FILE:LINE, the innermost of the user."""
+
+    text: str
+    place: str
+
+
+def trace(error: BaseException) -> Trace | None:
+    """None where no code of the user's has raised it, and where it cannot be looked at. Raises nothing."""
+    try:
+        return _trace(error)
+    except BaseException:  # noqa: BLE001 - an exception's own methods are the user's code
+        return None
+
+
+def _trace(error: BaseException) -> Trace | None:
+    frames = _of_the_user(error)
+    if frames is None:
+        return _trace(error.__cause__) if error.__cause__ else None
+    told = TracebackException(type(error), error, frames, limit=-MOST_FRAMES, compact=True)
+    text = _DETAIL.sub("", "".join(told.format()))
+    return Trace(_end_of(text), _place(frames))
+
+
+def _of_the_user(error: BaseException) -> TracebackType | None:
+    """The traceback from where it enters the user's code."""
+    frames = error.__traceback__
+    while frames and frames.tb_frame.f_code.co_filename.startswith(_OURS):
+        frames = frames.tb_next
+    return frames
+
+
+def _place(frames: TracebackType) -> str:
+    """The innermost frame outside of the libraries; an application may be installed among them: then the innermost."""
+    places = [(frame.tb_frame.f_code.co_filename, frame.tb_lineno) for frame in _each(frames)]
+    file, line = next((one for one in reversed(places) if not one[0].startswith(_LIBRARIES)), places[-1])
+    return f"{file.removeprefix(_here())}:{line}"
+
+
+def _here() -> str:
+    try:
+        return f"{Path.cwd()}/"
+    except OSError:  # somebody has removed it
+        return ""
+
+
+def _each(frames: TracebackType | None) -> Iterator[Any]:
+    while frames:
+        yield frames
+        frames = frames.tb_next
+
+
+def _end_of(text: str) -> str:
+    whole = text.encode(errors="backslashreplace")
+    return text if len(whole) <= LONGEST else _CUT + whole[len(_CUT.encode()) - LONGEST :].decode(errors="ignore")
