@@ -13,7 +13,7 @@ import asyncpg
 
 from pushq.database.migrate import check_schema, refuse_hidden
 from pushq.database.session import Session
-from pushq.database.store import statement
+from pushq.database.statements import statement
 from pushq.errors import PayloadError, UsageError, ValueRefused
 from pushq.job import NewJob
 from pushq.queue import Queue

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import anyio
 import asyncpg
 
 from pushq.database.session import Session
-from pushq.database.store import statement
+from pushq.database.statements import statement
 from pushq.database.url import describe
 from pushq.errors import DatabaseAway, SchemaError
 
@@ -46,8 +44,8 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(Migration(*one) for one in found)
 
 
-def _directory() -> Traversable:
-    installed = files("pushq") / "migrations"
+def _directory() -> Path:
+    installed = Path(__file__).parents[1] / "migrations"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "migrations"
 
 
@@ -215,7 +213,8 @@ def roles(producer: str = "pushq_producer", worker: str = "pushq_worker", observ
     names = {"producer": producer, "worker": worker, "observer": observer}
     literals = ", ".join("'" + name.replace("'", "''") + "'" for name in names.values())
     identifiers = {role: _identifier(name) for role, name in names.items()}
-    return (files("pushq.database") / "roles.sql").read_text().format(names=literals, **identifiers)
+    grants = (Path(__file__).parent / "roles.sql").read_text(encoding="utf-8")
+    return grants.format(names=literals, **identifiers)
 
 
 def _identifier(name: str) -> str:

@@ -16,7 +16,8 @@ import pytest
 from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Store, statement
+from pushq.database.statements import statement
+from pushq.database.store import Claimant, Store
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
 from tests.support.jobs import Connection, insert, row_of
