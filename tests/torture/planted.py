@@ -76,7 +76,7 @@ def _claim_without_lease() -> None:
 
 def _same_attempt_again() -> None:
     """A job that is claimed again is not told apart from its first run."""
-    _rewrite("claim", "    attempt = attempt + 1", "    attempt = greatest(attempt, 1)")
+    _rewrite("claim", "    attempt = attempt + (attempt < 2147483647)::int", "    attempt = greatest(attempt, 1)")
 
 
 def _looks_ahead_only() -> None:
