@@ -18,8 +18,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from pushq.bench.connection import Connection, connected, session_settings
 from pushq.bench.pgbench import Pgbench
 from pushq.database.session import Session
-from pushq.database.statements import statement
-from pushq.database.store import Claimant, Store
+from pushq.database.store import Claimant, Store, statement
 
 BATCH = 500
 

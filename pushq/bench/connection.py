@@ -10,7 +10,7 @@ import anyio
 import asyncpg
 
 from pushq.database.session import Session
-from pushq.database.url import describe, normalise
+from pushq.database.url import describe, destination
 from pushq.errors import DatabaseRefused
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -21,7 +21,7 @@ SECONDS_TO_CONNECT = 15.0
 async def connected(url: str, settings: Mapping[str, str] | None = None) -> AsyncIterator[Connection]:
     """A plain client's connection, with the server's own settings and those that are given."""
     connection = await asyncpg.connect(
-        normalise(url),
+        destination(url),
         timeout=SECONDS_TO_CONNECT,
         server_settings={"application_name": "pushq bench", **(settings or {})},
         max_cached_statement_lifetime=0,

@@ -19,12 +19,12 @@ from pushq.bench.plot import draw_rates
 from pushq.bench.report import Report
 from pushq.bench.run import Record, Scope, Teller
 from pushq.bench.scenarios import SCENARIOS, Scenario, choose
+from pushq.cli.options import load_settings
 from pushq.cli.output import Progress, show_rows, table
 from pushq.database.embedded import EmbeddedServer
 from pushq.database.url import describe
 from pushq.demo.interrupts import Interrupts
 from pushq.errors import UsageError
-from pushq.settings import Settings
 
 
 @click.command()
@@ -123,7 +123,7 @@ def _measure(
 @contextmanager
 def _server(progress: Progress, *, embedded: bool) -> Iterator[tuple[str, Pgbench]]:
     """The user's own, or one that lives as long as the block."""
-    url = Settings.load().listen_url
+    url = load_settings().listen_url
     if url and not embedded:
         pgbench = Pgbench.find()
         click.echo(

@@ -7,14 +7,14 @@ from typing import TypeVar
 
 import anyio
 
+from pushq.cli.options import load_settings
 from pushq.database.desk import Desk
-from pushq.settings import Settings
 
 T = TypeVar("T")
 
 
 def at_desk(what: Callable[[Desk], Awaitable[T]]) -> T:
-    url = Settings.load().url
+    url = load_settings().url
 
     async def run() -> T:
         async with Desk.opened(url) as desk:

@@ -7,10 +7,10 @@ import sys
 import anyio
 import click
 
+from pushq.cli.options import load_settings
 from pushq.database.migrate import migrate as apply_missing
 from pushq.database.migrate import migrations, missing, repair, roles
 from pushq.database.url import describe
-from pushq.settings import Settings
 
 
 @click.command()
@@ -29,19 +29,19 @@ def migrate(check: bool, print_sql: bool, print_roles: bool) -> None:
     \b
       PUSHQ_DATABASE_URL=postgresql://localhost/app pushq migrate
       pushq migrate --check || echo 'migrate first'
-      pushq migrate --roles | psql -v ON_ERROR_STOP=1 app
+      pushq migrate --roles | psql app
     """
     if print_sql:
         click.echo("\n\n".join(f"begin;\n\n{one.sql.rstrip()}\n\ncommit;" for one in migrations()))
     elif print_roles:
         click.echo(roles(), nl=False)
     elif check:
-        settings = Settings.load()
+        settings = load_settings()
         names = anyio.run(missing, settings.url)
         click.echo(f"{describe(settings.url)}: " + (f"missing {', '.join(names)}" if names else "up to date"))
         sys.exit(1 if names else 0)
     else:
-        settings = Settings.load()
+        settings = load_settings()
         applied = anyio.run(apply_missing, settings.listen_url)
         repaired = anyio.run(repair, settings.listen_url)
         did = [f"{verb} {', '.join(names)}" for verb, names in (("applied", applied), ("repaired", repaired)) if names]

@@ -1,4 +1,4 @@
-"""Flags for settings, each made from the setting's own name, type and description."""
+"""Settings of a command, and flags for them, each made from the setting's own name, type and description."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from pushq.database.url import left_out
 from pushq.settings import Settings
+
+
+def load_settings(**flags: Any) -> Settings:
+    """The settings of a command. Says, once, what of the database's URLs is not for us."""
+    settings = Settings.load(**flags)
+    if names := sorted({*left_out(settings.url), *left_out(settings.listen_url)}):
+        click.echo(
+            f"pushq: left out of the database URL, since asyncpg knows nothing of it: {', '.join(names)}. "
+            "A setting of the server goes into options=-c%20NAME%3DVALUE.",
+            err=True,
+        )
+    return settings
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

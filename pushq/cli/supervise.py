@@ -12,7 +12,7 @@ from typing import NoReturn
 import anyio
 import click
 
-from pushq.cli.options import HTTP, LOGGING, as_json, settings_options
+from pushq.cli.options import HTTP, LOGGING, as_json, load_settings, settings_options
 from pushq.cli.output import Progress
 from pushq.database.migrate import check_schema
 from pushq.database.session import Session
@@ -20,7 +20,6 @@ from pushq.database.store import Store
 from pushq.exporter.http import application, bind, serve
 from pushq.exporter.logs import log_events
 from pushq.exporter.metrics import Exposition, ProcessFigures
-from pushq.settings import Settings
 from pushq.supervisor import SIGNALS, Supervisor
 from pushq.sweeper import Sweeper, Swept
 
@@ -43,7 +42,7 @@ def supervise(tasks: str, **flags: object) -> None:
       pushq supervise app.jobs:tasks
       pushq supervise app.jobs:tasks --queue mail --queue default --concurrency 50 --processes 2
     """
-    settings = Settings.load(**flags)
+    settings = load_settings(**flags)
 
     async def run() -> None:
         with anyio.open_signal_receiver(*SIGNALS) as signals:
@@ -76,7 +75,7 @@ def exporter(**flags: object) -> None:
 
     /metrics then asks for `Authorization: Bearer secret`; beyond this machine it is not served without a token.
     """
-    settings = Settings.load(**flags)
+    settings = load_settings(**flags)
 
     async def run() -> None:
         await check_schema(settings.url)
@@ -110,7 +109,7 @@ def sweep(as_json: bool, **flags: object) -> None:
       pushq sweep
       pushq sweep --lease 60 --json
     """
-    settings = Settings.load(**flags)
+    settings = load_settings(**flags)
 
     async def run() -> Swept:
         await check_schema(settings.url)

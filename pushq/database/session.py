@@ -14,8 +14,8 @@ from typing import Any
 import anyio
 import asyncpg
 
-from pushq.database.url import describe, normalise
-from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, ValueRefused
+from pushq.database.url import blame, describe, destination
+from pushq.errors import DatabaseAway, DatabaseRefused, SettingsError, StatementUndone, ValueRefused
 
 # What the server says while it cannot serve, though nothing is wrong with the statement.
 _AWAY = (
@@ -75,6 +75,7 @@ class Session:
             **(settings or {}),
         }
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._has_connected = False
         self._turn = anyio.Lock(fast_acquire=True)  # a statement need not wait for a round of the loop
         self.is_pooled = False  # whether a transaction pooler stands in between: it refuses settings at the start
 
@@ -132,14 +133,15 @@ class Session:
             with anyio.fail_after(seconds):
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await self._connected(seconds)
+                    self._has_connected = True
                 yield self._connection
         except _REFUSED as error:
-            raise DatabaseRefused(f"{describe(self._url)} refused us: {_message(error)}.") from error
+            raise DatabaseRefused(f"{blame(self._url)} refused us: {_message(error)}.") from error
         except _UNDONE as error:
             raise StatementUndone(f"{describe(self._url)} gave up a statement: {_message(error)}.") from error
         except _AWAY as error:
             self.discard()
-            raise DatabaseAway(f"{describe(self._url)} is away: {_message(error)}.") from error
+            raise DatabaseAway(f"{blame(self._url)} is away: {_message(error)}.") from error
         except _VALUE_REFUSED as error:
             raise self._refusal(error) from None  # a traceback would show the DETAIL
         except asyncpg.PostgresError:
@@ -156,11 +158,26 @@ class Session:
     async def _connected(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
         try:
             return await self._connect(seconds)
+        except SettingsError as error:
+            if self._has_connected:  # a file that the URL names is written anew, say
+                raise DatabaseAway(str(error)) from error
+            raise
+        except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:  # of a setting that the URL has
+            raise DatabaseRefused(f"{blame(self._url)} refused us: {_message(error)}.") from error
         except asyncpg.ObjectNotInPrerequisiteStateError as error:  # the database takes no connections for now
-            raise DatabaseAway(f"{describe(self._url)} is away: {_message(error)}.") from error
+            raise DatabaseAway(f"{blame(self._url)} is away: {_message(error)}.") from error
 
     async def _connect(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
-        dsn = normalise(self._url) if self._url else None
+        dsn = destination(self._url)
+        try:
+            return await self._connect_to(dsn, seconds)
+        except (
+            asyncpg.ClientConfigurationError,
+            ValueError,
+        ) as error:  # ValueError: of a host's name that none can have
+            raise SettingsError(f"The database URL cannot be used: {_message(error)}.") from error
+
+    async def _connect_to(self, dsn: str, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
         if not self.is_pooled:
             try:
                 connection = await asyncpg.connect(

@@ -35,7 +35,7 @@ from pushq.events import (
 )
 from pushq.exporter.http import application, serve
 from pushq.exporter.metrics import Exposition, ProcessFigures
-from pushq.link import Assignment
+from pushq.pool.link import Assignment
 from pushq.settings import Settings
 from pushq.supervisor.heartbeat import Heartbeat, new_name
 from pushq.supervisor.orphans import bury_orphans

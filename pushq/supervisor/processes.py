@@ -12,7 +12,7 @@ from contextlib import suppress
 import anyio
 from anyio.abc import Process
 
-from pushq.link import Assignment, Done, Drain, Figures, Link, Look, Message, Ready, Unable
+from pushq.pool.link import Assignment, Done, Drain, Figures, Link, Look, Message, Ready, Unable
 
 
 class PoolProcess:

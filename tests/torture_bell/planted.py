@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from pushq.database.statements import statement
-from pushq.database.store import Store
+from pushq.database.store import Store, statement
 from pushq.pool.doorbell import Doorbell
 
 
