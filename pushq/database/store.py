@@ -65,6 +65,19 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What a supervisor looks after beside its pools.
+
+    pools: under whose numbers its jobs run. suspects: how many jobs that have killed two processes are due, of those
+    that its pools know and serve. suspect_due_in: seconds until the next one is, None: none waits.
+    """
+
+    pools: Sequence[int]
+    suspects: int
+    suspect_due_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """A supervisor as a sweeper sees it. lease in seconds; heartbeat is -1 for one that has no row."""
 
@@ -211,12 +224,10 @@ class Store:
             if len(rows) < 1000:
                 return taken
 
-    async def pools_with_jobs(self, supervisor: str) -> list[int]:
-        return [row["pool"] for row in await self._fetch("pools_with_jobs", supervisor)]
-
-    async def suspects_are_due(self, queues: Sequence[str], tasks: Sequence[str]) -> bool:
-        (row,) = await self._fetch("suspects", list(queues), list(tasks))
-        return bool(row["are_due"])
+    async def upkeep(self, supervisor: str, queues: Sequence[str], tasks: Sequence[str], most: int) -> Upkeep:
+        """most: suspects to count."""
+        (row,) = await self._fetch("upkeep", supervisor, list(queues), list(tasks), most)
+        return Upkeep(**row)
 
     # The sweeper's chores -------------------------------------------------------------------------------------
 

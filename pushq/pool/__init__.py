@@ -11,6 +11,8 @@ listener goes.
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass, field
 
 import anyio
@@ -109,10 +111,11 @@ class Pool:
     async def run_suspects(self) -> None:
         """The same for a solo pool, until no suspect is due."""
         with self.claiming:
-            await run_suspects(self.claims, self.outcomes, self.claimant, self.tasks, self.attempts)
+            await run_suspects(self.claims, self.outcomes, self.claimant, self.tasks, self.attempts, self.intake)
 
     async def obey(self, link: Link, around: TaskGroup) -> None:
-        """Follows the supervisor's orders. Its end of the line closing is the order to drop everything."""
+        """Follows the supervisor's orders. When the line ends, so does the pool, on the spot: what it would release by
+        itself would never be charged, where a handler has closed the line."""
         async for order in link:
             if isinstance(order, Look):
                 around.start_soon(self._look_again)
@@ -120,9 +123,9 @@ class Pool:
                 publish(Draining(order.seconds))
                 self._claim_no_more()
                 await anyio.sleep(order.seconds)
-                break
-        self._claim_no_more()
-        self.attempts.stop()
+                self.attempts.stop()
+                return
+        os.kill(os.getpid(), signal.SIGKILL)
 
     async def _look_again(self) -> None:
         """After the supervisor's lease had run out: whoever buried it has forgotten what we know and serve."""

@@ -114,13 +114,14 @@ class Link:
             await self._stream.send(line.encode())
 
     async def receive(self) -> Message:
-        """The next message. Raises EOFError when the other end is gone."""
+        """The next message. Raises EOFError when the other end is gone, or says what is none."""
         try:
             line = await self._received.receive_until(b"\n", LONGEST_MESSAGE)
-        except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            return _message(line)
+        except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError, anyio.DelimiterNotFound) as error:
             raise EOFError from error
-        kind, values = json.loads(line)
-        return _MESSAGES[kind](**{name: _tuple(value) for name, value in values.items()})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise EOFError from error  # a handler may write anything into a file that it has not opened
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         while True:
@@ -132,6 +133,11 @@ class Link:
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def _message(line: bytes) -> Message:
+    kind, values = json.loads(line)
+    return _MESSAGES[kind](**{name: _tuple(value) for name, value in values.items()})
 
 
 def _tuple(value: Any) -> Any:

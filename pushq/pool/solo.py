@@ -14,11 +14,14 @@ from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import DatabaseLost, publish
 from pushq.pool.finisher import write_out
+from pushq.pool.intake import Intake
 from pushq.pool.worker import Attempts
 from pushq.task import Tasks
 
 
-async def run_suspects(claims: Store, outcomes: Store, claimant: Claimant, tasks: Tasks, attempts: Attempts) -> None:
+async def run_suspects(
+    claims: Store, outcomes: Store, claimant: Claimant, tasks: Tasks, attempts: Attempts, intake: Intake
+) -> None:
     """Runs suspects until none is due, or until it is cancelled: then the one that runs is the last.
 
     A claim whose reply is lost ends it too. It is not taken back: it may be carried out late, beside another suspect.
@@ -32,8 +35,10 @@ async def run_suspects(claims: Store, outcomes: Store, claimant: Claimant, tasks
                 publish(DatabaseLost(str(error)))
                 return
             for job in suspects:
+                intake.busy = 1  # the supervisor starts another solo pool for the next suspect
                 outcome = await attempts.make_apart(job, tasks.find(job.task))
                 await write_out(outcomes, [outcome])
+                intake.busy = 0
         if not suspects:
             return
         await anyio.lowlevel.checkpoint()

@@ -14,19 +14,26 @@ from anyio.abc import Process
 
 from pushq.pool.link import Assignment, Done, Drain, Figures, Link, Look, Message, Ready, Unable
 
+LINE_LOST_AFTER = 1.0
+"""Seconds that a process may outlive its line: it hears no orders any more, and says nothing of itself."""
+
 
 class PoolProcess:
-    """`ready` is None until the pool has begun, `unable` is its sentence if it cannot."""
+    """`ready` is None until the pool has begun, `unable` is its sentence if it cannot.
 
-    def __init__(self, assignment: Assignment, *, changed: Callable[[], None]) -> None:
+    `heard` is called with each of its messages.
+    """
+
+    def __init__(self, assignment: Assignment, *, heard: Callable[[PoolProcess, Message], None]) -> None:
         self.assignment = assignment
+        self.began = anyio.current_time()
         self.figures = Figures()
         self.ready: Ready | None = None
         self.unable: str | None = None
-        self.was_killed = False
-        self.is_done = False
+        self._was_killed = False
+        self._is_done = False
         self._is_unwanted = False
-        self._changed = changed
+        self._heard = heard
         self._process: Process | None = None
         self._link: Link | None = None
         self._drain: Drain | None = None
@@ -40,13 +47,21 @@ class PoolProcess:
     def pid(self) -> int:
         return self._process.pid if self._process else 0
 
+    @property
+    def has_ended_as_told(self) -> bool:
+        """A pool that ends by itself has died, however quietly: a handler has ended it, or the tasks that it lives by.
+
+        A solo pool ends by itself, and says so, when it has nothing left to run.
+        """
+        return self._was_killed or (self._is_done and (self._drain is not None or self.assignment.solo))
+
     async def run(self, *, spawned: Callable[[], None]) -> str:
-        """Starts the process and waits for its end; returns how it ended. `is_done` tells whether it was meant to."""
+        """Starts the process and waits for its end; returns how it ended."""
         try:
             return await self._run(spawned)
         except (OSError, RuntimeError, MemoryError) as error:  # no more files, processes, threads or memory, for now
             self.kill()
-            self.was_killed = False
+            self._was_killed = False
             return f"could not be started: {getattr(error, 'strerror', None) or error}"
 
     async def _run(self, spawned: Callable[[], None]) -> str:
@@ -99,7 +114,7 @@ class PoolProcess:
         """Ends the process at once, or as soon as it is there. What it ran is ours to release."""
         self._is_unwanted = True
         if self._process and self._process.returncode is None:
-            self.was_killed = True
+            self._was_killed = True
             with suppress(ProcessLookupError):
                 self._process.kill()
 
@@ -118,8 +133,17 @@ class PoolProcess:
                 case Figures():
                     self.figures = message
                 case Done():
-                    self.is_done = True
+                    self._is_done = True
                 case _:
                     pass
-            self._changed()
+            self._heard(self, message)
         self._heard_all.set()
+        if not (self._is_done or self.unable):
+            await self._end_what_cannot_be_told()
+
+    async def _end_what_cannot_be_told(self) -> None:
+        """A handler may have closed the pool's end of the line, or written into it."""
+        await anyio.sleep(LINE_LOST_AFTER)
+        if self._process:
+            with suppress(ProcessLookupError):
+                self._process.kill()

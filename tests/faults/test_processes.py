@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 
 from tests.faults.process_handlers import CHILDREN
 from tests.support.jobs import Connection, count, finished, has_count, insert
-from tests.support.supervisors import QUICK, ROOT, RunningSupervisor, environment, supervising
+from tests.support.supervisors import QUICK, ROOT, environment, supervising
 from tests.support.waiting import eventually, wait_until
 from tests.torture.hosts import processes_of
 
@@ -46,7 +44,7 @@ async def test_a_pool_that_dies_at_every_start_is_started_ever_more_rarely_and_c
         assert await count(connection, "status = 'queued' and attempt = 0 and crashes = 0") == 5
         broken.unlink()
         rows = await finished(connection, *jobs)
-        deaths, starts = _instants(supervisor, "pool died"), _instants(supervisor, "pool started")
+        deaths, starts = supervisor.instants("pool died"), supervisor.instants("pool started")
 
     assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
     pauses = [start - death for start, death in zip(starts[1:], deaths, strict=True)]
@@ -73,11 +71,6 @@ async def test_a_module_that_no_longer_imports_ends_the_supervisor_in_a_sentence
     assert await count(connection, "status = 'queued' and crashes = 1") == 1  # the one whose pool was killed
     assert await count(connection, "status = 'queued' and crashes = 0") == 1
     assert await connection.fetchval("select count(*) from pushq.supervisors") == 0
-
-
-def _instants(supervisor: RunningSupervisor, event: str) -> list[float]:
-    times = re.findall(rf"^(\S+)Z .*\b{event}\b", supervisor.said, re.MULTILINE)
-    return [datetime.fromisoformat(f"{one}+00:00").timestamp() for one in times]
 
 
 # Handlers that fork ---------------------------------------------------------------------------------------------------

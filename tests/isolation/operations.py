@@ -248,15 +248,15 @@ def locked() -> Operation:
     return Operation("locked", perform, explain)
 
 
-def pools_with_jobs() -> Operation:
+def upkeep() -> Operation:
     async def perform(actor: Actor) -> list[int]:
-        return await actor.store.pools_with_jobs(ONE)
+        return list((await actor.store.upkeep(ONE, ["default"], ["echo"], 1)).pools)
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
         if bool(ran.answer) == bool(state.find(status="running", supervisor=ONE)):
             yield state
 
-    return Operation("pools_with_jobs", perform, explain)
+    return Operation("upkeep", perform, explain)
 
 
 # Supervisors ----------------------------------------------------------------------------------------------------------
@@ -577,7 +577,7 @@ _POOLS = [
     part(finish("finish_stale", "q1 r1 f1", token=UUID(int=0x71)), writes="running", reads=_RETRIES),
     part(finished_with_token(), reads="running f1 parent every_day"),
     part(locked(), writes="running", reads="parent"),
-    part(pools_with_jobs(), reads="running parent"),
+    part(upkeep(), reads="running parent"),
 ]
 _SUPERVISORS = [
     part(heartbeat(ONE), writes="supervisors"),

@@ -311,8 +311,14 @@ class TableModel:
         first = min((row.run_at for row in self._claimable(queues, tasks)), default=None)
         return None if first is None else first.age - self.now.age
 
-    def suspects_are_due(self, queues: Collection[str], tasks: Collection[str]) -> bool:
-        return any(self._due_suspects(queues, tasks))
+    def suspects(self, queues: Collection[str], tasks: Collection[str]) -> tuple[int, int | None]:
+        """How many are due, and in how many ages the next one is."""
+        due = self._due_suspects(queues, tasks)
+        later = [row.run_at.age for row in self._suspects(queues, tasks) if row not in due]
+        return len(due), min(later) - self.now.age if later else None
+
+    def pools_with_jobs(self, supervisor: str) -> set[int | None]:
+        return {row.pool for row in self._running_under([supervisor])}
 
     def is_paused(self, queue: str) -> bool:
         return queue in self.queues and self.queues[queue].is_paused
@@ -321,8 +327,10 @@ class TableModel:
         return [row for row in self._waiting(queues, tasks) if row.crashes < MOST_CRASHES - 1 and not row.parked]
 
     def _due_suspects(self, queues: Collection[str], tasks: Collection[str]) -> list[Row]:
-        waiting = self._waiting(queues, tasks)
-        return [row for row in waiting if row.crashes >= MOST_CRASHES - 1 and row.run_at <= self.now]
+        return [row for row in self._suspects(queues, tasks) if row.run_at <= self.now]
+
+    def _suspects(self, queues: Collection[str], tasks: Collection[str]) -> list[Row]:
+        return [row for row in self._waiting(queues, tasks) if row.crashes >= MOST_CRASHES - 1]
 
     def _waiting(self, queues: Collection[str], tasks: Collection[str]) -> list[Row]:
         """What is queued for these, where claims are not paused."""

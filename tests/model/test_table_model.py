@@ -476,10 +476,13 @@ class TableMachine(RuleBasedStateMachine):
         claimant = data.draw(claimants)
         served = claimant.queues, claimant.tasks
         outlook = self.table.wait(self.store.next_due(claimant))
-        due_in = None if outlook.due_in is None else round(outlook.due_in / AGE.total_seconds())
-        assert due_in == self.model.next_due_in(*served)
+        assert _in_ages(outlook.due_in) == self.model.next_due_in(*served)
         assert outlook.lease_is_live == self.model.is_live(claimant.supervisor)
-        assert self.table.wait(self.store.suspects_are_due(*served)) == self.model.suspects_are_due(*served)
+        upkeep = self.table.wait(self.store.upkeep(claimant.supervisor, *served, 2))
+        suspects, due_in = self.model.suspects(*served)
+        assert upkeep.suspects == min(suspects, 2)
+        assert _in_ages(upkeep.suspect_due_in) == due_in
+        assert set(upkeep.pools) == self.model.pools_with_jobs(claimant.supervisor)
         for attempt in self.attempts[-5:]:
             back = self.table.wait(self.store.take_back(claimant.supervisor, attempt.token))
             assert sorted(back) == sorted(map(claimed, self.model.take_back(claimant.supervisor, attempt.token)))
@@ -534,6 +537,10 @@ class TableMachine(RuleBasedStateMachine):
         self.note("a job of the dead was requeued", swept.requeued)
         self.note("jobs were retired", len(self.model.finished) < finished)
         self.note("tallies were folded", bool(swept.folded))
+
+
+def _in_ages(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds / AGE.total_seconds())
 
 
 def _of(claimant: Claimant) -> tuple[str, int, tuple[str, ...], tuple[str, ...]]:

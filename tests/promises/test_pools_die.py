@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tests.support.jobs import Connection, count, finished, has_count, insert
@@ -182,6 +182,17 @@ async def test_a_job_that_ends_its_process_quietly_is_charged_all_the_same(
     assert (row["status"], row["crashes"]) == ("failed", 3)
 
 
+async def test_a_pool_that_ends_untold_or_can_be_told_nothing_more_is_charged_whatever_it_says(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url) as supervisor:
+        for how in ("says it is done", "says nonsense", "says a list", "closes it"):
+            (row,) = await finished(connection, *await insert(connection, "spoil.line", payload={"how": how}))
+            assert (how, row["result"], row["attempt"], row["crashes"]) == (how, '"lived"', 2, 1)
+        assert supervisor.stop() == 0
+        assert supervisor.said.count("pool died") == 4
+
+
 async def test_a_pool_that_died_once_is_up_again_and_its_job_may_live(
     database_url: str, connection: Connection
 ) -> None:
@@ -225,3 +236,45 @@ async def test_jobs_that_ran_beside_a_killer_twice_all_succeed(database_url: str
 
     assert {row["status"] for row in rows} == {"succeeded"}
     assert {(row["status"], row["crashes"]) for row in ends} == {("failed", 3)}
+
+
+async def test_a_killer_s_third_run_does_not_wait_for_a_sweep(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, SWEEP_INTERVAL="60"):
+        (killer,) = await insert(connection, "die")
+        (row,) = await finished(connection, killer)
+
+    assert (row["status"], row["crashes"]) == ("failed", 3)
+
+
+async def test_suspects_run_side_by_side_and_one_that_hangs_holds_up_no_other(
+    database_url: str, connection: Connection
+) -> None:
+    """They are found as soon as a pool has begun, and when they are due; no sweep comes meanwhile."""
+    hanging = await insert(connection, "sleep", 3, payload={"seconds": 3600})
+    (late,) = await insert(connection, "echo", priority=1, run_at=datetime.now(UTC) + timedelta(seconds=4))
+    (last,) = await insert(connection, "echo", priority=2)
+    await connection.execute("update pushq.jobs_unfinished set crashes = 2")
+    with supervising(
+        database_url, "--processes", "2", program="tests.faults.impatient", SWEEP_INTERVAL="60"
+    ) as supervisor:
+        rows = await finished(connection, last, late)
+        pools = await connection.fetch("select pool from pushq.jobs where id = any($1) and status = 'running'", hanging)
+        assert supervisor.stop() == 0
+
+    assert {(row["status"], row["attempt"]) for row in rows} == {("succeeded", 1)}
+    assert len({row["pool"] for row in pools}) == 3
+    assert await count(connection, "status = 'queued' and attempt = 1 and crashes = 2") == 3
+
+
+async def test_a_suspect_whose_row_is_locked_costs_no_process_after_the_other(
+    database_url: str, connection: Connection
+) -> None:
+    await insert(connection, "echo")
+    await connection.execute("update pushq.jobs_unfinished set crashes = 2")
+    async with connection.transaction():
+        await connection.fetch("select from pushq.jobs_unfinished for update")
+        with supervising(database_url, SWEEP_INTERVAL="2") as supervisor:
+            await eventually(lambda: _has_said(supervisor, "solo=True", times=2))
+            starts = supervisor.instants("solo=True")
+    assert starts[1] - starts[0] > 2
+    assert await count(connection, "status = 'queued'") == 1

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -286,6 +287,26 @@ async def die_once() -> str:
 @tasks.register("die.quietly")
 async def die_quietly() -> None:
     os._exit(0)
+
+
+@tasks.register("spoil.line")
+async def spoil_line(how: str) -> str:
+    """Does to its pool's line what a handler can that has its file descriptors wrong; once."""
+    if current_job().crashes:
+        return "lived"
+    line = int(sys.argv[1])
+    match how:
+        case "says it is done":
+            os.write(line, b'["Done", {}]\n')
+            os._exit(0)
+        case "says nonsense":
+            os.write(line, b"nonsense\n")
+        case "says a list":
+            os.write(line, b"[[]]\n")
+        case "closes it":
+            os.close(line)
+    await asyncio.sleep(3600)
+    return "outlived its pool"
 
 
 @tasks.register("pid")

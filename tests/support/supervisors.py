@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.error import HTTPError
@@ -48,6 +50,11 @@ class RunningSupervisor:
     @property
     def said(self) -> str:
         return self.log.read_text()
+
+    def instants(self, words: str) -> list[float]:
+        """When it wrote its lines with these words, in seconds."""
+        times = re.findall(rf"^(\S+)Z .*{re.escape(words)}", self.said, re.MULTILINE)
+        return [datetime.fromisoformat(f"{one}+00:00").timestamp() for one in times]
 
     @property
     def port(self) -> int:

@@ -20,7 +20,6 @@ import pushq.outcome
 import pushq.pool
 import pushq.pool.claimer
 import pushq.pool.finisher
-import pushq.supervisor
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
 from pushq.database.store import Fence, Sighting, Store
@@ -31,7 +30,7 @@ from pushq.pool.link import Link, Message
 from pushq.pool.lookback import Lookback, Span
 from pushq.pool.worker import Attempts
 from pushq.settings import Settings
-from pushq.supervisor import Supervisor
+from pushq.supervisor.crew import Crew
 from pushq.supervisor.heartbeat import Heartbeat
 from pushq.supervisor.processes import PoolProcess
 from pushq.sweeper import Sweeper
@@ -244,7 +243,7 @@ def _dead_pool_forgotten() -> None:
     async def charge(*_: object) -> None:
         """Does nothing."""
 
-    _replace(Supervisor, "_charge", charge)
+    _replace(Crew, "_charge", charge)
 
 
 def _pools_outlive() -> None:

@@ -1,0 +1,258 @@
+"""A supervisor's pools: keeps them running, and sees to the jobs of those that have ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from itertools import count
+
+import anyio
+from anyio.abc import TaskGroup
+
+from pushq.backoff import exponential
+from pushq.database.patience import wait_out
+from pushq.database.store import Store, Upkeep
+from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.events import PoolDied, PoolReady, PoolStarted, PoolStopped, publish
+from pushq.exporter.metrics import ProcessFigures
+from pushq.pool.link import Assignment, Figures, Message, Ready
+from pushq.settings import Settings
+from pushq.supervisor.farewell import Farewell
+from pushq.supervisor.processes import PoolProcess
+from pushq.supervisor.solo import MOST_SLOW, until_slow, vacancies
+
+respawn_delay = exponential(timedelta(seconds=1), longest=timedelta(seconds=30))
+SETTLED_AFTER = 60.0
+"""Seconds after which a pool's death counts as its first again."""
+
+
+class Crew:
+    """`--processes` ordinary pools, and solo pools while suspects are due: jobs that have killed two processes.
+
+    `noticed` is called when a pool has said something.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tasks: str,
+        settings: Settings,
+        store: Store,
+        farewell: Farewell,
+        *,
+        noticed: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._tasks = tasks
+        self._settings = settings
+        self._store = store
+        self._farewell = farewell
+        self._noticed = noticed
+        self._numbers = count(1)
+        self._pools: dict[int, PoolProcess] = {}
+        self._past = ProcessFigures()  # what pools that have ended had counted
+        self._accountable = set[int]()  # pools that run their jobs, or whose jobs are about to be taken from them
+        self._known = Ready((), ())  # what our pools know and serve
+        self._look_now = anyio.Event()
+        self._charges = 0
+        self._no_solo_before = 0.0
+        self._stopping = anyio.Event()
+        self.unable: str | None = None
+        self.released = 0
+
+    async def run(self) -> None:
+        """Until the last pool has ended, after a drain or because none can begin: `unable` is then the reason."""
+        async with anyio.create_task_group() as around:
+            async with anyio.create_task_group() as pools:
+                around.start_soon(self._look_after_jobs, pools)
+                for _ in range(self._settings.processes):
+                    pools.start_soon(self._keep_pool, pools)
+            around.cancel_scope.cancel()
+
+    # Pools ----------------------------------------------------------------------------------------------------
+
+    async def _keep_pool(self, pools: TaskGroup) -> None:
+        """Keeps one pool running: its first death is answered at once, later ones after a growing while."""
+        deaths = 0
+        while not self.is_draining:
+            began = anyio.current_time()
+            await self._run_pool(pools)
+            deaths = 1 if anyio.current_time() - began > SETTLED_AFTER else deaths + 1
+            if deaths > 1:
+                with anyio.move_on_after(respawn_delay(deaths - 1).total_seconds()):
+                    await self._stopping.wait()
+
+    async def _run_pool(self, pools: TaskGroup, *, solo: bool = False) -> None:
+        if self.is_draining:
+            return  # nobody would tell it
+        pool = PoolProcess(self._assignment(solo=solo), heard=self._hear)
+        self._pools[pool.number] = pool
+        self._accountable.add(pool.number)
+        how = await pool.run(spawned=lambda: publish(PoolStarted(pool.number, pool.pid, solo)))
+        del self._pools[pool.number]
+        _add_counts(self._past, pool)
+        if pool.unable:
+            self._give_up(pool.unable)
+        elif pool.has_ended_as_told:
+            publish(PoolStopped(pool.number))
+            await self._release(pool)
+        else:
+            pools.start_soon(self._charge, pool, how)
+
+    def _assignment(self, *, solo: bool) -> Assignment:
+        settings = self._settings
+        return Assignment(
+            supervisor=self._name,
+            pool=next(self._numbers),
+            tasks=self._tasks,
+            url=settings.url,
+            listen_url=settings.listen_url,
+            queues=settings.queues,
+            concurrency=1 if solo else settings.concurrency,
+            poll_interval=settings.poll_interval,
+            wake=settings.wake,
+            log_format=settings.log_format,
+            log_level=settings.log_level,
+            log_errors=settings.log_errors,
+            solo=solo,
+        )
+
+    def _hear(self, pool: PoolProcess, message: Message) -> None:
+        match message:
+            case Ready(tasks, queues):
+                publish(PoolReady(pool.number, len(tasks), queues))
+                if not pool.assignment.solo:
+                    self._known = message
+                    self._look_now.set()
+            case Figures() if pool.assignment.solo:
+                self._look_now.set()
+        self._noticed()
+
+    # Their jobs -----------------------------------------------------------------------------------------------
+
+    async def _charge(self, pool: PoolProcess, how: str) -> None:
+        """A crash is charged to the jobs that were running. They are due again at once."""
+        with self._farewell.in_time():
+            taken = await wait_out(lambda: self._store.requeue([self._name], pool=pool.number, crashed=True))
+            self._accountable.discard(pool.number)
+            failed = sum(job.status == "failed" for job in taken)
+            publish(PoolDied(pool.number, how, len(taken) - failed, failed))
+            if taken:
+                self._charges += 1
+                self._no_solo_before = 0.0
+            self._look_now.set()
+            return
+        publish(PoolDied(pool.number, how, 0, 0))
+
+    async def _release(self, pool: PoolProcess) -> None:
+        """What a pool still held when it was stopped runs again elsewhere, at no charge."""
+        self._accountable.discard(pool.number)
+        with self._farewell.in_time(), suppress(DatabaseAway, DatabaseRefused):
+            self.released += len(await self._store.requeue([self._name], pool=pool.number, crashed=False))
+        self._look_now.set()
+
+    async def _look_after_jobs(self, pools: TaskGroup) -> None:
+        """Releases what nobody runs, and has suspects run; at once where a pool has begun or ended."""
+        while True:
+            self._look_now = anyio.Event()
+            found = await wait_out(self._look)
+            with suppress(DatabaseAway, DatabaseRefused):
+                await self._release_what_nobody_runs(found)
+            self._start_solo_pools(found, pools)
+            with anyio.move_on_after(self._until_next_look(found)):
+                await self._look_now.wait()
+
+    async def _look(self) -> Upkeep:
+        most = self._settings.processes + MOST_SLOW
+        return await self._store.upkeep(self._name, self._known.queues, self._known.tasks, most)
+
+    async def _release_what_nobody_runs(self, found: Upkeep) -> None:
+        """A claim may be carried out after its pool's jobs were taken away, and a row may have been locked then."""
+        for pool in found.pools:
+            if pool not in self._accountable:
+                await self._store.requeue([self._name], pool=pool, crashed=False)
+
+    def _start_solo_pools(self, found: Upkeep, pools: TaskGroup) -> None:
+        if not found.suspects:
+            self._no_solo_before = 0.0
+        if self.is_draining or anyio.current_time() < self._no_solo_before:
+            return
+        idle = sum(not pool.figures.busy for pool in self._solo_pools)  # each is about to claim one
+        for _ in range(min(found.suspects - idle, vacancies(self._ages_of_solo_pools, self._settings.processes))):
+            pools.start_soon(self._run_solo_pool, pools)
+
+    async def _run_solo_pool(self, pools: TaskGroup) -> None:
+        """Where one could not begin, or claim what is shown as due, no other is started at once."""
+        charges = self._charges
+        await self._run_pool(pools, solo=True)
+        if self._charges == charges:
+            self._no_solo_before = anyio.current_time() + self._settings.sweep_interval
+        self._look_now.set()
+
+    def _until_next_look(self, found: Upkeep) -> float:
+        due_in = math.inf if found.suspect_due_in is None else found.suspect_due_in
+        slow_in = until_slow(self._ages_of_solo_pools) if found.suspects else math.inf
+        return min(self._settings.sweep_interval, due_in, slow_in)
+
+    @property
+    def _solo_pools(self) -> list[PoolProcess]:
+        return [pool for pool in self._pools.values() if pool.assignment.solo]
+
+    @property
+    def _ages_of_solo_pools(self) -> list[float]:
+        now = anyio.current_time()
+        return [now - pool.began for pool in self._solo_pools]
+
+    # Orders ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_draining(self) -> bool:
+        return self._stopping.is_set()
+
+    async def drain(self, grace: float) -> None:
+        """Has every pool claim no more, and stop its jobs after so many seconds."""
+        self._stopping.set()
+        for pool in list(self._pools.values()):
+            await pool.drain(grace)
+
+    def kill(self) -> None:
+        for pool in self._pools.values():
+            pool.kill()
+
+    async def look(self) -> None:
+        """Has every pool look for jobs, and register again."""
+        for pool in list(self._pools.values()):
+            await pool.look()
+
+    def _give_up(self, sentence: str) -> None:
+        self.unable = sentence
+        self._stopping.set()
+        self._farewell.be_gone_soon()
+        self.kill()
+
+    # What it shows --------------------------------------------------------------------------------------------
+
+    @property
+    def ordinary_pools(self) -> list[PoolProcess]:
+        return [pool for pool in self._pools.values() if not pool.assignment.solo]
+
+    def has(self, pid: int) -> bool:
+        return any(pool.pid == pid for pool in self._pools.values())
+
+    def figures(self) -> ProcessFigures:
+        past = self._past
+        figures = ProcessFigures(wakeups=dict(past.wakeups), notifications=past.notifications)
+        for pool in self._pools.values():
+            figures.busy += pool.figures.busy
+            figures.workers += pool.figures.workers
+            figures.listeners_up += bool(pool.figures.hears)
+            _add_counts(figures, pool)
+        return figures
+
+
+def _add_counts(figures: ProcessFigures, pool: PoolProcess) -> None:
+    figures.notifications += pool.figures.notifications
+    for source, wakeups in pool.figures.wakeups.items():
+        figures.wakeups[source] = figures.wakeups.get(source, 0) + wakeups

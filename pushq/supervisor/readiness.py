@@ -1,0 +1,56 @@
+"""Whether a supervisor is ready, and why not: the one place that decides, for /readyz and for systemd.
+
+Ready means: every pool claims, and hears the bell unless it only polls. A pool that is busy, or whose loop a handler
+blocks, stays ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pushq.settings import Settings
+from pushq.supervisor.crew import Crew
+from pushq.supervisor.processes import PoolProcess
+from pushq.supervisor.systemd import tell_systemd
+
+
+class Readiness:
+    """`trouble`: why the database did not take the supervisor's last heartbeat."""
+
+    def __init__(self, crew: Crew, settings: Settings, *, trouble: Callable[[], str | None]) -> None:
+        self._crew = crew
+        self._settings = settings
+        self._trouble = trouble
+        self._told = False
+
+    def tell(self) -> None:
+        """Tells systemd, once, when the supervisor has become ready."""
+        if not self._told and self.why_not() is None:
+            self._told = True
+            tell_systemd("READY=1\nSTATUS=claiming jobs")
+
+    def why_not(self) -> str | None:
+        """The reason in a few words; None: it is ready."""
+        if self._crew.is_draining:
+            return "draining"
+        pools = self._crew.ordinary_pools
+        if len(pools) < self._settings.processes:
+            return "a pool has died and is not up again"
+        reasons = (self._why_not_pool(pool) for pool in pools)
+        if reason := next((reason for reason in reasons if reason), None):
+            return reason
+        return self._trouble()
+
+    def _why_not_pool(self, pool: PoolProcess) -> str | None:
+        figures = pool.figures
+        if figures.trouble:
+            return figures.trouble
+        if not figures.has_claimed and not figures.busy:
+            return f"pool {pool.number} has not claimed yet"
+        if self._settings.wake == "notify" and not figures.hears and not self._only_polls(pool):
+            return f"pool {pool.number} does not hear notifications"
+        return None
+
+    def _only_polls(self, pool: PoolProcess) -> bool:
+        """Whether a pool has found that it hears nothing, and polls instead."""
+        return pool.figures.hears is False and self._settings.poll_interval > 0
