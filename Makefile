@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture torture-bell torture-drain check bench clean
+.PHONY: help setup demo test torture torture-bell torture-drain soak check bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ torture: $(READY) ## try to break the guarantees by random faults (RUNS=10 SEED=
 
 torture-drain: $(READY) ## stop supervisors at random instants, and go on where it was stopped (RUNS=600 SEED=…)
 	@$(BIN)/python -m tests.torture_drain --record $(or $(RECORD),build/torture-drain.jsonl) --runs $(or $(RUNS),600) $(if $(SEED),--seed $(SEED))
+
+soak: $(READY) ## ordinary work under kills and restarts; does memory grow? (MINUTES=30)
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30)
 
 check: $(READY) ## lint, format, types, migrations
 	$(BIN)/ruff check
