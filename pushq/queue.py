@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 from uuid import UUID
 
-from pushq.database.store import statement
+from pushq.database.statements import statement
 from pushq.errors import PayloadError
 from pushq.job import NewJob
 

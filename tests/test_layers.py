@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ LAYERS = (
     ("queue",),
     ("sweeper",),
     ("exporter",),
+    ("link",),
     ("pool",),
     ("supervisor",),
     ("demo",),
@@ -77,7 +80,23 @@ def test_the_pool_s_parts_never_import_one_another() -> None:
 
 def test_the_supervisor_never_imports_the_user_s_code() -> None:
     for path in (PACKAGE / "supervisor").glob("*.py"):
-        assert imports_of(path) & {"task", "pool.loading", "pool"} == set()
+        assert {name for name in imports_of(path) if name == "task" or name.split(".")[0] == "pool"} == set()
+
+
+# Imports are most of what it costs to start one.
+SPARED = {
+    "pushq": {"asyncio", "asyncpg", "click", "prometheus_client", "uvicorn", "pushq.database.store"},
+    "pushq.pool.__main__": {"click", "prometheus_client", "pydantic_settings", "starlette", "uvicorn"},
+    "pushq.cli.supervise": {"pushq.pool", "pushq.bench", "pushq.demo"},
+}
+
+
+@pytest.mark.parametrize("module", SPARED)
+def test_a_process_does_not_import_what_it_does_not_use(module: str) -> None:
+    program = f"import sys, {module}; print(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, check=True)
+
+    assert SPARED[module] & set(imported.stdout.decode().split()) == set()
 
 
 def test_every_task_of_the_event_loop_has_a_parent() -> None:

@@ -18,7 +18,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from pushq.bench.connection import Connection, connected, session_settings
 from pushq.bench.pgbench import Pgbench
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Store, statement
+from pushq.database.statements import statement
+from pushq.database.store import Claimant, Store
 
 BATCH = 500
 

@@ -19,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from pushq.bench.bare import Rows, claim_arguments, finish_arguments
 from pushq.bench.connection import Connection, connected, session_settings
-from pushq.database.store import statement
+from pushq.database.statements import statement
 
 CHANNEL = "bench"
 WORKERS = 10

@@ -29,7 +29,7 @@ def migrate(check: bool, print_sql: bool, print_roles: bool) -> None:
     \b
       PUSHQ_DATABASE_URL=postgresql://localhost/app pushq migrate
       pushq migrate --check || echo 'migrate first'
-      pushq migrate --roles | psql app
+      pushq migrate --roles | psql -v ON_ERROR_STOP=1 app
     """
     if print_sql:
         click.echo("\n\n".join(f"begin;\n\n{one.sql.rstrip()}\n\ncommit;" for one in migrations()))

@@ -11,9 +11,9 @@ from uuid import UUID
 
 import asyncpg
 
-from pushq.database.migrate import check_schema
+from pushq.database.migrate import check_schema, refuse_hidden
 from pushq.database.session import Session
-from pushq.database.store import statement
+from pushq.database.statements import statement
 from pushq.errors import PayloadError, UsageError, ValueRefused
 from pushq.job import NewJob
 from pushq.queue import Queue
@@ -34,8 +34,9 @@ class Filter:
 class Desk:
     """A session for one command."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, url: str | None = None) -> None:
         self._session = session
+        self._url = url
 
     @classmethod
     @asynccontextmanager
@@ -46,7 +47,7 @@ class Desk:
         """
         session = Session(url, "pushq", deadline=60, settings={"enable_seqscan": "on", "enable_hashjoin": "on"})
         try:
-            yield cls(session)
+            yield cls(session, url)
         except ValueRefused as error:
             raise UsageError(f"The database refused it: {error}.") from None
         except PayloadError as error:
@@ -68,7 +69,10 @@ class Desk:
     async def list_jobs(self, wanted: Filter, limit: int) -> list[Row]:
         """A job's columns but payload and result, and task_is_known and queue_is_paused; the newest first."""
         asked = (wanted.status, wanted.queue, wanted.task, wanted.is_unknown, limit)
-        return [dict(row) for row in await self._session.fetch(statement("list_jobs"), *asked)]
+        rows = await self._session.fetch(statement("list_jobs"), *asked)
+        if not rows:
+            await refuse_hidden(self._session, self._url)
+        return [dict(row) for row in rows]
 
     async def find(self, job_id: UUID) -> Row | None:
         """A job's columns, payload and result as JSON text; None: there is none. An id used again: the newest."""
@@ -77,7 +81,10 @@ class Desk:
 
     async def list_queues(self) -> list[Row]:
         """Rows of queue, queued, running, oldest_seconds, served, paused."""
-        return [dict(row) for row in await self._session.fetch(statement("list_queues"))]
+        rows = await self._session.fetch(statement("list_queues"))
+        if not rows:
+            await refuse_hidden(self._session, self._url)
+        return [dict(row) for row in rows]
 
     async def change(self, verb: str, what: UUID | str) -> str:
         """Calls pushq.cancel, retry, pause or resume, and returns what it did."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import anyio
 import asyncpg
 
 from pushq.database.session import Session
-from pushq.database.store import statement
+from pushq.database.statements import statement
 from pushq.database.url import describe
 from pushq.errors import DatabaseAway, SchemaError
 
@@ -46,8 +44,8 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(Migration(*one) for one in found)
 
 
-def _directory() -> Traversable:
-    installed = files("pushq") / "migrations"
+def _directory() -> Path:
+    installed = Path(__file__).parents[1] / "migrations"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "migrations"
 
 
@@ -125,10 +123,33 @@ async def missing(url: str | None) -> list[str]:
 
 
 async def check_schema(url: str | None) -> None:
-    """Raises SchemaError when the database is not the one that this program needs; else like migrate."""
-    if names := await missing(url):
-        what = "has no pushq schema" if len(names) == len(migrations()) else f"lacks {', '.join(names)}"
-        raise SchemaError(f"{describe(url)} {what}; run `pushq migrate`.")
+    """Raises SchemaError when the database is not the one that this program needs, or hides its rows from this role;
+    else like migrate.
+    """
+    session = Session(url, "pushq", settings={"enable_seqscan": "on"})
+    try:
+        names = [migration.name for migration in await _missing(session, url)]
+        if names:
+            what = "has no pushq schema" if len(names) == len(migrations()) else f"lacks {', '.join(names)}"
+            raise SchemaError(f"{describe(url)} {what}; run `pushq migrate`.")
+        await refuse_hidden(session, url)
+    finally:
+        await session.close()
+
+
+async def refuse_hidden(session: Session, url: str | None) -> None:
+    """Raises SchemaError where row-level security hides tables, as some hosts switch it on for each new one."""
+    if rows := await session.fetch(statement("hidden_tables")):
+        raise SchemaError(
+            f"{describe(url)} hides the rows of {some([row['name'] for row in rows])} by row-level security, for which "
+            "no policy was written; as the owner run what `pushq migrate --roles` prints, which switches it off there."
+        )
+
+
+def some(names: list[str], at_most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    rest = len(names) - at_most
+    return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 async def _missing(session: Session, url: str | None) -> list[Migration]:
@@ -189,11 +210,11 @@ _IN_THE_WAY = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 
 def roles(producer: str = "pushq_producer", worker: str = "pushq_worker", observer: str = "pushq_observer") -> str:
     """SQL that grants three roles what they need, and nothing else."""
-    return (
-        (files("pushq.database") / "roles.sql")
-        .read_text()
-        .format(producer=_identifier(producer), worker=_identifier(worker), observer=_identifier(observer))
-    )
+    names = {"producer": producer, "worker": worker, "observer": observer}
+    literals = ", ".join("'" + name.replace("'", "''") + "'" for name in names.values())
+    identifiers = {role: _identifier(name) for role, name in names.items()}
+    grants = (Path(__file__).parent / "roles.sql").read_text(encoding="utf-8")
+    return grants.format(names=literals, **identifiers)
 
 
 def _identifier(name: str) -> str:

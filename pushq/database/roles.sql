@@ -1,23 +1,85 @@
--- Three roles, each with what it needs. Run this as the owner of the schema, as often as you like, and grant the
--- roles to your logins.
+-- Three roles, each with what it needs and nothing of it by way of PUBLIC. Run this as the owner of the tables, as often as
+-- you like, also after a restore without privileges, and grant the roles to your logins. It is one statement: all of it is
+-- done, or nothing.
+do $roles$
+declare
+    roles text[] := array[{names}];
+    path text := pg_catalog.current_setting('search_path');
+    tables_owner name;
+    may_grant_usage boolean;
+    unmade text[];
+    homeless text[];
+    its_table regclass;
+begin
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    select pg_get_userbyid(relowner) into tables_owner
+    from pg_class where relname = 'jobs' and relnamespace = to_regnamespace('pushq');
+    if tables_owner is null then
+        raise exception 'database % has no pushq schema: run `pushq migrate` first', current_database();
+    elsif not pg_has_role(tables_owner, 'usage') then
+        raise exception 'pushq.jobs belongs to %: run this as that role, not as %', tables_owner, current_user;
+    end if;
 
-do $$ begin create role {producer} nologin; exception when duplicate_object then null; end $$;
-grant usage on schema pushq to {producer};
-grant insert (
-    id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id, submitted_by
-) on pushq.jobs to {producer};
-grant select (id) on pushq.jobs to {producer};
+    -- What only somebody else may do is said at once, as the statements that he is to run.
+    may_grant_usage := has_schema_privilege('pushq', 'usage with grant option');
+    select array_agg(role) filter (where to_regrole(role) is null), array_agg(role) filter (where case
+        when to_regrole(role) is null then true
+        else not has_schema_privilege(to_regrole(role), 'pushq', 'usage') end)
+    into unmade, homeless
+    from (select quote_ident(name) as role from unnest(roles) as name) as named;
+    if unmade is not null and not (select rolcreaterole or rolsuper from pg_roles where rolname = current_user)
+        or homeless is not null and not may_grant_usage
+    then
+        raise exception 'an administrator must run `%` first, which % may not; then repeat this',
+            concat_ws('; ',
+                'create role ' || array_to_string(unmade, ' nologin; create role ') || ' nologin',
+                case when not may_grant_usage then
+                    'grant usage on schema pushq to ' || array_to_string(homeless, ', ') end),
+            current_user;
+    end if;
+    for position in 1..coalesce(cardinality(unmade), 0) loop
+        execute format('create role %s nologin', unmade[position]);
+    end loop;
+    if may_grant_usage then
+        grant usage on schema pushq to {producer}, {worker}, {observer};
+    end if;
 
--- For `pushq supervise`, `pushq sweep`, and the commands that change jobs and queues. It need not own the table. Then the
--- empty partitions of days past retention stay until a `pushq sweep` of the owner drops them.
-do $$ begin create role {worker} nologin; exception when duplicate_object then null; end $$;
-grant usage on schema pushq to {worker};
-grant select, insert, update, delete on all tables in schema pushq to {worker};
-revoke insert, update, delete on pushq.migrations from {worker};
-grant usage, select, update on all sequences in schema pushq to {worker};
-grant execute on function pushq.make_days(int), pushq.retire_days(interval) to {worker};
+    -- Row-level security that nobody has written a policy for, as some hosts switch it on for every new table, hides every
+    -- row from everybody but the owner.
+    for its_table in
+        select oid::regclass from pg_class as class
+        where relnamespace = 'pushq'::regnamespace and relkind in ('r', 'p') and relrowsecurity
+        and not exists (select from pg_policy where polrelid = class.oid)
+    loop
+        execute format('alter table %s disable row level security', its_table);
+    end loop;
 
--- For `pushq exporter`, `pushq jobs` and `pushq queues` where they only list.
-do $$ begin create role {observer} nologin; exception when duplicate_object then null; end $$;
-grant usage on schema pushq to {observer};
-grant select on all tables in schema pushq to {observer};
+    -- As the migrations have it: to read a gate is all that an INSERT does; two functions act with their owner's rights.
+    grant select on all sequences in schema pushq to public;
+    revoke execute on function pushq.make_days(int), pushq.retire_days(interval) from public;
+
+    grant insert (
+        id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
+        submitted_by
+    ) on pushq.jobs to {producer};
+    grant select (id) on pushq.jobs to {producer};
+    grant select on all sequences in schema pushq to {producer};
+    grant execute on function pushq.uuidv7(), pushq.ring_bell(text), pushq.ring(text) to {producer};
+    -- To say that a program and the schema do not fit.
+    grant select on pushq.migrations to {producer};
+    grant execute on function pushq.schema_version() to {producer}, {observer};
+
+    -- For `pushq supervise`, `pushq sweep`, and the commands that change jobs and queues. It need not own the tables. Then
+    -- the empty partitions of days past retention stay until a `pushq sweep` of the owner drops them.
+    grant select, insert, update, delete on all tables in schema pushq to {worker};
+    revoke insert, update, delete on pushq.migrations from {worker};
+    grant usage, select, update on all sequences in schema pushq to {worker};
+    grant execute on all functions in schema pushq to {worker};
+
+    -- For `pushq exporter`, `pushq jobs` and `pushq queues` where they only list.
+    grant select on all tables in schema pushq to {observer};
+    grant execute on function pushq.run_bounds(), pushq.wait_bounds() to {observer};
+
+    perform set_config('search_path', path, true);
+end
+$roles$;

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from importlib.resources import files
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
@@ -13,6 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from pushq.database.session import Session
+from pushq.database.statements import statement
 from pushq.errors import ValueRefused
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
@@ -24,15 +24,6 @@ Fence: TypeAlias = tuple[UUID, UUID]
 
 # What the server says to the slower of two who detach a partition.
 _DETACHED_BY_ANOTHER = (asyncpg.UndefinedTableError, asyncpg.ObjectNotInPrerequisiteStateError)
-
-
-# Read at once: when one is needed there may be no file to be had, or a newer program may have been installed.
-_STATEMENTS = {file.name: file.read_text() for file in (files("pushq.database") / "sql").iterdir()}
-
-
-def statement(name: str) -> str:
-    """The text of sql/NAME.sql."""
-    return _STATEMENTS[f"{name}.sql"]
 
 
 @dataclass(frozen=True, slots=True)

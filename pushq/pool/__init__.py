@@ -22,13 +22,13 @@ from pushq.database.patience import wait_out
 from pushq.database.session import Session
 from pushq.database.store import Claimant, Store
 from pushq.events import Draining, publish, subscribe
+from pushq.link import Assignment, Done, Drain, Link, Look, Ready
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.figures import FigureKeeper
 from pushq.pool.finisher import LOCK_WAIT, finish
 from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
-from pushq.pool.link import Assignment, Done, Drain, Link, Look, Ready
 from pushq.pool.listener import Listener
 from pushq.pool.outbox import Outbox
 from pushq.pool.solo import run_suspects

@@ -15,8 +15,8 @@ import anyio
 
 from pushq.errors import TasksError
 from pushq.exporter.logs import log_events
+from pushq.link import Assignment, Link, Unable
 from pushq.pool import run_pool
-from pushq.pool.link import Assignment, Link, Unable
 from pushq.pool.loading import load_tasks
 
 _PR_SET_PDEATHSIG = 1

@@ -16,8 +16,8 @@ from pushq.events import (
     NotificationReceived,
     WokenUp,
 )
+from pushq.link import Figures, Link
 from pushq.pool.intake import Intake
-from pushq.pool.link import Figures, Link
 
 INTERVAL = 0.5
 
@@ -27,6 +27,7 @@ class FigureKeeper:
 
     def __init__(self, workers: int) -> None:
         self.figures = Figures(workers=workers)
+        self._news = anyio.Event()  # of what the supervisor's readiness hangs on
 
     def __call__(self, event: Event) -> None:
         figures = self.figures
@@ -34,24 +35,32 @@ class FigureKeeper:
             case WokenUp(source):
                 # To be woken is to have claimed, and found nothing, just before: the database answers.
                 figures.wakeups[source] = figures.wakeups.get(source, 0) + 1
-                figures.has_claimed, figures.trouble = True, None
+                self._note_claim()
+            case JobsClaimed():
+                self._note_claim()
             case NotificationReceived():
                 figures.notifications += 1
-            case BellUp():
-                figures.hears = True
-            case BellDown():
-                figures.hears = False
-            case DatabaseLost(reason):
-                figures.trouble = reason
-            case DatabaseBack() | JobsClaimed():
-                figures.trouble = None
+            case BellUp() | BellDown():
+                figures.hears = isinstance(event, BellUp)
+                self._news.set()
+            case DatabaseLost() | DatabaseBack():
+                figures.trouble = event.reason if isinstance(event, DatabaseLost) else None
+                self._news.set()
+
+    def _note_claim(self) -> None:
+        figures = self.figures
+        if figures.trouble or not figures.has_claimed:
+            figures.has_claimed, figures.trouble = True, None
+            self._news.set()
 
     async def report(self, link: Link, intake: Intake) -> None:
-        """Sends the figures whenever they have changed, twice a second at most."""
+        """Sends the figures that have changed: counts twice a second at most, what readiness hangs on at once."""
         sent: Figures | None = None
         while True:
+            self._news = anyio.Event()
             self.figures.busy = intake.busy
             if self.figures != sent:
                 sent = deepcopy(self.figures)
                 await link.send(sent)
-            await anyio.sleep(INTERVAL)
+            with anyio.move_on_after(INTERVAL):
+                await self._news.wait()

@@ -17,7 +17,7 @@ from pushq.database.store import Store, Upkeep
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import PoolDied, PoolReady, PoolStarted, PoolStopped, publish
 from pushq.exporter.metrics import ProcessFigures
-from pushq.pool.link import Assignment, Figures, Message, Ready
+from pushq.link import Assignment, Figures, Message, Ready
 from pushq.settings import Settings
 from pushq.supervisor.farewell import Farewell
 from pushq.supervisor.processes import PoolProcess

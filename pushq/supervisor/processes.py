@@ -12,7 +12,7 @@ from contextlib import suppress
 import anyio
 from anyio.abc import Process
 
-from pushq.pool.link import Assignment, Done, Drain, Figures, Link, Look, Message, Ready, Unable
+from pushq.link import Assignment, Done, Drain, Figures, Link, Look, Message, Ready, Unable
 
 LINE_LOST_AFTER = 1.0
 """Seconds that a process may outlive its line: it hears no orders any more, and says nothing of itself."""

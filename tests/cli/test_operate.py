@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from pushq.database.store import statement
+from pushq.database.statements import statement
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, count, finished, insert, row_of
 from tests.support.supervisors import ROOT, environment, pushq, supervising

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pushq.database import store
+from pushq.database import statements
 from tests.isolation.operations import PARTS, sessions_of
 from tests.isolation.permute import Violation, interleavings, text_of
 from tests.isolation.stage import Stage
@@ -96,11 +96,9 @@ async def test_batches_that_lock_in_the_order_of_arrival_are_caught_in_a_deadloc
 
 def plant(monkeypatch: pytest.MonkeyPatch, name: str, sound: str, spoiled: str) -> None:
     """Spoils one of pushq's statements."""
-    texts = {name: store.statement(name).replace(sound, spoiled)}
-    assert texts[name] != store.statement(name)
-    real = store.statement
-    for module in ("pushq.database.store", "pushq.queue"):
-        monkeypatch.setattr(f"{module}.statement", lambda asked: texts.get(asked) or real(asked))
+    text = statements.statement(name)
+    assert sound in text
+    monkeypatch.setitem(statements._STATEMENTS, name, text.replace(sound, spoiled))
 
 
 async def test_a_statement_that_must_wait_is_left_waiting_and_the_schedule_goes_on(stage: Stage) -> None:

@@ -32,9 +32,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pushq.database import store as store_module
+from pushq.database import statements
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Store, statement
+from pushq.database.statements import statement
+from pushq.database.store import Claimant, Store
 from pushq.errors import PushqError
 from pushq.job import Job, NewJob
 from pushq.outcome import Kind, Outcome
@@ -655,8 +656,7 @@ def test_the_model_tells_a_table_that(table: RealTable, monkeypatch: pytest.Monk
         definition = table.connection.fetchval(f"select pg_get_functiondef('{bug.place}'::regprocedure)")
         table.wait(table.connection.execute(bug.planted_in(table.wait(definition))))
     else:
-        planted = {bug.place: bug.planted_in(statement(bug.place))}
-        monkeypatch.setattr(store_module, "statement", lambda name: planted.get(name) or statement(name))
+        monkeypatch.setitem(statements._STATEMENTS, bug.place, bug.planted_in(statement(bug.place)))
 
     with pytest.raises((AssertionError, PushqError)):
         run_state_machine_as_test(

@@ -32,6 +32,8 @@ else:
 
 Columns: TypeAlias = dict[str, str | None]
 
+OLD_DAYS = "table pushq.jobs_2020_"
+"""How lines begin that tell of days which are made only to be dropped: no job ends there."""
 BATCH = 20_000
 """Lines after which a look at the slot ends, with the transaction at which it is."""
 PATIENCE = 10.0
@@ -154,7 +156,7 @@ def transactions(lines: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, l
     """
     changes: list[Change | Registration] = []
     for where, transaction, text in lines:
-        if text.startswith("table pushq.jobs_"):
+        if text.startswith("table pushq.jobs_") and not text.startswith(OLD_DAYS):
             changes.append(_change(transaction, text))
         elif its := _SUPERVISOR.match(text):
             changes.append(Registration(transaction, its["name"].replace("''", "'"), its["act"] != "DELETE"))

@@ -20,6 +20,7 @@ from pushq.database.embedded import EmbeddedServer
 from tests.torture.clients import AWAY
 from tests.torture.history import Excuse
 from tests.torture.hosts import SHUTDOWN, Host, is_stopped, state_of
+from tests.torture.neighbours import Neighbours
 from tests.torture.proxy import Proxy
 from tests.torture.runs import RunsLog
 from tests.torture.schedule import LEASE, Fault
@@ -50,6 +51,7 @@ class Faults:
         self._hosts = hosts
         self._clients = clients
         self._runs = runs
+        self._neighbours = Neighbours(self._url, hosts)
         self._server_is_mine = anyio.Lock()
         self._going_down = [anyio.Lock() for _ in hosts]
         self._stopping = [anyio.Lock() for _ in hosts]
@@ -103,6 +105,7 @@ class Faults:
             "swallow outcomes' replies": self._swallow_outcomes_replies,
             "lose claims": self._lose_claims,
             "lose outcomes": self._lose_outcomes,
+            "view on a day": self._watch_a_day,
         }
         return await act[fault.kind](host, fault.seconds)
 
@@ -184,6 +187,25 @@ class Faults:
         bit = await _comes_true(lambda: self._runs.goes_by(host.number, CLOCK_STEP), within=20)
         host.clock.set(0)
         return bit
+
+    async def _refuse_threads(self, seconds: float) -> bool:
+        """To handlers of all hosts. A job that needs one is released, time and again, and has not failed."""
+        refusals = [host.no_threads for host in self._hosts]
+        for file in refusals:
+            file.touch()
+        try:
+            return await _for_so_long(seconds, lambda: any(file.stat().st_size for file in refusals))
+        finally:
+            for file in refusals:
+                file.unlink()
+
+    async def _watch_a_day(self, host: Host, seconds: float) -> bool:
+        """A view on a day that is past its retention, when a supervisor begins: it looks at the days first of all."""
+        async with self._neighbours.watching_an_old_day():
+            await self._kill_host(host, 0)
+            bit = await self._neighbours.old_day_is_emptied()
+            await anyio.sleep(seconds + 1)  # and two more sweeps
+            return bit
 
     # Ways to the database -------------------------------------------------------------------------------------
 
@@ -270,6 +292,11 @@ class Faults:
             "terminate backends": self._terminate,
             "cut clients": self._cut_clients,
             "swallow clients' replies": self._swallow_clients_replies,
+            "publication": self._neighbours.publish_everything,
+            "refused rows": self._neighbours.refuse_rows,
+            "foreign backlog": self._neighbours.flood,
+            "scrapes": self._neighbours.scrape,
+            "no threads": self._refuse_threads,
         }
 
     async def _crash(self, _: float) -> bool:

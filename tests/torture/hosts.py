@@ -49,6 +49,8 @@ class Host:
         self.proxy = proxy
         self.clock = clock
         self.log = directory / f"host{number}.log"
+        self.no_threads = directory / f"host{number}.no-threads"
+        """While this file is there, its pools get no threads for handlers; how often they asked is in it."""
         self.is_wanted = True
         self.groups: list[int] = []
         self._planted = planted
@@ -76,8 +78,14 @@ class Host:
             return self._supervisor.pools if self._supervisor else []
         return []
 
+    @property
+    def port(self) -> int:
+        """Where it serves its metrics; 0: it has not said so yet."""
+        said = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return int(next(iter(re.findall(r'"http_port": (\d+)', said)[-1:]), 0))
+
     def _start(self) -> None:
-        given = {"TEST_RUNS": str(self._runs), "TEST_HOST": str(self.number)}
+        given = {"TEST_RUNS": str(self._runs), "TEST_HOST": str(self.number), "TEST_NO_THREADS": str(self.no_threads)}
         if self._planted:
             given["TEST_PLANTED"] = self._planted
         env = environment(self.url, **SETTINGS, **given) | (self.clock.environment if self.clock else {})

@@ -15,7 +15,7 @@ from uuid import UUID
 import anyio
 from anyio.abc import TaskGroup
 
-import pushq.database.store
+import pushq.database.statements
 import pushq.outcome
 import pushq.pool
 import pushq.pool.claimer
@@ -24,9 +24,9 @@ from pushq.database.patience import wait_out
 from pushq.database.session import Session
 from pushq.database.store import Fence, Sighting, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.link import Link, Message
 from pushq.outcome import Kind, Outcome
 from pushq.pool.claimer import Claimer
-from pushq.pool.link import Link, Message
 from pushq.pool.lookback import Lookback, Span
 from pushq.pool.worker import Attempts
 from pushq.settings import Settings
@@ -75,7 +75,7 @@ def _claim_without_lease() -> None:
 
 def _same_attempt_again() -> None:
     """A job that is claimed again is not told apart from its first run."""
-    _rewrite("claim", "    attempt = attempt + 1", "    attempt = greatest(attempt, 1)")
+    _rewrite("claim", "    attempt = attempt + (attempt < 2147483647)::int", "    attempt = greatest(attempt, 1)")
 
 
 def _looks_ahead_only() -> None:
@@ -286,11 +286,9 @@ def _suspects_among_others() -> None:
 
 def _rewrite(name: str, old: str, new: str, times: int = 1) -> None:
     """Replaces a part of a statement that must be there."""
-    statement = pushq.database.store.statement
-    text = statement(name)
+    text = pushq.database.statements.statement(name)
     assert text.count(old) == times, f"{old!r} is in {name}.sql {text.count(old)} times: plant this bug elsewhere"
-    texts = {name: text.replace(old, new)}
-    _replace(pushq.database.store, "statement", lambda asked: texts.get(asked) or statement(asked))
+    pushq.database.statements._STATEMENTS[name] = text.replace(old, new)
 
 
 def _replace(owner: object, name: str, new: object) -> None:

@@ -32,6 +32,7 @@ from tests.torture.decoding import Decoder
 from tests.torture.faults import GONE_WITHIN, Faults
 from tests.torture.history import Change, History, Leftovers, Registration, Violation
 from tests.torture.hosts import Clock, Host, processes_of
+from tests.torture.neighbours import FOREIGN
 from tests.torture.proxy import Proxy
 from tests.torture.runs import RunsLog
 from tests.torture.schedule import (
@@ -191,7 +192,7 @@ class Stage:
 
     async def _take_changes(self) -> None:
         with suppress(*AWAY):
-            self._committed += await self._decoder.committed()
+            self._committed += filter(_is_ours, await self._decoder.committed())
 
     async def _settle(self) -> None:
         began_at = time.monotonic()
@@ -263,6 +264,11 @@ class Stage:
             dict(Counter(change.after.status for change in changes if change.after and change.after.is_finished)),
             len(runs),
         )
+
+
+def _is_ours(one: Change | Registration) -> bool:
+    row = (one.after or one.before) if isinstance(one, Change) else None
+    return row is None or row.task != FOREIGN
 
 
 def _with_places(committed: Iterable[Change | Registration]) -> Iterator[Registration]:

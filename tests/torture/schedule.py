@@ -17,7 +17,7 @@ from typing import Self
 HOSTS = 3
 LEASE = 2.0
 """Seconds."""
-FAULTS = 14
+FAULTS = 16
 JOBS = 1000
 SECONDS = 12.0
 """For how long clients insert in the first act. Faults begin sooner, so that they still meet jobs."""
@@ -123,8 +123,9 @@ ON_HOSTS: dict[str, Seconds] = {
     "swallow outcomes' replies": _a_second,
     "lose claims": _a_second,
     "lose outcomes": _a_second,
+    "view on a day": _over_a_heartbeat,
 }
-# What befalls everybody: the server, or the clients' connections.
+# What befalls everybody: the server, the clients' connections, the tables.
 ON_ALL: dict[str, Seconds] = {
     "crash server": _instant,
     "freeze server": _over_a_lease,
@@ -132,6 +133,11 @@ ON_ALL: dict[str, Seconds] = {
     "terminate backends": _instant,
     "cut clients": _instant,
     "swallow clients' replies": _a_second,
+    "publication": _around_a_lease,
+    "refused rows": _around_a_lease,
+    "foreign backlog": _around_a_lease,
+    "scrapes": _around_a_lease,
+    "no threads": _around_a_lease,
 }
 # The last act's.
 MENDED_BY_DEATH = ("swallow claims' replies", "swallow outcomes' replies", "lose claims", "lose outcomes")

@@ -16,7 +16,8 @@ import pytest
 from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Store, statement
+from pushq.database.statements import statement
+from pushq.database.store import Claimant, Store
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
 from tests.support.jobs import Connection, insert, row_of
@@ -230,7 +231,7 @@ async def test_a_finish_that_asks_for_no_token_is_found_in_what_the_database_tel
         await pushq.insert()
         late = await pushq.run()
         await pushq.store.requeue([CLAIMANT.supervisor], crashed=True)
-        outcome = ([late.id], [late.token], [0.0], [0.0], ["succeeded"], [0.0], ["late"], ["{}"])
+        outcome = ([late.id], [late.token], [0.0], [0.0], ["succeeded"], [0.0], ["late"], [None], ["{}"])
         assert await pushq.connection.fetchval(fenced, *outcome) == []
         assert await pushq.connection.fetchval(unfenced, *outcome) is None
         (found,) = check(pushq.history(await changes_of(decoder)))
@@ -295,7 +296,7 @@ async def _set(connection: Connection, job: UUID, **columns: object) -> None:
 
 async def _finish(connection: Connection, job: UUID, *, error: str, result: str) -> None:
     token = (await row_of(connection, job))["token"]
-    outcome = ([job], [token], [0.0], [0.0], ["succeeded"], [0.0], [error], [result])
+    outcome = ([job], [token], [0.0], [0.0], ["succeeded"], [0.0], [error], [error], [result])
     assert await connection.fetchval(statement("finish"), *outcome) is None
 
 

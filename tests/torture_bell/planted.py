@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from pushq.database.store import Store, statement
+from pushq.database.statements import statement
+from pushq.database.store import Store
 from pushq.pool.doorbell import Doorbell
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from pushq.pool.link import Done, Drain, Link
+from pushq.link import Done, Drain, Link
 
 
 async def test_what_is_said_at_one_end_is_heard_at_the_other_until_that_is_gone() -> None:
