@@ -9,12 +9,17 @@ import click
 
 from pushq.cli.options import load_settings
 from pushq.database.migrate import migrate as apply_missing
-from pushq.database.migrate import migrations, missing, repair, roles
+from pushq.database.migrate import migrations, repair, roles
+from pushq.database.schema import faults
 from pushq.database.url import describe
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Only say what is missing: exit code 0 if nothing, 1 if something.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Only say what is missing or not as it should be: exit code 0 if nothing, 1 if something.",
+)
 @click.option(
     "--sql", "print_sql", is_flag=True, help="Print the migrations, for a tool of your own; needs no database."
 )
@@ -37,9 +42,10 @@ def migrate(check: bool, print_sql: bool, print_roles: bool) -> None:
         click.echo(roles(), nl=False)
     elif check:
         settings = load_settings()
-        names = anyio.run(missing, settings.url)
-        click.echo(f"{describe(settings.url)}: " + (f"missing {', '.join(names)}" if names else "up to date"))
-        sys.exit(1 if names else 0)
+        found = anyio.run(faults, settings.url)
+        for fault in found or ["is up to date."]:
+            click.echo(f"{describe(settings.url)} {fault}")
+        sys.exit(1 if found else 0)
     else:
         settings = load_settings()
         applied = anyio.run(apply_missing, settings.listen_url)

@@ -140,16 +140,11 @@ async def check_schema(url: str | None) -> None:
 async def refuse_hidden(session: Session, url: str | None) -> None:
     """Raises SchemaError where row-level security hides tables, as some hosts switch it on for each new one."""
     if rows := await session.fetch(statement("hidden_tables")):
+        names = ", ".join(row["name"] for row in rows)
         raise SchemaError(
-            f"{describe(url)} hides the rows of {some([row['name'] for row in rows])} by row-level security, for which "
-            "no policy was written; as the owner run what `pushq migrate --roles` prints, which switches it off there."
+            f"{describe(url)} hides the rows of {names} from this role by row-level security: no policy is for it. As "
+            "the owner write one, or run what `pushq migrate --roles` prints: where there is none, it switches it off."
         )
-
-
-def some(names: list[str], at_most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    rest = len(names) - at_most
-    return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 async def _missing(session: Session, url: str | None) -> list[Migration]:
@@ -208,7 +203,10 @@ async def _apply(session: Session, migration: Migration) -> bool:
 _IN_THE_WAY = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 
 
-def roles(producer: str = "pushq_producer", worker: str = "pushq_worker", observer: str = "pushq_observer") -> str:
+PRODUCER, WORKER, OBSERVER = "pushq_producer", "pushq_worker", "pushq_observer"
+
+
+def roles(producer: str = PRODUCER, worker: str = WORKER, observer: str = OBSERVER) -> str:
     """SQL that grants three roles what they need, and nothing else."""
     names = {"producer": producer, "worker": worker, "observer": observer}
     literals = ", ".join("'" + name.replace("'", "''") + "'" for name in names.values())

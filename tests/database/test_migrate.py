@@ -49,7 +49,7 @@ async def test_check_tells_by_its_exit_code(empty_database_url: str) -> None:
     after = pushq("migrate", "--check", url=empty_database_url)
 
     assert (before.returncode, applied.returncode, after.returncode) == (1, 0, 0)
-    assert f"missing {', '.join(NAMES)}" in before.stdout
+    assert f"lacks {', '.join(NAMES)}; run `pushq migrate`." in before.stdout
     assert f"applied {', '.join(NAMES)}" in applied.stdout
     assert "up to date" in after.stdout
 

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from pushq.database.migrate import migrate, roles
+from pushq.database.schema import faults
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, finished
 from tests.support.roles import GROUPS, Logins, a_login_each, url_as
@@ -104,7 +105,11 @@ async def test_after_a_restore_without_privileges_the_printed_roles_make_the_rig
     text = subprocess.run(dump, check=True, capture_output=True).stdout
     subprocess.run(psql, input=text, check=True, capture_output=True)
 
+    keeps, opens = await faults(empty_database_url)
+    assert "keeps rights from its roles: everybody: select on gate_N; as the owner run what `pushq migrate" in keeps
+    assert "lets everybody do too much: execute on make_days(integer), execute on retire_days(interval); " in opens
     async with a_login_each(admin, empty_database_url) as logins:
+        assert await faults(empty_database_url) == []
         await each_does_its_work(admin, logins)
 
 
@@ -160,7 +165,7 @@ async def test_row_level_security_for_every_new_table_is_told_as_such_and_switch
             ("observer", ["queues"]),
         ):
             ended = await asyncio.to_thread(pushq, *command, url=logins.url_as(login))
-            assert "hides the rows of census, census_clock, days, jobs, jobs_unfinished and " in ended.stderr, command
+            assert "hides the rows of census, census_clock, days, jobs, jobs_unfinished, " in ended.stderr, command
             assert "by row-level security" in ended.stderr
             assert ended.stderr.count("\n") == 1
             assert ended.returncode in {1, 2}

@@ -1,0 +1,121 @@
+"""What the schema should hold, and what it holds: for `pushq migrate --check`.
+
+schema.txt is what the migrations and the roles make, in the words of describe_schema.sql. After a change of either,
+`python -m tests.migrations.schema > pushq/database/schema.txt` writes it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import TypeAlias
+
+from pushq.database.migrate import OBSERVER, PRODUCER, WORKER, missing
+from pushq.database.session import Session
+from pushq.database.statements import statement
+
+Roles: TypeAlias = tuple[str, str, str]
+"""The names of the producer's, the worker's and the observer's."""
+Parts: TypeAlias = Mapping[tuple[str, str], str]
+"""(kind, name) → definition."""
+
+_HOW = "`pushq migrate --sql` prints how it is made."
+_ROLES = "as the owner run what `pushq migrate --roles` prints"
+# By kind of fault: what is said of the parts that have it, and the remedy.
+_SENTENCES = {
+    "lacks": f"lacks {{}}; {_HOW}",
+    "differs": f"has another {{}} than the migrations make; {_HOW}",
+    "own": "has columns of your own, whose values are lost when a job finishes: {}; keep such values in your own "
+    "table, by the job's id, or let the column be generated.",
+    "right": f"keeps rights from its roles: {{}}; {_ROLES}.",
+    "open": f"lets everybody do too much: {{}}; revoke it from public, or {_ROLES}.",
+    "hidden": "hides the rows of {} by row-level security, for which nobody has written a policy; "
+    f"{_ROLES}, which switches it off there.",
+    "owner": "has parts that belong to others than the table of jobs: {}; `alter … owner to` its owner.",
+    "row": "has lost rows that belong to the schema: {}; run `pushq migrate`.",
+}
+_SHOWN = 8
+
+
+async def faults(url: str | None) -> list[str]:
+    """What is wrong with the schema, a predicate each, which names the remedy; none: it is as this program needs it.
+
+    Raises like migrate.
+    """
+    if names := await missing(url):
+        return [f"lacks {', '.join(names)}; run `pushq migrate`."]
+    session = Session(url, "pushq", settings={"enable_seqscan": "on", "enable_hashjoin": "on"})
+    try:
+        return await faults_seen_by(session)
+    finally:
+        await session.close()
+
+
+async def faults_seen_by(session: Session, roles: Roles = (PRODUCER, WORKER, OBSERVER)) -> list[str]:
+    found = list(compare(wanted(), await describe(session, roles)))
+    if not any(fault == "lacks" for fault, _ in found):  # else there is not all that this looks at
+        found += [(row["kind"], row["name"]) for row in await session.fetch(statement("schema_faults"))]
+    by_fault = {fault: [name for kind, name in found if kind == fault] for fault in _SENTENCES}
+    return [_SENTENCES[fault].format(_some(names)) for fault, names in by_fault.items() if names]
+
+
+async def describe(session: Session, roles: Roles) -> Parts:
+    rows = await session.fetch(statement("describe_schema"), list(roles))
+    return {(row["kind"], row["name"]): row["definition"] for row in rows}
+
+
+@cache
+def wanted() -> Parts:
+    lines = (files("pushq.database") / "schema.txt").read_text().splitlines()
+    return {(kind, name): definition for kind, name, definition in (line.split("\t") for line in lines)}
+
+
+def compare(wanted: Parts, there: Parts) -> Iterator[tuple[str, str]]:
+    """The faults of what is there: (kind of fault, name). What people have added is theirs, where it harms nothing."""
+    lost = {name for kind, name in wanted if kind != "right" and (kind, name) not in there}
+    changed = {name for (kind, name), found in there.items() if kind != "right" and wanted.get((kind, name)) != found}
+    for (kind, name), definition in wanted.items():
+        if kind == "right":
+            if there.get((kind, name)) != definition and _is_used(name, there) and _object(name) not in lost | changed:
+                yield "right", name
+        elif name in lost:
+            if name.partition(".")[0] not in lost - {name}:  # a table that is lost has lost its columns, too
+                yield "lacks", f"{kind} {name}"
+        elif name in changed:
+            yield "differs", f"{kind} {name}{_how(definition, there[kind, name])}"
+    yield from _own(there, wanted)
+
+
+def _own(there: Parts, wanted: Parts) -> Iterator[tuple[str, str]]:
+    for kind, name in [part for part in there if part not in wanted]:
+        if kind == "column" and name.startswith("jobs.") and " generated " not in there[kind, name]:
+            yield "own", name.removeprefix("jobs.")
+        elif kind == "right" and name.startswith("everybody: ") and _is_too_much(name, wanted):
+            yield "open", name.removeprefix("everybody: ")
+
+
+def _is_used(right: str, there: Parts) -> bool:
+    """Whether its role is: roles are the whole server's, and this database may not know them."""
+    role = right.partition(":")[0]
+    return role == "everybody" or any(kind == "right" and name.startswith(f"{role}:") for kind, name in there)
+
+
+def _is_too_much(right: str, wanted: Parts) -> bool:
+    """All but to execute what acts with the caller's rights."""
+    return ": execute " not in right or "security definer" in wanted.get(("function", _object(right)), "")
+
+
+def _object(right: str) -> str:
+    return right.partition(" on ")[2]
+
+
+def _how(wanted: str, found: str) -> str:
+    """What shows of a difference: sums say nothing."""
+    shown = found.partition("sum ")[0].strip()
+    return "" if shown == wanted.partition("sum ")[0].strip() else f" ({shown or 'plain'})"
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

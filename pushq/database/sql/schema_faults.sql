@@ -1,0 +1,27 @@
+-- What else keeps the schema from working, by its kind: tables that row-level security hides from everybody but their owner,
+-- since nobody has written a policy; what does not belong to the owner of the table of jobs, who makes and empties days; and
+-- rows that are lost.
+select 'hidden' as kind, relname::text as name
+from pg_class as class
+where relnamespace = 'pushq'::regnamespace and relkind in ('r', 'p') and relrowsecurity
+and relname !~ '^jobs_\d{4}_\d\d_\d\d'
+and not exists (select from pg_policy where polrelid = class.oid)
+union all
+select 'owner', relname || ' to ' || pg_get_userbyid(relowner)
+from pg_class
+where relnamespace = 'pushq'::regnamespace and relkind in ('r', 'p', 'S')
+and relowner <> (select relowner from pg_class where oid = 'pushq.jobs'::regclass)
+union all
+select 'owner', proname || '() to ' || pg_get_userbyid(proowner)
+from pg_proc
+where pronamespace = 'pushq'::regnamespace and prosecdef
+and proowner <> (select relowner from pg_class where oid = 'pushq.jobs'::regclass)
+union all
+select 'row', 'days ' || day
+from pushq.attached_days() as day
+where day not in (select day from pushq.days)
+union all
+select 'row', 'migrations ' || version
+from generate_series(1, pushq.schema_version()) as version
+where version not in (select version from pushq.migrations)
+order by kind, name

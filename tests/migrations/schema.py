@@ -1,0 +1,37 @@
+"""What the migrations and the roles make, as text: each right by the name of its role, and none by way of PUBLIC.
+
+`.venv/bin/python -m tests.migrations.schema > pushq/database/schema.txt` writes down what is so now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+
+from pushq.database.embedded import EmbeddedServer
+from pushq.database.migrate import migrate, roles
+from pushq.database.schema import describe
+from pushq.database.session import Session
+
+
+async def schema(empty_database_url: str, names: tuple[str, str, str]) -> str:
+    """names: roles that do not exist yet."""
+    owner = await asyncpg.connect(empty_database_url)
+    await owner.execute("alter default privileges revoke execute on functions from public")
+    await migrate(empty_database_url)
+    await owner.execute(roles(*names))
+    await owner.close()
+    session = Session(empty_database_url, "schema", settings={"enable_seqscan": "on", "enable_hashjoin": "on"})
+    parts = await describe(session, names)
+    await session.close()
+    return "".join(f"{kind}\t{name}\t{definition}\n" for (kind, name), definition in parts.items())
+
+
+async def _print() -> None:
+    with EmbeddedServer(durable=False) as server:
+        print(await schema(server.url(), ("pushq_producer", "pushq_worker", "pushq_observer")), end="")
+
+
+if __name__ == "__main__":
+    asyncio.run(_print())
