@@ -6,7 +6,8 @@ class PushqError(Exception):
 
 
 class UsageError(PushqError):
-    """The user's mistake: the command ends with exit code 2 and this sentence, no traceback."""
+    """The user's mistake, which the same command would only repeat: it ends with exit code 2 and this sentence, no
+    traceback. What may become well by itself, or by somebody else's doing, is no such error: it ends with 1."""
 
 
 class SettingsError(UsageError):
@@ -17,8 +18,8 @@ class TasksError(UsageError):
     """A registry of tasks that cannot be used: not found, not importable, a name twice."""
 
 
-class SchemaError(UsageError):
-    """The database's schema is not the one that this program needs."""
+class SchemaError(PushqError):
+    """The database's schema is not the one that this program needs: somebody may be about to migrate it."""
 
 
 class PayloadError(PushqError):
@@ -44,7 +45,7 @@ class StatementUndone(DatabaseAway):
     """The database is there, and has undone a statement: somebody holds a lock, or it took too long. Try it again."""
 
 
-class DatabaseRefused(UsageError):
+class DatabaseRefused(PushqError):
     """The database answered, and it will not have us: wrong password, unknown database, missing right."""
 
 

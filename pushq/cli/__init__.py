@@ -27,7 +27,7 @@ _MODULES = {
 
 
 class _Commands(click.Group):
-    """Turns what pushq raises into a sentence and an exit code: 2 for the user's mistake, 1 for a failure."""
+    """Turns what pushq raises into a sentence and an exit code: 2 for the user's mistake, 1 for what may pass."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in _MODULES:

@@ -13,7 +13,7 @@ import asyncpg
 from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.database.url import describe
-from pushq.errors import DatabaseAway, SchemaError
+from pushq.errors import DatabaseAway, SchemaError, SettingsError
 
 # Any constant will do, so long as every version of pushq uses the same.
 _LOCK = 0x70757368
@@ -60,7 +60,7 @@ async def migrate(url: str | None) -> list[str]:
     try:
         await session.fetch("select 1")
         if session.is_pooled:
-            raise SchemaError(
+            raise SettingsError(
                 f"{describe(url)} is reached through a transaction pooler, which cannot keep migrators apart; "
                 "give a direct connection in PUSHQ_LISTEN_DATABASE_URL."
             )

@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pushq.errors import DatabaseAway, DatabaseRefused, UsageError
+from pushq.errors import DatabaseAway, DatabaseRefused, PushqError, UsageError
 
 Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 """From what the scraper accepts to an exposition and its content type."""
@@ -73,7 +73,8 @@ def _has_token(request: Request, token: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError when the port is taken or the host is not ours."""
+    """A listening socket. Raises UsageError when the port is not for us, PushqError when it is taken, or when the host
+    is not ours: whoever has the port may be about to end, and an address may be yet to come."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
@@ -83,7 +84,8 @@ def bind(host: str, port: int) -> socket.socket:
             if error.errno in (errno.EADDRINUSE, errno.EACCES)
             else "give an address of this machine with --http-host or PUSHQ_HTTP_HOST"
         )
-        raise UsageError(f"Cannot listen on {host}:{port}: {_reason(error)}; {remedy}.") from None
+        kind = UsageError if error.errno == errno.EACCES else PushqError
+        raise kind(f"Cannot listen on {host}:{port}: {_reason(error)}; {remedy}.") from None
 
 
 def _reason(error: OSError) -> str:

@@ -16,6 +16,9 @@ from tests.support.commands import invoke
 from tests.support.supervisors import environment, pushq, supervising
 from tests.support.waiting import eventually
 
+MAY_PASS = (1, 1)
+"""The exit code of what may become well by itself, so that whatever starts supervisors tries again; and a line."""
+
 NOBODY = "postgresql://me:hunter2@127.0.0.1:1/app"
 
 MODULES = {
@@ -107,19 +110,19 @@ def test_a_database_that_was_not_migrated_is_told_apart(empty_database_url: str,
     ended = invoke(*command, url=empty_database_url)
 
     assert "has no pushq schema; run `pushq migrate`." in ended.stderr
-    assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
+    assert (ended.exit_code, ended.stderr.count("\n")) == MAY_PASS
 
 
-def test_a_database_or_role_that_does_not_exist_is_the_user_s_to_mend(database_url: str) -> None:
+def test_a_database_or_role_that_does_not_exist_is_named(database_url: str) -> None:
     for url in (database_url.replace("/pushq_test_", "/no_such_"), database_url.replace("//pushq@", "//nobody_here@")):
         ended = invoke("supervise", "tests.support.handlers:tasks", url=url)
 
         assert "refused us: " in ended.stderr
         assert "does not exist" in ended.stderr
-        assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
+        assert (ended.exit_code, ended.stderr.count("\n")) == MAY_PASS
 
 
-async def test_a_wrong_password_is_the_user_s_to_mend_and_is_not_shown() -> None:
+async def test_a_wrong_password_is_told_and_is_not_shown() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     with EmbeddedServer(settings={"listen_addresses": "127.0.0.1", "port": port}) as server:
@@ -135,7 +138,7 @@ async def test_a_wrong_password_is_the_user_s_to_mend_and_is_not_shown() -> None
             ended = pushq(*command, url=refused)
             assert 'refused us: password authentication failed for user "app".' in ended.stderr
             assert "wrong" not in ended.stderr
-            assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+            assert (ended.returncode, ended.stderr.count("\n")) == MAY_PASS
         accepted = f"postgresql://app:right@127.0.0.1:{port}/postgres?channel_binding=require&connect_timeout=5"
         assert pushq("migrate", DATABASE_URL=accepted).returncode == 0
 
@@ -153,7 +156,7 @@ def test_a_host_that_is_not_ours_is_named(database_url: str) -> None:
         ended = pushq(*command, "--http-host", "192.0.2.1", "--http-port", "0", url=database_url)
 
         assert "Cannot listen on 192.0.2.1:0: cannot assign requested address; " in ended.stderr
-        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+        assert (ended.returncode, ended.stderr.count("\n")) == MAY_PASS
 
 
 def test_a_flag_that_cannot_be_used_is_named_as_the_setting_that_it_is() -> None:
@@ -172,7 +175,7 @@ def test_a_port_that_is_taken_is_named_with_the_remedy(database_url: str) -> Non
             ended = pushq(*command, "--http-port", str(port), url=database_url)
 
             assert f"Cannot listen on 127.0.0.1:{port}: address already in use; choose another port" in ended.stderr
-            assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+            assert (ended.returncode, ended.stderr.count("\n")) == MAY_PASS
 
 
 def test_wrong_usage_ends_with_2() -> None:

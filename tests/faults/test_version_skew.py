@@ -81,7 +81,7 @@ async def _prepare(url: str, version: int) -> None:
 
 
 def _is_one_sentence(ended: Result) -> bool:
-    return (ended.exit_code, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    return (ended.exit_code, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
 
 
 # A newer schema -------------------------------------------------------------------------------------------------------
