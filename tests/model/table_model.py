@@ -426,7 +426,7 @@ class TableModel:
     def _crashed(self, row: Row) -> Taken:
         assert row.started_at is not None
         crashes = row.crashes + 1
-        error = f"ProcessDied: the process that ran the job died, for the {crashes}. time"
+        error = f"ProcessDied: the process that ran the job died (crash {crashes} of {MOST_CRASHES})"
         if crashes >= MOST_CRASHES:
             self._measure(row, "failed", row.started_at, self.now)
             columns = {"crashes": crashes, "finished_at": self.now, "token": None, "error": error, "traceback": None}

@@ -168,7 +168,7 @@ async def test_a_job_that_kills_its_process_three_times_ends_as_failed_and_only_
         rows = await finished(connection, *others, within=40)
 
     assert (killer_row["status"], killer_row["crashes"], killer_row["failures"]) == ("failed", 3, 0)
-    assert killer_row["error"] == "ProcessDied: the process that ran the job died, for the 3. time"
+    assert killer_row["error"] == "ProcessDied: the process that ran the job died (crash 3 of 3)"
     assert {row["status"] for row in rows} == {"succeeded"}
     assert max(row["crashes"] for row in rows) <= 2
 

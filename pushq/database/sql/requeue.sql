@@ -32,7 +32,7 @@ kept as (
     select
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
         submitted_by, 'failed', attempt, failures, crashes + 1, enqueued_at, started_at, ended_at, supervisor, pool,
-        null, format('ProcessDied: the process that ran the job died, for the %s. time', crashes + 1), null, null,
+        null, format('ProcessDied: the process that ran the job died (crash %s of 3)', crashes + 1), null, null,
         (select pushq.current_day())
     from failed
 ),
@@ -42,7 +42,7 @@ requeued as (
         token = null,
         crashes = crashes + $3::int,
         error = case when $3
-            then format('ProcessDied: the process that ran the job died, for the %s. time', crashes + 1)
+            then format('ProcessDied: the process that ran the job died (crash %s of 3)', crashes + 1)
             else error end,
         traceback = case when not $3 then traceback end
     from held
