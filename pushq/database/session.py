@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import asyncpg
 
+from pushq.database.connect import connect, make_settings
 from pushq.database.url import blame, describe, destination
 from pushq.errors import DatabaseAway, DatabaseRefused, SettingsError, StatementUndone, ValueRefused
 
@@ -77,7 +78,7 @@ class Session:
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._has_connected = False
         self._turn = anyio.Lock(fast_acquire=True)  # a statement need not wait for a round of the loop
-        self.is_pooled = False  # whether a transaction pooler stands in between: it refuses settings at the start
+        self.is_pooled = False  # whether a transaction pooler stands in between: see connect.py
 
     async def fetch(self, statement: str, *arguments: object, deadline: float | None = None) -> list[asyncpg.Record]:
         """The rows of one statement, in a transaction of its own.
@@ -91,7 +92,8 @@ class Session:
             if not self.is_pooled:
                 return await connection.fetch(statement, *arguments)
             async with connection.transaction(isolation="read_committed"):
-                await connection.execute(_set_locally(self._settings | _newer_settings(connection)))
+                version = connection.get_server_version().major
+                await connection.execute(make_settings(self._settings, version, for_transaction=True))
                 return await connection.fetch(statement, *arguments)
 
     async def execute_alone(self, statement: str, *, deadline: float | None = None) -> None:
@@ -168,43 +170,10 @@ class Session:
             raise DatabaseAway(f"{blame(self._url)} is away: {_message(error)}.") from error
 
     async def _connect(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
-        dsn = destination(self._url)
-        try:
-            return await self._connect_to(dsn, seconds)
-        except (
-            asyncpg.ClientConfigurationError,
-            ValueError,
-        ) as error:  # ValueError: of a host's name that none can have
-            raise SettingsError(f"The database URL cannot be used: {_message(error)}.") from error
-
-    async def _connect_to(self, dsn: str, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
-        if not self.is_pooled:
-            try:
-                connection = await asyncpg.connect(
-                    dsn, timeout=seconds, server_settings=self._settings, max_cached_statement_lifetime=0
-                )
-            except asyncpg.ProtocolViolationError as error:
-                if "startup parameter" not in str(error):
-                    raise
-            else:
-                for name, value in _newer_settings(connection).items():
-                    await connection.execute(f"set {name} = {value}")
-                return connection
-        self.is_pooled = True
-        # Each transaction may meet another server connection: nothing can be prepared, or set for longer than it lasts.
-        return await asyncpg.connect(dsn, timeout=seconds, statement_cache_size=0)
-
-
-def _newer_settings(connection: asyncpg.Connection[asyncpg.Record]) -> dict[str, str]:
-    """What an older server does not know, and would refuse a connection for."""
-    return {"transaction_timeout": "0"} if connection.get_server_version() >= (17,) else {}
-
-
-def _set_locally(settings: Mapping[str, str]) -> str:
-    """By a function, to which a list is the text that it is at the start of a connection."""
-    quoted = {name: value.replace("'", "''") for name, value in settings.items()}
-    calls = ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in quoted.items())
-    return f"select {calls}"
+        connection, self.is_pooled = await connect(
+            destination(self._url), self._settings, seconds, is_pooled=self.is_pooled
+        )
+        return connection
 
 
 def _message(error: BaseException) -> str:

@@ -1,10 +1,11 @@
-"""PgBouncer in transaction mode: the machine's own, or Debian's package, unpacked into the user's cache."""
+"""PgBouncer: the machine's own, or Debian's package, unpacked into the user's cache."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,22 +18,30 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import pytest
 
 from pushq.database.embedded import _unprivileged_account
+from pushq.database.session import Session
 from tests.support.waiting import wait_until
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushq-tests" / "pgbouncer"
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
 
 
+SWALLOWED = ",".join([*Session(None, "any")._settings, "synchronous_commit", "options"])
+
+
 @contextmanager
-def pooling(url: str) -> Iterator[str]:
-    """A transaction pooler with four connections to the server of `url`, and a URL that leads through it."""
+def pooling(url: str, mode: str = "transaction", *, swallows: bool = False, **more: object) -> Iterator[str]:
+    """A pooler with four connections to the server of `url`, and a URL that leads through it.
+
+    swallows: it takes what a session wants to be set from its start, and forgets it. more: settings of its own.
+    """
     program, account = _program(), _unprivileged_account()
+    chosen = {"default_pool_size": 4, "ignore_startup_parameters": SWALLOWED if swallows else ""} | more
     with TemporaryDirectory(prefix="pushq-pgbouncer-") as directory:
         configuration = Path(directory) / "pgbouncer.ini"
         configuration.write_text(
             f"[databases]\n* = {_as_keywords(url)}\n"
-            "[pgbouncer]\npool_mode = transaction\ndefault_pool_size = 4\nauth_type = any\n"
-            f"unix_socket_dir = {directory}\nlisten_port = 6432\n"
+            f"[pgbouncer]\npool_mode = {mode}\nauth_type = any\nunix_socket_dir = {directory}\nlisten_port = 6432\n"
+            + "".join(f"{name} = {value}\n" for name, value in chosen.items())
         )
         become = ["-u", account.pw_name] if account else []
         if account:
@@ -41,12 +50,17 @@ def pooling(url: str) -> Iterator[str]:
             [program.path, "-q", *become, configuration], env=program.environment, stderr=subprocess.DEVNULL
         )
         try:
-            wait_until(lambda: process.poll() is not None or (Path(directory) / ".s.PGSQL.6432").exists())
+            wait_until(lambda: process.poll() is not None or _listens(Path(directory) / ".s.PGSQL.6432"))
             assert process.poll() is None, "PgBouncer did not start"
             yield f"postgresql://pooled@/{_database(url)}?host={quote(directory)}&port=6432"
         finally:
             process.terminate()
             process.wait(10)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def _database(url: str) -> str:
