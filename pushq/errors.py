@@ -18,6 +18,10 @@ class TasksError(UsageError):
     """A registry of tasks that cannot be used: not found, not importable, a name twice."""
 
 
+class TasksRaised(PushqError):
+    """The module of a registry raises when it is imported, which may pass: it may have found a service away."""
+
+
 class SchemaError(PushqError):
     """The database's schema is not the one that this program needs: somebody may be about to migrate it."""
 

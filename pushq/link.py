@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -52,9 +53,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Unable:
-    """The pool cannot begin: the sentence for the user."""
+    """The pool cannot begin: the sentence for the user. may_pass: the next one may be able to."""
 
     sentence: str
+    may_pass: bool = False
 
 
 @dataclass(slots=True)
@@ -109,9 +111,8 @@ class Link:
 
     async def send(self, message: Message) -> None:
         """Sends a message. Raises anyio.BrokenResourceError or ClosedResourceError when the other end is gone."""
-        line = json.dumps([type(message).__name__, asdict(message)]) + "\n"
         async with self._turn:  # an order to drain may come while the assignment is on its way
-            await self._stream.send(line.encode())
+            await self._stream.send(_line(message))
 
     async def receive(self) -> Message:
         """The next message. Raises EOFError when the other end is gone, or says what is none."""
@@ -133,6 +134,22 @@ class Link:
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def receive_first(end: socket.socket) -> Message:
+    """The first message, before there is an event loop. Nothing is read of those that follow."""
+    with end.makefile("rb", buffering=0) as file:
+        return _message(file.readline(LONGEST_MESSAGE))
+
+
+def send_last(end: socket.socket, message: Message) -> None:
+    """Where there will be no event loop."""
+    with suppress(OSError):  # the other end is gone
+        end.sendall(_line(message))
+
+
+def _line(message: Message) -> bytes:
+    return json.dumps([type(message).__name__, asdict(message)]).encode() + b"\n"
 
 
 def _message(line: bytes) -> Message:

@@ -46,7 +46,7 @@ def _trace(error: BaseException) -> Trace | None:
         return _trace(error.__cause__) if error.__cause__ else None
     told = TracebackException(type(error), error, frames, limit=-MOST_FRAMES, compact=True)
     text = _DETAIL.sub("", "".join(told.format()))
-    return Trace(_end_of(text), _place(frames))
+    return Trace(_end_of(text), _said(_places(error, frames)[0]))
 
 
 def _of_the_user(error: BaseException) -> TracebackType | None:
@@ -57,11 +57,22 @@ def _of_the_user(error: BaseException) -> TracebackType | None:
     return frames
 
 
-def _place(frames: TracebackType) -> str:
-    """The innermost frame outside of the libraries; an application may be installed among them: then the innermost."""
-    places = [(frame.tb_frame.f_code.co_filename, frame.tb_lineno) for frame in _each(frames)]
-    file, line = next((one for one in reversed(places) if not one[0].startswith(_LIBRARIES)), places[-1])
-    return f"{file.removeprefix(_here())}:{line}"
+def places(error: BaseException) -> list[str]:
+    """FILE:LINE of the frames in the user's code, the innermost first. None where the user's code has not raised it."""
+    frames = _of_the_user(error)
+    return [_said(place) for place in _places(error, frames)] if frames else []
+
+
+def _places(error: BaseException, frames: TracebackType) -> list[tuple[str, int]]:
+    """Those outside of the libraries; an application may be installed among them: then the innermost."""
+    found = [(frame.tb_frame.f_code.co_filename, frame.tb_lineno) for frame in reversed([*_each(frames)])]
+    if isinstance(error, SyntaxError) and error.filename:  # whose innermost frame is the importer's
+        found.insert(0, (error.filename, error.lineno or 1))
+    return [place for place in found if not place[0].startswith(_LIBRARIES)] or found[:1]
+
+
+def _said(place: tuple[str, int]) -> str:
+    return f"{place[0].removeprefix(_here())}:{place[1]}"
 
 
 def _here() -> str:

@@ -13,11 +13,12 @@ from contextlib import suppress
 
 import anyio
 
-from pushq.errors import TasksError
+from pushq.errors import TasksError, TasksRaised
 from pushq.exporter.logs import log_events
-from pushq.link import Assignment, Link, Unable
+from pushq.link import Assignment, Link, Unable, receive_first, send_last
 from pushq.pool import run_pool
 from pushq.pool.loading import load_tasks
+from pushq.task import Tasks
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,12 +26,10 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     parent = int(sys.argv[2])
     _die_with(parent)
-    # A terminal and systemd signal the whole group: only the supervisor answers, and tells us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _leave_signals_to_the_supervisor()
     code = 0
     try:
-        anyio.run(_serve, socket.socket(fileno=int(sys.argv[1])))
+        _begin(socket.socket(fileno=int(sys.argv[1])))
     except BaseException:  # noqa: BLE001 - it is printed, and the process ends
         code = 1
         _end_soon(code)
@@ -49,6 +48,12 @@ def _end_soon(code: int) -> None:
     last.start()
 
 
+def _leave_signals_to_the_supervisor() -> None:
+    """A terminal and systemd signal the whole group: only the supervisor answers, and tells us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _die_with(parent: int) -> None:
     """A pool whose loop is blocked cannot see its line close: let the kernel end it with its supervisor."""
     if sys.platform == "linux":
@@ -57,19 +62,24 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-async def _serve(end: socket.socket) -> None:
-    end.setblocking(False)
-    link = await Link.over(end)
-    assignment = await link.receive()
+def _begin(end: socket.socket) -> None:
+    """Imports the tasks before there is an event loop: a module may run one of its own meanwhile."""
+    assignment = receive_first(end)
     assert isinstance(assignment, Assignment)
     form, level, errors = assignment.log_format, assignment.log_level, assignment.log_errors
     with log_events(form, level, errors, source=f"pool {assignment.pool}"):
         try:
             tasks = load_tasks(assignment.tasks)
-        except TasksError as error:
-            await link.send(Unable(str(error)))
+        except (TasksError, TasksRaised) as error:
+            send_last(end, Unable(str(error), may_pass=isinstance(error, TasksRaised)))
             return
-        await run_pool(assignment, tasks, link)
+        _leave_signals_to_the_supervisor()  # whatever that module has done about them
+        anyio.run(_serve, end, assignment, tasks)
+
+
+async def _serve(end: socket.socket, assignment: Assignment, tasks: Tasks) -> None:
+    end.setblocking(False)
+    await run_pool(assignment, tasks, await Link.over(end))
 
 
 if __name__ == "__main__":

@@ -5,29 +5,33 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-import traceback
 from pathlib import Path
 
-from pushq.errors import TasksError
+from pushq.errors import PushqError, TasksError, TasksRaised
 from pushq.task import Tasks
+from pushq.trace import places
+
+MOST_PLACES = 5
 
 
 def load_tasks(place: str) -> Tasks:
-    """The Tasks at MODULE:TASKS, the current directory being on the import path. Raises TasksError in a sentence."""
+    """The Tasks at MODULE:TASKS, the current directory being the last on the import path.
+
+    Raises TasksError in a sentence, or TasksRaised where the module raises, which may pass.
+    """
     module_name, colon, attribute = place.partition(":")
     if not (module_name and colon and attribute):
         raise TasksError(
             f"{place!r} does not name a registry of tasks; write MODULE:TASKS, for example 'app.jobs:tasks'."
         )
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    _put_current_directory_last()
     found = _import(module_name)
     for step in attribute.split("."):
         if not hasattr(found, step):
             registries = [name for name, value in getattr(found, "__dict__", {}).items() if isinstance(value, Tasks)]
             close = difflib.get_close_matches(step, registries, n=1) or registries[:1]
             hint = f"did you mean '{module_name}:{close[0]}'?" if close else "define `tasks = Tasks()` there."
-            raise TasksError(f"Module {module_name!r} has no {step!r}; {hint}")
+            raise TasksError(f"Module {module_name!r}{_from_elsewhere(found)} has no {step!r}; {hint}")
         found = getattr(found, step)
     if not isinstance(found, Tasks):
         raise TasksError(
@@ -38,6 +42,27 @@ def load_tasks(place: str) -> Tasks:
     return found
 
 
+def _from_elsewhere(found: object) -> str:
+    """Where a module comes from that the user may not have meant."""
+    file, here = getattr(found, "__file__", None), _current_directory()
+    return f", which is {file}," if file and here and Path(here) not in Path(file).parents else ""
+
+
+def _put_current_directory_last() -> None:
+    """After the installed packages, which its files are not to hide."""
+    here = _current_directory()
+    if here and here not in sys.path:
+        sys.path.append(here)
+
+
+def _current_directory() -> str | None:
+    """None: somebody has removed it, as when a release is replaced by the next."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return None
+
+
 def _import(module_name: str) -> object:
     try:
         return importlib.import_module(module_name)
@@ -45,17 +70,37 @@ def _import(module_name: str) -> object:
         raise
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise TasksError(
-                f"There is no module {error.name!r} in {Path.cwd()} or among the installed packages; "
-                "name it as in an import."
-            ) from None
+            raise _not_found(error.name) from None
+        raise TasksError(_failed(module_name, error)) from None
+    except (ImportError, SyntaxError) as error:
         raise TasksError(_failed(module_name, error)) from None
     except BaseException as error:  # noqa: BLE001 - a module may do anything, also sys.exit()
-        raise TasksError(_failed(module_name, error)) from None
+        raise TasksRaised(_failed(module_name, error)) from None
+
+
+def _not_found(name: str) -> PushqError:
+    here = _current_directory()
+    if here is None:
+        return TasksRaised(
+            f"There is no module {name!r} among the installed packages, and the current directory has been removed; "
+            "start pushq again where your code is."
+        )
+    return TasksError(
+        f"There is no module {name!r} in {here} or among the installed packages; name it as in an import."
+    )
 
 
 def _failed(module_name: str, error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f", at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    message = str(error).splitlines()[0] if str(error) else ""
-    return f"Module {module_name!r} fails to import: {type(error).__name__}: {message}{where}."
+    said = f"Module {module_name!r} fails to import: {_told(error)}"
+    while cause := error.__cause__:
+        said, error = f"{said}; caused by {_told(cause)}", cause
+    return f"{said}."
+
+
+def _told(error: BaseException) -> str:
+    """An error and its place in the user's code, with the places from which that was reached."""
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    line = message.splitlines()[0] if message else ""
+    innermost, *outer = places(error) or [""]
+    way = f", by way of {', '.join(outer[:MOST_PLACES])}" if outer else ""
+    return f"{type(error).__name__}: {line}" + (f", at {innermost}{way}" if innermost else "")

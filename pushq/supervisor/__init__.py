@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from pushq.database.migrate import check_schema
 from pushq.database.session import Session
 from pushq.database.store import Store
-from pushq.errors import DatabaseAway, DatabaseRefused, PushqError, TasksError
+from pushq.errors import DatabaseAway, DatabaseRefused, PushqError, TasksError, TasksRaised
 from pushq.events import Draining, SupervisorStarted, SupervisorStopped, publish
 from pushq.exporter.http import application, serve
 from pushq.exporter.metrics import Exposition
@@ -65,8 +65,8 @@ class Supervisor:
     async def run(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Runs until the first of SIGNALS, and drains.
 
-        Raises TasksError when the pools cannot begin, SchemaError when the database is not migrated, and DatabaseAway
-        or DatabaseRefused when there is none to begin with.
+        Raises TasksError or TasksRaised when the pools cannot begin, SchemaError when the database is not migrated, and
+        DatabaseAway or DatabaseRefused when there is none to begin with.
         """
         if await self._begin(signals):
             sweeper = Sweeper(
@@ -87,8 +87,8 @@ class Supervisor:
                 around.cancel_scope.cancel()
         await self._say_goodbye()
         publish(SupervisorStopped(self.name, self._crew.released))
-        if self._crew.unable:
-            raise TasksError(self._crew.unable)
+        if unable := self._crew.unable:
+            raise (TasksRaised if unable.may_pass else TasksError)(unable.sentence)
 
     # Beginning ------------------------------------------------------------------------------------------------
 

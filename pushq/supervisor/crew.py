@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,7 +18,7 @@ from pushq.database.store import Store, Upkeep
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import PoolDied, PoolReady, PoolStarted, PoolStopped, publish
 from pushq.exporter.metrics import ProcessFigures
-from pushq.link import Assignment, Figures, Message, Ready
+from pushq.link import Assignment, Figures, Message, Ready, Unable
 from pushq.settings import Settings
 from pushq.supervisor.farewell import Farewell
 from pushq.supervisor.processes import PoolProcess
@@ -59,7 +60,7 @@ class Crew:
         self._charges = 0
         self._no_solo_before = 0.0
         self._stopping = anyio.Event()
-        self.unable: str | None = None
+        self.unable: Unable | None = None
         self.released = 0
 
     async def run(self) -> None:
@@ -93,13 +94,19 @@ class Crew:
         how = await pool.run(spawned=lambda: publish(PoolStarted(pool.number, pool.pid, solo)))
         del self._pools[pool.number]
         _add_counts(self._past, pool)
-        if pool.unable:
+        if pool.unable and not self._may_pass(pool.unable):
             self._give_up(pool.unable)
+        elif pool.unable:
+            pools.start_soon(self._charge, pool, f"could not begin: {pool.unable.sentence}")
         elif pool.has_ended_as_told:
             publish(PoolStopped(pool.number))
             await self._release(pool)
         else:
             pools.start_soon(self._charge, pool, how)
+
+    def _may_pass(self, unable: Unable) -> bool:
+        """Whether to try again, as after a death. Where our directory is removed, only a new start finds another."""
+        return unable.may_pass and bool(self._known.tasks) and _has_directory()
 
     def _assignment(self, *, solo: bool) -> Assignment:
         settings = self._settings
@@ -226,8 +233,8 @@ class Crew:
         for pool in list(self._pools.values()):
             await pool.look()
 
-    def _give_up(self, sentence: str) -> None:
-        self.unable = sentence
+    def _give_up(self, unable: Unable) -> None:
+        self.unable = unable
         self._stopping.set()
         self._farewell.be_gone_soon()
         self.kill()
@@ -250,6 +257,14 @@ class Crew:
             figures.listeners_up += bool(pool.figures.hears)
             _add_counts(figures, pool)
         return figures
+
+
+def _has_directory() -> bool:
+    try:
+        Path.cwd()
+    except OSError:
+        return False
+    return True
 
 
 def _add_counts(figures: ProcessFigures, pool: PoolProcess) -> None:

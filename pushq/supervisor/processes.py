@@ -8,18 +8,28 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 from anyio.abc import Process
 
 from pushq.link import Assignment, Done, Drain, Figures, Link, Look, Message, Ready, Unable
 
+_HERE = Path("pushq/supervisor/processes.py")
+_IS_CHECKOUT = _HERE.exists() and _HERE.samefile(__file__)
+# A pool itself puts the current directory on its path, and last: a file there that is named like a module of Python or
+# of a package, `queue.py`, is not for pushq. Only in a checkout pushq itself may have to be found there.
+_FLAGS = () if _IS_CHECKOUT else ("-P",)
+
 LINE_LOST_AFTER = 1.0
 """Seconds that a process may outlive its line: it hears no orders any more, and says nothing of itself."""
+DEAF_WHILE_IMPORTING = 1.0
+"""Seconds after which a pool that is told to drain, and has not begun, is ended: it imports the user's modules, hears
+nothing meanwhile, and has no jobs."""
 
 
 class PoolProcess:
-    """`ready` is None until the pool has begun, `unable` is its sentence if it cannot.
+    """`ready` is None until the pool has begun, `unable` tells why it cannot.
 
     `heard` is called with each of its messages.
     """
@@ -29,7 +39,7 @@ class PoolProcess:
         self.began = anyio.current_time()
         self.figures = Figures()
         self.ready: Ready | None = None
-        self.unable: str | None = None
+        self.unable: Unable | None = None
         self._was_killed = False
         self._is_done = False
         self._is_unwanted = False
@@ -37,6 +47,7 @@ class PoolProcess:
         self._process: Process | None = None
         self._link: Link | None = None
         self._drain: Drain | None = None
+        self._told_to_drain = anyio.Event()
         self._heard_all = anyio.Event()
 
     @property
@@ -68,7 +79,7 @@ class PoolProcess:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._process = await anyio.open_process(
-                [sys.executable, "-m", "pushq.pool", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, *_FLAGS, "-m", "pushq.pool", str(theirs.fileno()), str(os.getpid())],
                 stdin=None,
                 stdout=None,
                 stderr=None,
@@ -88,6 +99,7 @@ class PoolProcess:
             try:
                 async with anyio.create_task_group() as around:
                     around.start_soon(self._hear, link)
+                    around.start_soon(self._end_unless_begun)
                     await self._say(self.assignment)
                     if self._drain:
                         await self._say(self._drain)
@@ -105,7 +117,14 @@ class PoolProcess:
     async def drain(self, seconds: float) -> None:
         """Has the pool claim no more, and stop its jobs after a while. One that is just being started is told then."""
         self._drain = Drain(seconds)
+        self._told_to_drain.set()
         await self._say(self._drain)
+
+    async def _end_unless_begun(self) -> None:
+        await self._told_to_drain.wait()
+        await anyio.sleep(DEAF_WHILE_IMPORTING)
+        if self.ready is None:
+            self.kill()
 
     async def look(self) -> None:
         await self._say(Look())
@@ -128,8 +147,8 @@ class PoolProcess:
             match message:
                 case Ready():
                     self.ready = message
-                case Unable(sentence):
-                    self.unable = sentence
+                case Unable():
+                    self.unable = message
                 case Figures():
                     self.figures = message
                 case Done():

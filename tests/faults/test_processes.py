@@ -73,6 +73,36 @@ async def test_a_module_that_no_longer_imports_ends_the_supervisor_in_a_sentence
     assert await connection.fetchval("select count(*) from pushq.supervisors") == 0
 
 
+# Modules of tasks -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_applications_do_when_they_are_imported_does_not_harm_their_pool(
+    database_url: str, connection: Connection
+) -> None:
+    """They run an event loop, take signals for themselves, start threads, go elsewhere."""
+    with supervising(database_url, tasks="tests.faults.habits:tasks") as supervisor:
+        (row,) = await finished(connection, *await insert(connection, "settings"))
+        os.killpg(supervisor.process.pid, signal.SIGTERM)
+        assert supervisor.process.wait(10) == 0
+        said = supervisor.said
+
+    assert row["result"] == '[{"answer": 42}, {"answer": 42}]'
+    assert "supervisor stopped" in said
+    assert "pool died" not in said
+
+
+def test_a_pool_that_still_imports_its_tasks_does_not_hold_up_a_drain(database_url: str, tmp_path: Path) -> None:
+    importing, habits = tmp_path / "importing", "tests.faults.habits:tasks"
+    slow = {"SHUTDOWN_TIMEOUT": "30", "TEST_SLOW_IMPORT": str(importing)}
+    with supervising(database_url, tasks=habits, ready=False, **slow) as supervisor:
+        wait_until(importing.exists)
+        assert supervisor.stop(within=8) == 0
+        said = supervisor.said
+
+    assert "supervisor stopped" in said
+    assert "pool died" not in said
+
+
 # Handlers that fork ---------------------------------------------------------------------------------------------------
 
 

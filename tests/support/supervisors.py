@@ -107,12 +107,13 @@ def supervising(
     tasks: str = "tests.support.handlers:tasks",
     ready: bool = True,
     program: str = "pushq",
+    directory: str = "",
     **settings: str,
 ) -> Iterator[RunningSupervisor]:
-    """A supervisor with quick settings, in a process group of its own."""
-    with TemporaryDirectory() as directory:
+    """A supervisor with quick settings, in a process group of its own. directory: to start it in, as an application."""
+    with TemporaryDirectory() as temporary:
         env = environment(url, **(QUICK | settings))
-        supervisor = launch(Path(directory) / "log", tasks, *flags, env=env, program=program)
+        supervisor = launch(Path(temporary) / "log", tasks, *flags, env=env, program=program, directory=directory)
         try:
             if ready:
                 supervisor.wait_ready()
@@ -124,13 +125,21 @@ def supervising(
             supervisor.end()
 
 
-def launch(log: Path, tasks: str, *flags: str, env: dict[str, str], program: str = "pushq") -> RunningSupervisor:
+def launch(
+    log: Path,
+    tasks: str,
+    *flags: str,
+    env: dict[str, str],
+    program: str = "pushq",
+    directory: str = "",
+) -> RunningSupervisor:
     """Starts one, which appends to its log. program: a module that does as `pushq` does."""
+    safely = ["-P"] if directory else []  # as the command `pushq` is started: the directory is not on its path
     with log.open("ab") as writable:
         process = subprocess.Popen(
-            [sys.executable, "-m", program, "supervise", tasks, "--http-port", "0", *flags],
+            [sys.executable, *safely, "-m", program, "supervise", tasks, "--http-port", "0", *flags],
             env=env,
-            cwd=ROOT,
+            cwd=directory or ROOT,
             stderr=writable,
             start_new_session=True,
         )
