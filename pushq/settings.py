@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+import select
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from pushq.errors import SettingsError
 
@@ -27,7 +28,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="PUSHQ_",
-        env_file=".env",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -79,15 +79,18 @@ class Settings(BaseSettings):
         A flag that is None or empty was not given. Raises SettingsError, in one sentence, for a value that cannot be
         used and for a PUSHQ_ variable that does not exist.
         """
-        variables = _variables()
-        _refuse_unknown(variables)
         given = {name: value for name, value in flags.items() if value not in (None, ())}
-        if not variables.get("PUSHQ_DATABASE_URL"):
-            given.setdefault("database_url", variables.get("DATABASE_URL") or None)
         try:
-            return cls(**given)
+            with _env_file() as file:
+                variables = _variables(file)
+                _refuse_unknown(variables)
+                if not variables.get("PUSHQ_DATABASE_URL"):
+                    given.setdefault("database_url", variables.get("DATABASE_URL") or None)
+                return cls(_env_file=file, **given)
         except ValidationError as error:
             raise SettingsError(_sentence(error)) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"The file .env cannot be read: {error}.") from None
 
     @property
     def url(self) -> str | None:
@@ -127,13 +130,40 @@ _ELSEWHERE = re.compile(r"PUSHQ_PG_BINDIR|PUSHQ_TEST_\w+")
 _SERVICE_LINK = re.compile(r"PUSHQ_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 
 
-def _variables() -> dict[str, str]:
-    """Every variable of the environment and, below it, of `.env`, by its name in capitals."""
+_PIPE_PATIENCE = 5.0
+"""Seconds, for whoever fills `.env` where it is a pipe."""
+
+
+@contextmanager
+def _env_file() -> Iterator[str | None]:
+    """`.env`; where it is a pipe, which is to be read once, a copy in memory of what came out of it."""
+    path = Path(".env")
+    if not path.is_fifo():
+        yield str(path) if path.is_file() else None
+        return
+    with open(os.memfd_create("env"), "wb", buffering=0) as copy:  # noqa: PTH123 - it has no path of its own
+        copy.write(_poured_out(path))
+        yield f"/proc/self/fd/{copy.fileno()}"
+
+
+def _poured_out(path: Path) -> bytes:
+    """What somebody writes into a pipe until he closes it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    parts: list[bytes] = []
     try:
-        written = dotenv_values(".env") if Path(".env").is_file() else {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The file .env cannot be read: {error}.") from None
-    return {name.upper(): value or "" for name, value in (written | os.environ).items()}
+        while select.select([descriptor], [], [], _PIPE_PATIENCE)[0]:
+            if not (part := os.read(descriptor, 65536)):
+                return b"".join(parts)
+            parts.append(part)
+    finally:
+        os.close(descriptor)
+    raise SettingsError(f"The file .env is a pipe, into which nobody has written for {_PIPE_PATIENCE:g} s.")
+
+
+def _variables(file: str | None) -> dict[str, str]:
+    """Every variable of the environment and, below it, of `.env`, by its name in capitals."""
+    written = DotEnvSettingsSource(Settings, env_file=file).env_vars
+    return {name.upper(): value or "" for name, value in [*written.items(), *os.environ.items()]}
 
 
 def _refuse_unknown(variables: Mapping[str, str]) -> None:
@@ -159,4 +189,16 @@ def _sentence(error: ValidationError) -> str:
     field = str(fault["loc"][0])
     is_secret = SecretStr in getattr(Settings.model_fields[field].annotation, "__args__", ())
     value = "" if is_secret else f"={fault['input']}"
+    if fault["type"] == "float_parsing":  # of durations alone
+        reason = f"should be seconds, as a plain number: {_in_seconds(str(fault['input']))}"
     return f"PUSHQ_{field.upper()}{value} cannot be used: it {reason[0].lower() + reason[1:]}."
+
+
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\w*\s*")
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _in_seconds(text: str) -> str:
+    """What somebody may have meant, else an example."""
+    match = _DURATION.fullmatch(text.lower())
+    return f"{float(match[1]) * _UNITS[match[2]]:g}" if match else "30 or 0.5"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,16 @@ def test_only_the_database_imports_asyncpg() -> None:
 
     # The benchmark compares pushq with a bare driver.
     assert {module for module in importers if not module.startswith("database.")} == {"bench.connection"}
+
+
+def test_whatever_is_imported_is_declared() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
+    names = {re.split(r"[^\w-]", one)[0].replace("-", "_") for one in declared}
+    imported = {name for path in FILES for name in _top_level_names(path)} - sys.stdlib_module_names
+
+    # pydantic_core is pydantic's own half, of exactly one version.
+    assert imported - names - {"", "pushq", "pydantic_core"} == set()
 
 
 def test_the_pool_s_parts_never_import_one_another() -> None:

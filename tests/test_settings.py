@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,41 @@ def test_a_value_that_cannot_be_used_is_named_in_one_sentence(
     sentence = refusal()
     assert sentence.startswith(f"PUSHQ_{name}={value} cannot be used: it ")
     assert re.fullmatch(r"[^\n]+\.", sentence)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("30s", "30"), ("1.5 min", "90"), ("500ms", "0.5"), ("2h", "7200"), ("7 days", "604800"), ("soon", "30 or 0.5")],
+)
+def test_a_duration_with_a_unit_is_answered_with_its_seconds(
+    monkeypatch: pytest.MonkeyPatch, text: str, number: str
+) -> None:
+    monkeypatch.setenv("PUSHQ_LEASE", text)
+    assert refusal() == f"PUSHQ_LEASE={text} cannot be used: it should be seconds, as a plain number: {number}."
+
+
+def test_a_file_that_is_a_pipe_is_read_once(elsewhere: Path) -> None:
+    os.mkfifo(elsewhere / ".env")
+    text = "PUSHQ_CONCURRENCY=3\n# a long one\n" + "OTHER=x\n" * 20_000 + "DATABASE_URL=postgresql://pipe/d\n"
+    writer = threading.Thread(target=lambda: (elsewhere / ".env").write_text(text))
+    writer.start()
+    settings = Settings.load()
+    writer.join()
+    assert (settings.concurrency, settings.url) == (3, "postgresql://pipe/d")
+
+
+def test_a_pipe_that_nobody_fills_is_refused(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushq.settings._PIPE_PATIENCE", 0.05)
+    os.mkfifo(elsewhere / ".env")
+    assert refusal() == "The file .env is a pipe, into which nobody has written for 0.05 s."
+
+
+def test_a_file_that_cannot_be_read_is_refused_and_a_folder_is_none(elsewhere: Path) -> None:
+    (elsewhere / ".env").write_bytes(b"PUSHQ_CONCURRENCY=\xff\n")
+    assert refusal().startswith("The file .env cannot be read: ")
+    (elsewhere / ".env").unlink()
+    (elsewhere / ".env").mkdir()  # as some name a virtual environment
+    assert Settings.load().concurrency == 10
 
 
 def test_a_lease_that_one_lost_heartbeat_would_end_is_refused() -> None:
