@@ -20,7 +20,8 @@ from pushq.database.store import Store
 from pushq.exporter.http import application, bind, serve
 from pushq.exporter.logs import log_events
 from pushq.exporter.metrics import Exposition, ProcessFigures
-from pushq.supervisor import SIGNALS, Supervisor
+from pushq.supervisor import Supervisor
+from pushq.supervisor.signals import STOP, obeyed
 from pushq.sweeper import Sweeper, Swept
 
 SUPERVISE = (
@@ -35,8 +36,8 @@ SUPERVISE = (
 def supervise(tasks: str, **flags: object) -> None:
     """Runs jobs, of the tasks registered in MODULE:TASKS.
 
-    Stops on SIGTERM or Ctrl-C: claims no more, gives running jobs their time, and puts back what is left. A second
-    signal stops at once.
+    Stops on SIGTERM, SIGHUP, SIGQUIT or Ctrl-C: claims no more, gives running jobs their time, and puts back what is
+    left. A second signal stops at once.
 
     \b
       pushq supervise app.jobs:tasks
@@ -45,7 +46,7 @@ def supervise(tasks: str, **flags: object) -> None:
     settings = load_settings(**flags)
 
     async def run() -> None:
-        with anyio.open_signal_receiver(*SIGNALS) as signals:
+        with anyio.open_signal_receiver(*obeyed()) as signals:
             log = log_events(settings.log_format, settings.log_level, settings.log_errors, source="supervisor")
             with log, bind(settings.http_host, settings.http_port) as listening:
                 await Supervisor(settings, tasks, listening).run(signals)
@@ -85,7 +86,7 @@ def exporter(**flags: object) -> None:
         with bind(settings.http_host, settings.http_port) as listening:
             web = application(exposition, lambda: None, token, listening)
             click.echo(f"http://{settings.http_host}:{listening.getsockname()[1]}/metrics", err=True)
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            with anyio.open_signal_receiver(*STOP, signal.SIGHUP) as signals:
                 async with anyio.create_task_group() as group:
                     group.start_soon(serve, listening, web)
                     await anext(signals)

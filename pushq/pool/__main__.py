@@ -20,13 +20,17 @@ from pushq.pool import run_pool
 from pushq.pool.loading import load_tasks
 from pushq.task import Tasks
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGPWR)
+OTHERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO)
+"""Which a module of tasks may take for itself."""
+
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     parent = int(sys.argv[2])
     _die_with(parent)
-    _leave_signals_to_the_supervisor()
+    _leave_to_the_supervisor(*STOPPING, *OTHERS)
     code = 0
     try:
         _begin(socket.socket(fileno=int(sys.argv[1])))
@@ -48,10 +52,10 @@ def _end_soon(code: int) -> None:
     last.start()
 
 
-def _leave_signals_to_the_supervisor() -> None:
+def _leave_to_the_supervisor(*signals: signal.Signals) -> None:
     """A terminal and systemd signal the whole group: only the supervisor answers, and tells us."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _die_with(parent: int) -> None:
@@ -73,7 +77,7 @@ def _begin(end: socket.socket) -> None:
         except (TasksError, TasksRaised) as error:
             send_last(end, Unable(str(error), may_pass=isinstance(error, TasksRaised)))
             return
-        _leave_signals_to_the_supervisor()  # whatever that module has done about them
+        _leave_to_the_supervisor(*STOPPING)  # whatever that module has done about them
         anyio.run(_serve, end, assignment, tasks)
 
 

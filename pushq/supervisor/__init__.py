@@ -27,10 +27,10 @@ from pushq.supervisor.farewell import LAST_WORDS, Farewell
 from pushq.supervisor.heartbeat import Heartbeat, new_name
 from pushq.supervisor.orphans import bury_orphans
 from pushq.supervisor.readiness import Readiness
+from pushq.supervisor.signals import DRAIN, STOP
 from pushq.supervisor.systemd import feed_watchdog, tell_systemd
 from pushq.sweeper import Sweeper
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 KILLED_AFTER = 0.8
 """Seconds that a pool has to write its last outcomes, after the deadline of its jobs."""
 
@@ -63,7 +63,7 @@ class Supervisor:
         self._readiness = Readiness(self._crew, settings, trouble=lambda: self._heartbeat.trouble)
 
     async def run(self, signals: AsyncIterator[signal.Signals]) -> None:
-        """Runs until the first of SIGNALS, and drains.
+        """Runs until a signal asks for a drain. `signals` are those that obeyed() names.
 
         Raises TasksError or TasksRaised when the pools cannot begin, SchemaError when the database is not migrated, and
         DatabaseAway or DatabaseRefused when there is none to begin with.
@@ -115,18 +115,21 @@ class Supervisor:
         return True
 
     async def _give_up_at_signal(self, signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
-        await anext(signals)
-        self._is_told_to_stop = True
-        scope.cancel()
+        async for number in signals:
+            if number in (*STOP, *DRAIN):
+                self._is_told_to_stop = True
+                scope.cancel()
 
     # Stopping -------------------------------------------------------------------------------------------------
 
     async def _obey(self, signals: AsyncIterator[signal.Signals], around: TaskGroup) -> None:
-        """The first signal drains; the second stops at once."""
-        await anext(signals)
-        around.start_soon(self._drain)
-        await anext(signals)
-        self._stop_at_once()
+        is_draining = False
+        async for number in signals:
+            if number in STOP and is_draining:
+                self._stop_at_once()
+            elif number in (*STOP, *DRAIN) and not is_draining:
+                is_draining = True
+                around.start_soon(self._drain)
 
     async def _drain(self) -> None:
         grace = self._settings.shutdown_timeout

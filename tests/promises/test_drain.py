@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from pushq.supervisor.signals import PASSED_OVER, obeyed
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually, wait_until
@@ -22,7 +23,11 @@ def _terminate(supervisor: RunningSupervisor) -> None:
     supervisor.process.terminate()
 
 
-@pytest.mark.parametrize("stop", [_terminate, _interrupt_the_group])
+def _quit_the_group(supervisor: RunningSupervisor) -> None:
+    os.killpg(supervisor.process.pid, signal.SIGQUIT)  # as Ctrl-\\ does
+
+
+@pytest.mark.parametrize("stop", [_terminate, _interrupt_the_group, _quit_the_group])
 async def test_running_jobs_finish_and_queued_ones_stay(
     database_url: str, connection: Connection, stop: object
 ) -> None:
@@ -108,7 +113,48 @@ async def test_released_jobs_run_again_elsewhere(database_url: str, connection: 
     assert {(row["status"], row["failures"], row["crashes"]) for row in rows} == {("succeeded", 0, 0)}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_no_signal_that_the_whole_group_gets_ends_it_without_a_drain(
+    database_url: str, connection: Connection
+) -> None:
+    """A terminal that goes away hangs up, more than once; `systemctl kill` signals every process."""
+    with supervising(database_url, SHUTDOWN_TIMEOUT="15") as supervisor:
+        running = await insert(connection, "sleep", 3, payload={"seconds": 3})
+        await has_count(connection, 3, "status = 'running'")
+        for number in PASSED_OVER:
+            os.killpg(supervisor.process.pid, number)
+        (more,) = await insert(connection, "echo")
+        await finished(connection, more)
+        for _ in range(3):
+            os.killpg(supervisor.process.pid, signal.SIGHUP)
+            wait_until(lambda: "draining" in supervisor.said)
+        assert supervisor.process.wait(15) == 0
+        rows = await finished(connection, *running)
+
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
+
+
+def test_a_supervisor_obeys_whatever_would_end_it_but_what_it_was_started_to_ignore() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert signal.SIGHUP not in obeyed()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    own = {signal.SIGKILL, signal.SIGPIPE, signal.SIGSTKFLT, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)}
+    faults = {
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGABRT,
+        signal.SIGTRAP,
+        signal.SIGSYS,
+    }
+    harmless = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGXFSZ}
+    stops = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    assert signal.valid_signals() - own - faults - harmless - stops == set(obeyed())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_before_the_database_has_answered_for_the_first_time_is_heard(number: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"postgresql://nobody@127.0.0.1:{mute.getsockname()[1]}/nowhere"
