@@ -233,7 +233,7 @@ begin
     from pg_inherits
     join pg_class as partition on partition.oid = inhrelid
     where inhparent = 'pushq.jobs'::regclass and not inhdetachpending
-    and partition.relname ~ '^jobs_\d{4}_\d\d_\d\d$';
+    and partition.relname ~ '^jobs_[0-9]{4}_[0-9]{2}_[0-9]{2}$';
 end
 $$;
 
@@ -318,13 +318,15 @@ $$;
 
 -- Empties the days whose rows are all older than keep: those whose successor began before that. Returns them; the empty
 -- partitions are dropped by a sweeper that owns the table. A day that somebody is reading is left for the next time; one
--- that somebody has detached, to keep it, is theirs.
-create function pushq.retire_days(keep interval) returns setof date
+-- that somebody has detached, to keep it, is theirs. One that cannot be emptied, for a trigger of somebody's, say, is
+-- returned with the trouble, and keeps none of the others.
+create function pushq.retire_days(keep interval) returns table (day date, trouble text)
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms'
 as $$
+#variable_conflict use_column
 declare
     the_day date;
 begin
@@ -345,11 +347,15 @@ begin
     loop
         begin
             execute format('truncate table pushq.%I', to_char(the_day, '"jobs_"YYYY_MM_DD'));
-        exception when lock_not_available then
-            continue;
+        exception
+            when lock_not_available then
+                continue;
+            when others then
+                return query select the_day, format('%s (%s)', sqlerrm, sqlstate);
+                continue;
         end;
         update pushq.days set retired_at = now() where day = the_day;
-        return next the_day;
+        return query select the_day, null::text;
     end loop;
 end
 $$;

@@ -41,17 +41,38 @@ class ResultError(PushqError):
     """A handler returned what cannot be stored as JSON."""
 
 
-class DatabaseAway(PushqError):
+class _Said(PushqError):
+    """state: the SQLSTATE, where the server has answered a statement and the connection lives on; else empty."""
+
+    def __init__(self, message: str, state: str = "") -> None:
+        super().__init__(message)
+        self.state = state
+
+
+class DatabaseAway(_Said):
     """The database did not answer, or answered that it cannot serve now: wait and try again."""
 
 
 class StatementUndone(DatabaseAway):
-    """The database is there, and has undone a statement: somebody holds a lock, or it took too long. Try it again."""
+    """The database is there, and has undone a statement: somebody holds a lock, or is in the way. Try it again."""
 
 
-class DatabaseRefused(PushqError):
+class UnexpectedState(StatementUndone):
+    """A statement was undone for a reason that may last, and may be one row's alone.
+
+    What a trigger, a rule or a constraint of somebody's says, a time that has run out, a broken page: whatever else
+    PostgreSQL can say.
+    """
+
+    @property
+    def is_timeout(self) -> bool:
+        """Whether it took too long, or somebody has cancelled it: the next time may be another."""
+        return self.state == "57014"
+
+
+class ValueRefused(UnexpectedState):
+    """The database will not store a value: one that it was given, or what somebody's trigger makes of it."""
+
+
+class DatabaseRefused(_Said):
     """The database answered, and it will not have us: wrong password, unknown database, missing right."""
-
-
-class ValueRefused(PushqError):
-    """The database will not store a value that it was given."""

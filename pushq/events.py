@@ -24,6 +24,16 @@ class Event:
     def level(self) -> Level:
         return "info"
 
+    @property
+    def topic(self) -> str | None:
+        """For what is published again and again while it lasts: a log says it once a minute. None: each time."""
+        return None
+
+    @property
+    def ends(self) -> str | None:
+        """The topic of what is over with this: a log says it if it has said the other."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class JobEnded(Event):
@@ -90,6 +100,22 @@ class OutcomesHeldUp(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OutcomesPutAside(Event):
+    """The database will not take the outcomes of so many jobs, each for a reason of its own: they are tried again."""
+
+    jobs: int
+    reason: str
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+    @property
+    def topic(self) -> str | None:
+        return "outcomes"
+
+
+@dataclass(frozen=True, slots=True)
 class JobsClaimed(Event):
     jobs: int
 
@@ -142,10 +168,55 @@ class DatabaseLost(Event):
     def level(self) -> Level:
         return "warning"
 
+    @property
+    def topic(self) -> str | None:
+        return "database"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseObjects(DatabaseLost):
+    """The database is there, and undoes what we say to it for a reason that may last; we go on trying."""
+
+    @property
+    def topic(self) -> str | None:
+        return "objection"
+
 
 @dataclass(frozen=True, slots=True)
 class DatabaseBack(Event):
     seconds: float
+
+    @property
+    def ends(self) -> str | None:
+        return "database"
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreUndone(Event):
+    """A chore of the upkeep could not be done, or not all of it. It is tried again, and the others are done."""
+
+    chore: str
+    reason: str
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+    @property
+    def topic(self) -> str | None:
+        return self.chore
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreDone(Event):
+    """A chore that could not be done for so many seconds is done."""
+
+    chore: str
+    seconds: float
+
+    @property
+    def ends(self) -> str | None:
+        return self.chore
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,10 @@ from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
-import asyncpg
-
 from pushq.database.migrate import check_schema, refuse_hidden
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.errors import PayloadError, UsageError, ValueRefused
+from pushq.errors import PayloadError, UnexpectedState, UsageError, ValueRefused
 from pushq.job import NewJob
 from pushq.queue import Queue
 
@@ -52,8 +50,9 @@ class Desk:
             raise UsageError(f"The database refused it: {error}.") from None
         except PayloadError as error:
             raise UsageError(str(error)) from None
-        except asyncpg.SyntaxOrAccessError:
-            await check_schema(url)
+        except UnexpectedState as error:
+            if error.state.startswith("42"):  # a name that does not exist
+                await check_schema(url)
             raise
         finally:
             await session.close()

@@ -8,12 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import anyio
-import asyncpg
 
 from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.database.url import describe
-from pushq.errors import DatabaseAway, SchemaError, SettingsError
+from pushq.errors import SchemaError, SettingsError, StatementUndone, UnexpectedState
 
 # Any constant will do, so long as every version of pushq uses the same.
 _LOCK = 0x70757368
@@ -190,17 +189,15 @@ async def _apply(session: Session, migration: Migration) -> bool:
     while True:
         try:
             await session.execute_alone(migration.sql)  # several statements in one message are one transaction
-        except DatabaseAway as error:
-            if not isinstance(error.__cause__, _IN_THE_WAY) or anyio.current_time() - began_at > _DEADLINE:
+        except UnexpectedState as error:
+            what = error.__cause__ or error  # with its detail: there are no rows yet that it could show
+            raise SchemaError(f"Migration {migration.name} failed, and nothing of it was kept: {what}.") from error
+        except StatementUndone:
+            if anyio.current_time() - began_at > _DEADLINE:
                 raise
             await anyio.sleep(_BREATHER)
-        except asyncpg.PostgresError as error:
-            raise SchemaError(f"Migration {migration.name} failed, and nothing of it was kept: {error}.") from error
         else:
             return True
-
-
-_IN_THE_WAY = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 
 
 PRODUCER, WORKER, OBSERVER = "pushq_producer", "pushq_worker", "pushq_observer"

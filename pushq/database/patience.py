@@ -1,38 +1,73 @@
-"""Waiting the database out: the one place that knows how."""
+"""Waiting the database out, and finding out whose fault it is: the one place that knows how."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from itertools import count
 from math import inf
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import anyio
 
 from pushq.backoff import exponential
-from pushq.errors import DatabaseAway, DatabaseRefused
-from pushq.events import DatabaseBack, DatabaseLost, publish
+from pushq.errors import DatabaseAway, DatabaseRefused, UnexpectedState
+from pushq.events import DatabaseBack, DatabaseLost, DatabaseObjects, publish
 
 T = TypeVar("T")
+Trouble: TypeAlias = DatabaseAway | DatabaseRefused
 
 reconnect_delay = exponential(timedelta(milliseconds=100), longest=timedelta(seconds=5))
 
 
-async def wait_out(call: Callable[[], Awaitable[T]], *, longest: float = inf) -> T:
-    """Calls until the database answers. Whoever calls twice must not mind that the first call may have been done.
+async def wait_out(
+    call: Callable[[], Awaitable[T]], *, longest: float = inf, unless: Callable[[Trouble], bool] = lambda _: False
+) -> T:
+    """Calls until the database does it. Whoever calls twice must not mind that the first call may have been done.
 
-    longest: seconds between two calls, at most.
+    longest: seconds between two calls, at most. unless: whether a trouble is raised in place of being waited out.
     """
     lost_at = anyio.current_time()
     for failures in count():
         try:
             answer = await call()
         except (DatabaseAway, DatabaseRefused) as error:
-            publish(DatabaseLost(str(error)))
+            if unless(error):
+                raise
+            publish(trouble(error))
             await anyio.sleep(min(reconnect_delay(failures + 1).total_seconds(), longest))
         else:
             if failures:
                 publish(DatabaseBack(anyio.current_time() - lost_at))
             return answer
     raise AssertionError("count() does not end")
+
+
+def trouble(error: Trouble) -> DatabaseLost:
+    """As an event."""
+    return (DatabaseObjects if isinstance(error, UnexpectedState) else DatabaseLost)(str(error))
+
+
+async def piecewise(call: Callable[[Sequence[T]], Awaitable[object]], items: Sequence[T]) -> list[tuple[T, str]]:
+    """Calls with all items; where the database undoes that, with half as many, and so on, and then with more again.
+
+    Returns those that it undoes alone, with what it says of each. To find one among n takes some 2 log n calls; where
+    it undoes each of them, n + log n. What it does not answer at all is raised, and what was done until then is done.
+    """
+    faults: list[tuple[T, str]] = []
+    rest, size = list(items), len(items)
+    while rest:
+        piece = rest[:size]
+        try:
+            await call(piece)
+        except (DatabaseAway, DatabaseRefused) as error:
+            if not error.state:
+                raise
+            if len(piece) > 1:
+                size = len(piece) // 2
+                continue
+            faults.append((piece[0], str(error)))
+        else:
+            size = 2 * len(piece)
+        rest = rest[len(piece) :]
+    return faults

@@ -2,53 +2,55 @@
 
 A part of pushq that talks to the database owns a Session for as long as it lives; the connections behind it come and
 go. Every wait for the driver has a deadline, and whatever means "the database is away" is raised as DatabaseAway, so
-that callers know one failure to wait out. Everything else is a bug, and rises.
+that callers know one failure to wait out. Whatever else the server says is one of ours, too: only Python's own errors
+are bugs, and rise.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from time import monotonic
+from typing import Any, TypeAlias
 
 import anyio
 import asyncpg
 
 from pushq.database.connect import connect, make_settings
 from pushq.database.url import blame, describe, destination
-from pushq.errors import DatabaseAway, DatabaseRefused, SettingsError, StatementUndone, ValueRefused
-
-# What the server says while it cannot serve, though nothing is wrong with the statement.
-_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,  # shutdown, restart, termination, cancellation by a timeout
-    asyncpg.InsufficientResourcesError,  # too many connections, disk full
-    asyncpg.ReadOnlySQLTransactionError,  # the primary has become a standby
-)
-_UNDONE = (
-    asyncpg.QueryCanceledError,  # by a timeout
-    asyncpg.TransactionRollbackError,  # deadlock, serialization
-    asyncpg.LockNotAvailableError,
-)
-"""The connection is sound."""
-_REFUSED = (
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InsufficientPrivilegeError,
-)
-_VALUE_REFUSED = (
-    asyncpg.DataError,
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.ProgramLimitExceededError,
+from pushq.errors import (
+    DatabaseAway,
+    DatabaseRefused,
+    PushqError,
+    SettingsError,
+    StatementUndone,
+    UnexpectedState,
+    ValueRefused,
 )
 
+_NO_ANSWER = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""How asyncpg says that there is no connection any more, or none that can be used."""
+
+Said: TypeAlias = asyncpg.PostgresError | asyncpg.PostgresWarning
+# What the server says, by SQLSTATE or its class, the longest that fits. What is not here is UnexpectedState.
+_STATES: Mapping[str, type[DatabaseAway | DatabaseRefused]] = {
+    "08": DatabaseAway,  # connections
+    "25006": DatabaseAway,  # read-only: the primary has become a standby
+    "53": DatabaseAway,  # too many connections, no memory, the disk is full
+    "57P": DatabaseAway,  # shutdown, restart, recovery, a dropped database
+    "58": DatabaseAway,  # the system beneath: also its files, when they are replaced by an upgrade
+    "40": StatementUndone,  # deadlock, serialization
+    "55P03": StatementUndone,  # a lock
+    "22": ValueRefused,
+    "23": ValueRefused,  # constraints
+    "54": ValueRefused,  # limits
+    "28": DatabaseRefused,  # passwords, roles
+    "3D000": DatabaseRefused,  # no such database
+    "42501": DatabaseRefused,  # no such right
+}
 _OUT_OF_IDS = ("varsup.c", "multixact.c")
 """Where PostgreSQL refuses to give transaction ids until old ones are frozen, with the code of a limit that a value
-exceeds. Its sentences are translated, the files' names are not. The connection is sound."""
+exceeds. Its sentences are translated, the files' names are not."""
 
 # The planner's guesses about a table that empties and fills within seconds are always stale. The statements are written
 # for one plan each, by index; these settings keep it.
@@ -67,7 +69,7 @@ class Session:
             "application_name": name if len(name) <= 63 else f"{name[:20]}..{name[-41:]}",  # its end tells what for
             "default_transaction_isolation": "read committed",
             "statement_timeout": f"{round(deadline * 1000)}ms",
-            "lock_timeout": f"{round(deadline * 1000)}ms",
+            "lock_timeout": f"{round(deadline * 800)}ms",  # sooner: a lock is to be told from a statement that lasts
             "idle_in_transaction_session_timeout": f"{round(deadline * 1000)}ms",
             "idle_session_timeout": "0",  # a listener is idle for as long as nothing happens
             "timezone": "UTC",
@@ -78,14 +80,16 @@ class Session:
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._has_connected = False
         self._turn = anyio.Lock(fast_acquire=True)  # a statement need not wait for a round of the loop
+        self.slowest_answer = 0.0
+        """Seconds that a statement took, at most, since somebody last set it."""
         self.is_pooled = False  # whether a transaction pooler stands in between: see connect.py
 
     async def fetch(self, statement: str, *arguments: object, deadline: float | None = None) -> list[asyncpg.Record]:
         """The rows of one statement, in a transaction of its own.
 
-        Raises DatabaseAway when its fate is unknown or it was refused for a reason that passes (StatementUndone, where
-        the reason is in that statement alone), DatabaseRefused when the server will not have us, and ValueRefused when
-        an argument cannot be stored.
+        Raises DatabaseAway when its fate is unknown, or the server cannot serve; StatementUndone, which is one, when it
+        answered and the reason is in that statement: UnexpectedState where the reason may last, ValueRefused where a
+        value cannot be stored; and DatabaseRefused when the server will not have us. Nothing else that it can say.
         """
         seconds = deadline or self._deadline
         async with self._turn, self._in_use(seconds) as connection:
@@ -126,36 +130,47 @@ class Session:
         try:
             with anyio.fail_after(1, shield=True):
                 await connection.close()
-        except _AWAY:
+        except (*_NO_ANSWER, asyncpg.PostgresError):
             connection.terminate()
 
     @contextlib.asynccontextmanager
     async def _in_use(self, seconds: float) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        began = monotonic()
         try:
-            with anyio.fail_after(seconds):
+            # No context manager of contextlib's: what a trigger raises as a warning is no error that it can pass on.
+            with anyio.move_on_after(seconds) as in_time:
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await self._connected(seconds)
                     self._has_connected = True
                 yield self._connection
-        except _REFUSED as error:
-            raise DatabaseRefused(f"{blame(self._url)} refused us: {_message(error)}.") from error
-        except _UNDONE as error:
-            raise StatementUndone(f"{describe(self._url)} gave up a statement: {_message(error)}.") from error
-        except _AWAY as error:
+            if in_time.cancelled_caught:
+                raise TimeoutError
+        except (asyncpg.PostgresError, asyncpg.PostgresWarning) as error:
+            raised = self._raised(error)
+            if not isinstance(raised, StatementUndone | DatabaseRefused):
+                self.discard()
+            raise raised from (None if isinstance(raised, ValueRefused) else error)  # a traceback would show the DETAIL
+        except _NO_ANSWER as error:
             self.discard()
             raise DatabaseAway(f"{blame(self._url)} is away: {_message(error)}.") from error
-        except _VALUE_REFUSED as error:
-            raise self._refusal(error) from None  # a traceback would show the DETAIL
-        except asyncpg.PostgresError:
-            raise  # an answer: the connection is sound
         except BaseException:
             self.discard()  # cancelled half-way: what the connection would answer next is anybody's guess
             raise
+        finally:
+            self.slowest_answer = max(self.slowest_answer, monotonic() - began)
 
-    def _refusal(self, error: asyncpg.PostgresError) -> DatabaseAway | ValueRefused:
-        if error.server_source_filename in _OUT_OF_IDS:
-            return DatabaseAway(f"{describe(self._url)} takes no writes: {_message(error)}.")
-        return ValueRefused(_message(error))
+    def _raised(self, error: Said) -> DatabaseAway | DatabaseRefused:
+        """What it is to us that the server says."""
+        kind, state = kind_of(error), "" if _is_fatal(error) else error.sqlstate or ""
+        message, where = _message(error), describe(self._url)
+        sentences: Mapping[type[PushqError], str] = {
+            DatabaseAway: f"{where} is away: {message}.",
+            DatabaseRefused: f"{where} refused us: {message}.",
+            StatementUndone: f"{where} gave up a statement: {message}.",
+            UnexpectedState: f"{where} gave up a statement ({state}): {message}.",
+            ValueRefused: message,
+        }
+        return kind(sentences[kind], state)
 
     async def _connected(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
         try:
@@ -174,6 +189,24 @@ class Session:
             destination(self._url), self._settings, seconds, is_pooled=self.is_pooled
         )
         return connection
+
+
+def kind_of(error: Said) -> type[DatabaseAway | DatabaseRefused]:
+    """Which of our errors it is."""
+    state = error.sqlstate or ""
+    kind = next((_STATES[state[:length]] for length in (5, 3, 2) if state[:length] in _STATES), UnexpectedState)
+    if kind is not DatabaseRefused and (_is_fatal(error) or _said_in(error) in _OUT_OF_IDS):
+        return DatabaseAway
+    return kind
+
+
+def _is_fatal(error: Said) -> bool:
+    """Whether the connection has ended with it."""
+    return getattr(error, "severity_en", None) in ("FATAL", "PANIC")
+
+
+def _said_in(error: Said) -> str | None:
+    return getattr(error, "server_source_filename", None)
 
 
 def _message(error: BaseException) -> str:

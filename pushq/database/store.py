@@ -9,11 +9,9 @@ from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
-import asyncpg
-
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.errors import ValueRefused
+from pushq.errors import UnexpectedState, ValueRefused
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
 
@@ -22,8 +20,8 @@ T = TypeVar("T")
 Fence: TypeAlias = tuple[UUID, UUID]
 """A job's id and a token: one claim of it. Of an id alone there may be two in one batch, after a failover."""
 
-# What the server says to the slower of two who detach a partition.
-_DETACHED_BY_ANOTHER = (asyncpg.UndefinedTableError, asyncpg.ObjectNotInPrerequisiteStateError)
+# What the server says to the slower of two who detach a partition: it is gone, or not in a state to be detached.
+_DETACHED_BY_ANOTHER = ("42P01", "55000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,14 @@ class Census:
 
 
 @dataclass(frozen=True, slots=True)
+class EmptiedDay:
+    """A day past retention. trouble: why it could not be emptied."""
+
+    day: date
+    trouble: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RetiredDay:
     """An emptied day's partition and the next step to be rid of it: detach, finalize or drop."""
 
@@ -100,6 +106,11 @@ class Store:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    def take_slowest_answer(self) -> float:
+        """Seconds that a statement took, at most, since this was last asked."""
+        slowest, self._session.slowest_answer = self._session.slowest_answer, 0.0
+        return slowest
 
     # A pool's claims ------------------------------------------------------------------------------------------
 
@@ -128,9 +139,7 @@ class Store:
         return str(rows[0]["payload"])
 
     async def next_due(self, claimant: Claimant, lookback: float | None = None) -> Outlook:
-        (row,) = await self._fetch(
-            "next_due", list(claimant.queues), list(claimant.tasks), claimant.supervisor, lookback
-        )
+        row = await self._one("next_due", list(claimant.queues), list(claimant.tasks), claimant.supervisor, lookback)
         return Outlook(row["due_in"], row["lease_is_live"])
 
     async def register(self, claimant: Claimant) -> None:
@@ -140,19 +149,19 @@ class Store:
 
     async def open_gate(self, queues: Sequence[str], milliseconds: int) -> bool:
         """Whether one of the gates was shut."""
-        (row,) = await self._fetch("gate_open", list(queues), milliseconds)
+        row = await self._one("gate_open", list(queues), milliseconds)
         return bool(row["was_shut"])
 
     async def shut_gate(self, queues: Sequence[str]) -> None:
         await self._fetch("gate_shut", list(queues))
 
     async def gate_passers(self, among: list[str] | None = None) -> list[str]:
-        (row,) = await self._fetch("gate_passers", among)
+        row = await self._one("gate_passers", among)
         return list(row["transactions"])
 
     async def send_canary(self, channel: str) -> bool:
         """Whether it was sent: not while the server's notification queue is half full."""
-        (row,) = await self._fetch("canary", channel)
+        row = await self._one("canary", channel)
         return bool(row["was_sent"])
 
     # Outcomes -------------------------------------------------------------------------------------------------
@@ -161,7 +170,7 @@ class Store:
         """The claims whose outcomes were accepted."""
         now = monotonic()
         claims = [outcome.job.fence for outcome in outcomes]
-        (row,) = await self._fetch(
+        row = await self._one(
             "finish",
             [job_id for job_id, _ in claims],
             [token for _, token in claims],
@@ -177,9 +186,16 @@ class Store:
 
     async def finished_with_token(self, outcomes: Sequence[Outcome]) -> set[Fence]:
         """The claims under which a job is finished."""
+        return await self._claims_that("finished_with_token", outcomes)
+
+    async def still_held(self, outcomes: Sequence[Outcome]) -> set[Fence]:
+        """The claims under which a job runs."""
+        return await self._claims_that("still_held", outcomes)
+
+    async def _claims_that(self, name: str, outcomes: Sequence[Outcome]) -> set[Fence]:
         ids = [outcome.job.id for outcome in outcomes]
         tokens = [outcome.job.token for outcome in outcomes]
-        return {(row["id"], row["token"]) for row in await self._fetch("finished_with_token", ids, tokens)}
+        return {(row["id"], row["token"]) for row in await self._fetch(name, ids, tokens)}
 
     async def locked(self, outcomes: Sequence[Outcome]) -> set[UUID]:
         """The ids of the jobs whose rows somebody else has locked."""
@@ -189,7 +205,7 @@ class Store:
 
     async def heartbeat(self, name: str, host: str, pid: int, lease: float) -> bool:
         """Whether the lease had run out."""
-        (row,) = await self._fetch("heartbeat", name, host, pid, lease)
+        row = await self._one("heartbeat", name, host, pid, lease)
         return bool(row["lapsed"])
 
     async def goodbye(self, name: str) -> None:
@@ -217,7 +233,7 @@ class Store:
 
     async def upkeep(self, supervisor: str, queues: Sequence[str], tasks: Sequence[str], most: int) -> Upkeep:
         """most: suspects to count."""
-        (row,) = await self._fetch("upkeep", supervisor, list(queues), list(tasks), most)
+        row = await self._one("upkeep", supervisor, list(queues), list(tasks), most)
         return Upkeep(**row)
 
     # The sweeper's chores -------------------------------------------------------------------------------------
@@ -233,8 +249,8 @@ class Store:
     async def make_days(self) -> list[date]:
         return [row["day"] for row in await self._fetch("make_days")]
 
-    async def retire_days(self, keep: timedelta) -> list[date]:
-        return [row["day"] for row in await self._fetch("retire_days", keep.total_seconds())]
+    async def retire_days(self, keep: timedelta) -> list[EmptiedDay]:
+        return [EmptiedDay(**row) for row in await self._fetch("retire_days", keep.total_seconds())]
 
     async def retired_days(self) -> list[RetiredDay]:
         return [RetiredDay(**row) for row in await self._fetch("retired_days")]
@@ -250,14 +266,16 @@ class Store:
                 await self._session.execute_alone(f"alter table pushq.jobs detach partition {table} concurrently")
             elif retired.step == "finalize":
                 await self._session.execute_alone(f"alter table pushq.jobs detach partition {table} finalize")
-        except _DETACHED_BY_ANOTHER:
-            return False
+        except UnexpectedState as error:
+            if error.state in _DETACHED_BY_ANOTHER:
+                return False
+            raise
         await self._session.execute_alone(f"drop table if exists {table}")
         await self._fetch("forget_day", retired.day)
         return True
 
     async def fold(self) -> int:
-        (row,) = await self._fetch("fold")
+        row = await self._one("fold")
         return int(row["entries"])
 
     async def take_census(self) -> Census | None:
@@ -267,12 +285,12 @@ class Store:
 
     async def park(self) -> int:
         """How many jobs of unknown tasks were parked: at most 10,000."""
-        (row,) = await self._fetch("park")
+        row = await self._one("park")
         return int(row["jobs"])
 
     async def unpark(self) -> int:
         """How many parked jobs whose task has become known can be claimed again: at most 10,000."""
-        (row,) = await self._fetch("unpark")
+        row = await self._one("unpark")
         return int(row["jobs"])
 
     # The exporter ---------------------------------------------------------------------------------------------
@@ -287,8 +305,14 @@ class Store:
 
     async def live(self) -> Any:
         """One row of (supervisors, queues, run_bounds, wait_bounds)."""
-        (row,) = await self._fetch("live")
-        return row
+        return await self._one("live")
+
+    async def _one(self, name: str, *arguments: object) -> Any:
+        """The one row that a statement returns."""
+        rows = await self._fetch(name, *arguments)
+        if not rows:
+            raise UnexpectedState(f"{name}.sql returned no row, as where a trigger of somebody's skips it.")
+        return rows[0]
 
     async def _fetch(self, name: str, *arguments: object) -> list[Any]:
         return await self._session.fetch(statement(name), *arguments)

@@ -19,10 +19,11 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from pushq.events import DatabaseBack, DatabaseLost, Event, JobEnded, JobsEnded, LogLinesDropped, subscribe
+from pushq.events import Event, JobEnded, JobsEnded, LogLinesDropped, subscribe
 
 LEVELS = ("debug", "info", "warning", "error")
-DATABASE_LOST_EVERY = 60.0
+SAID_EVERY = 60.0
+"""Seconds, for what is published again and again while it lasts."""
 MOST_UNWRITTEN = 10_000
 """Lines."""
 LAST_LINES = 0.5
@@ -97,7 +98,7 @@ class LineWriter:
 
 
 class Log:
-    """A subscriber. That the database is away is said once a minute, and by the supervisor alone."""
+    """A subscriber. What lasts is said once a minute; that the database is away, by the supervisor alone."""
 
     def __init__(self, form: str, level: str, source: str, writer: LineWriter, errors: str = "brief") -> None:
         self._line = _json_line if form == "json" else _console_line
@@ -106,7 +107,7 @@ class Log:
         self._writer = writer
         self._tells_all = errors == "full"
         self._dropped = 0
-        self._silent_until = 0.0
+        self._silent_until: dict[str, float] = {}  # by topic
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, JobsEnded):
@@ -116,7 +117,7 @@ class Log:
             return
         if isinstance(event, JobEnded) and not self._tells_all:
             event = replace(event, message=None, traceback=None)
-        if LEVELS.index(event.level) < self._least or self._is_repetition(event):
+        if self._is_repetition(event) or LEVELS.index(event.level) < self._least:
             return
         if self._dropped and self._writer.put(self._line(LogLinesDropped(self._dropped), self._source)):
             self._dropped = 0
@@ -124,16 +125,15 @@ class Log:
             self._dropped += 1
 
     def _is_repetition(self, event: Event) -> bool:
-        if not isinstance(event, DatabaseLost | DatabaseBack):
+        if self._source != "supervisor" and "database" in (event.topic, event.ends):
+            return True
+        if event.ends:
+            return self._silent_until.pop(event.ends, None) is None
+        if not event.topic:
             return False
-        if self._source != "supervisor":
+        if time.monotonic() < self._silent_until.get(event.topic, 0.0):
             return True
-        if isinstance(event, DatabaseBack):
-            was_lost, self._silent_until = self._silent_until > 0, 0.0
-            return not was_lost
-        if time.monotonic() < self._silent_until:
-            return True
-        self._silent_until = time.monotonic() + DATABASE_LOST_EVERY
+        self._silent_until[event.topic] = time.monotonic() + SAID_EVERY
         return False
 
 

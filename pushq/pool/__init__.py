@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -21,7 +22,9 @@ from anyio.abc import TaskGroup
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
 from pushq.database.store import Claimant, Store
+from pushq.errors import UnexpectedState
 from pushq.events import Draining, publish, subscribe
+from pushq.job import Job
 from pushq.link import Assignment, Done, Drain, Link, Look, Ready
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
@@ -48,10 +51,11 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
     # Losing a claim to a crash of the server only puts the job back, so claims need not wait for the disk.
     claims = Session(assignment.url, f"{name}: claims", settings={"synchronous_commit": "off"})
     outcomes = Session(assignment.url, f"{name}: outcomes", settings={"lock_timeout": LOCK_WAIT})
+    apart = Session(assignment.url, f"{name}: outcomes apart", settings={"lock_timeout": LOCK_WAIT})
     notifications = Session(assignment.listen_url, f"{name}: listens")
     store = Store(claims)
-    intake, attempts = Intake(assignment.concurrency), Attempts(lambda job: wait_out(lambda: store.payload(job)))
-    pool = Pool(assignment, claimant, tasks, store, Store(outcomes), notifications, intake, attempts)
+    intake, attempts = Intake(assignment.concurrency), Attempts(partial(_payload, store))
+    pool = Pool(assignment, claimant, tasks, store, Store(outcomes), Store(apart), notifications, intake, attempts)
     keeper = FigureKeeper(assignment.concurrency)
     try:
         with subscribe(keeper):
@@ -67,8 +71,15 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
             await link.send(keeper.figures)
             await link.send(Done())
     finally:
-        for session in (claims, outcomes, notifications):
+        for session in (claims, outcomes, apart, notifications):
             await session.close()
+
+
+async def _payload(store: Store, job: Job) -> str | None:
+    """Raises UnexpectedState where it cannot be read, however often it is tried: what holds it is broken, say."""
+    return await wait_out(
+        lambda: store.payload(job), unless=lambda error: isinstance(error, UnexpectedState) and not error.is_timeout
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,7 @@ class Pool:
     tasks: Tasks
     claims: Store
     outcomes: Store
+    apart: Store
     notifications: Session
     intake: Intake
     attempts: Attempts
@@ -99,7 +111,7 @@ class Pool:
                 listener = Listener(self.notifications, self.claims, self.doorbell, self.claimant.queues)
                 listening.start_soon(listener.run)
             async with anyio.create_task_group() as finishing:
-                finishing.start_soon(finish, self.outcomes, self.outbox)
+                finishing.start_soon(finish, self.outcomes, self.apart, self.outbox)
                 async with anyio.create_task_group() as working:
                     for _ in range(self.intake.workers):
                         working.start_soon(Worker(self.tasks, self.attempts, self.intake, self.outbox).run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import count
 from math import inf
 from time import monotonic
 from typing import Literal, TypeAlias
@@ -11,10 +12,10 @@ from uuid import UUID, uuid4
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from pushq.database.patience import reconnect_delay, wait_out
+from pushq.database.patience import reconnect_delay, trouble
 from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
-from pushq.events import DatabaseLost, JobsClaimed, Wakeup, WokenUp, publish
+from pushq.events import DatabaseBack, JobsClaimed, Wakeup, WokenUp, publish
 from pushq.job import Job
 from pushq.outcome import released
 from pushq.pool.doorbell import Doorbell
@@ -69,6 +70,8 @@ class Claimer:
         self._poll_interval = poll_interval
         self._in_doubt: dict[UUID, float] = {}  # tokens of claims whose replies were lost, and until when they matter
         self._failures = 0  # how many claims in a row the database has refused
+        self._unrest = 0  # how many waits in a row it has not let us come to
+        self._lost_at: float | None = None  # since when one of them is so
         self._saturated_since: float | None = None
         self._lingers_until = 0.0
         self._interruptions = (0, 0)  # how often the gate may have been shut behind our back, as far as we know
@@ -85,7 +88,7 @@ class Claimer:
                 await self._wait_for_room()
                 await checkpoint_if_cancelled()  # what follows is shielded, and may never wait for anything else
                 if not await self._claim():
-                    publish(WokenUp(await wait_out(self._wait_for_work)))
+                    await self._wait()
         finally:
             self._give_back()
             self._intake.close()
@@ -100,7 +103,7 @@ class Claimer:
             with anyio.move_on_after(self._saturated_since + LINGER - anyio.current_time()):
                 await self._intake.wait_room()
             if anyio.current_time() >= self._saturated_since + LINGER:
-                await wait_out(self._gate.shut)
+                await self._shut(self._gate)
         while self._outbox.is_full or not self._intake.room:
             if self._outbox.is_full:
                 await self._outbox.wait_room()
@@ -109,6 +112,19 @@ class Claimer:
                 await self._intake.wait_room()
             if self._intake.longest_wait > OVERDUE and not self._outbox.is_full:
                 self._give_back()
+
+    async def _shut(self, gate: Gate) -> None:
+        """Tries until it is shut; or until workers need jobs, who must not wait for that."""
+        for failures in count(1):
+            try:
+                await gate.shut()
+            except (DatabaseAway, DatabaseRefused) as error:
+                publish(trouble(error))
+            else:
+                return
+            with anyio.move_on_after(reconnect_delay(failures).total_seconds()):
+                await self._intake.wait_room()
+                return
 
     def _give_back(self) -> None:
         for job in self._intake.give_back():
@@ -153,9 +169,9 @@ class Claimer:
         except (DatabaseAway, DatabaseRefused) as error:
             self._in_doubt[token] = inf
             self._failures += 1
-            publish(DatabaseLost(str(error)))
+            self._note_trouble(error)
             return []
-        self._failures = 0
+        self._note_answer()
         self._lookback.note(span, began=began, jobs=len(jobs), room=limit)
         if not self._lookback.was_at_the_past:
             self._looked_at = anyio.current_time()
@@ -172,10 +188,35 @@ class Claimer:
                 self._in_doubt[token] = min(until, anyio.current_time() + CLAIM_IN_DOUBT)
         return []
 
+    async def _wait(self) -> None:
+        """Nothing was found, or the database does not do as it is told. Returns when it is time to look again."""
+        if self._failures:
+            await anyio.sleep(reconnect_delay(self._failures).total_seconds())
+            return
+        try:
+            woken_by = await self._wait_for_work()
+        except (DatabaseAway, DatabaseRefused) as error:
+            # Whatever keeps us from waiting well, a gate that we may not open, say, jobs are looked for all the same.
+            self._unrest += 1
+            self._note_trouble(error)
+            await self._is_rung_within(reconnect_delay(self._unrest).total_seconds())
+        else:
+            self._unrest = 0
+            publish(WokenUp(woken_by))
+
+    def _note_trouble(self, error: DatabaseAway | DatabaseRefused) -> None:
+        if self._lost_at is None:
+            self._lost_at = anyio.current_time()
+        publish(trouble(error))
+
+    def _note_answer(self) -> None:
+        self._failures = 0
+        if self._lost_at is not None and not self._unrest:
+            publish(DatabaseBack(anyio.current_time() - self._lost_at))
+            self._lost_at = None
+
     async def _wait_for_work(self) -> Wakeup:
         """Nothing was found. Returns when it is time to look again, and why."""
-        if self._failures:  # a database that cannot be written to, its disk being full, may well answer what follows
-            await anyio.sleep(reconnect_delay(self._failures).total_seconds())
         if self._lookback.is_pressed:
             return "linger"
         await self._heed_interruptions()

@@ -42,10 +42,12 @@ class Gate:
         self._passers: list[str] = []
         self._pause = 0.0
         self._pause_ends_at = -float("inf")
+        self._is_half_shut = False
 
     @property
     def is_open(self) -> bool:
-        return self._renew_at > -float("inf")
+        """Whether we have opened it, and not shut it."""
+        return self._renew_at > -float("inf") or self._is_half_shut
 
     @property
     def is_settled(self) -> bool:
@@ -64,12 +66,12 @@ class Gate:
             self._passers = await self._store.gate_passers(self._passers)
             self._wait_for_passers(min(self._pause * 2, LONGEST_PAUSE))
             return True
-        stays_open, passers, renew_at = self.is_open, self._passers, anyio.current_time() + RENEWED
+        stays_open, passers, renew_at = self._renew_at > -float("inf"), self._passers, anyio.current_time() + RENEWED
         self.forget()  # what fails half-way begins anew: a statement whose reply was lost may have opened the gate
         if await self._store.open_gate(self._queues, round(HOLDS * 1000)) or not stays_open:
             stays_open, passers = False, await self._store.gate_passers()
             self._wait_for_passers(0.002)
-        self._passers, self._renew_at = passers, renew_at
+        self._passers, self._renew_at, self._is_half_shut = passers, renew_at, False
         return bool(passers) or not stays_open
 
     def _wait_for_passers(self, seconds: float) -> None:
@@ -79,8 +81,10 @@ class Gate:
     async def shut(self) -> None:
         """Lets inserters skip the bell: nobody here is idle. Whoever else is, opens again."""
         if self.is_open:
-            await self._store.shut_gate(self._queues)  # again, if its reply is lost: to shut and not to ring is fatal
             self.forget()
+            self._is_half_shut = True  # until it is done, again if its reply is lost: to shut and not to ring is fatal
+            await self._store.shut_gate(self._queues)
+            self._is_half_shut = False
 
     def forget(self) -> None:
         """Begins anew: after somebody shut the gate, or after a time of deafness, nothing that was known holds."""

@@ -14,6 +14,8 @@ LARGEST_BATCH_TEXT = 8 * 1024 * 1024
 MOST_UNWRITTEN = 1000
 MOST_UNWRITTEN_TEXT = 2 * LARGEST_BATCH_TEXT
 """Beyond these, workers wait: memory is bounded whatever handlers return, and a crash runs few jobs again."""
+MOST_ASIDE = 10_000
+"""Outcomes that were put aside, and as much text as may be unwritten: beyond these workers wait, too."""
 
 
 class Outbox:
@@ -25,6 +27,7 @@ class Outbox:
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
         self._is_closed = False
+        self._aside = (0, 0)  # how many outcomes are put aside, and their text
 
     def put(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
@@ -33,7 +36,18 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        return len(self._outcomes) >= MOST_UNWRITTEN or self._text >= MOST_UNWRITTEN_TEXT
+        aside, text_aside = self._aside
+        return (
+            len(self._outcomes) >= MOST_UNWRITTEN
+            or self._text >= MOST_UNWRITTEN_TEXT
+            or aside >= MOST_ASIDE
+            or text_aside >= MOST_UNWRITTEN_TEXT
+        )
+
+    def note_aside(self, outcomes: int, text: int) -> None:
+        """So many have been taken out and are not written, for a reason that is theirs."""
+        self._aside = (outcomes, text)
+        self._emptied.set()
 
     async def wait_room(self) -> None:
         while self.is_full:

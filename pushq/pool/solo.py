@@ -6,14 +6,18 @@ be charged too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import count
 from uuid import uuid4
 
 import anyio
 
+from pushq.database.patience import trouble
 from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
-from pushq.events import DatabaseLost, publish
-from pushq.pool.finisher import write_out
+from pushq.events import publish
+from pushq.outcome import Outcome
+from pushq.pool.finisher import apart_delay, write_out
 from pushq.pool.intake import Intake
 from pushq.pool.worker import Attempts
 from pushq.task import Tasks
@@ -32,13 +36,23 @@ async def run_suspects(
             try:
                 suspects = await claims.claim_suspect(claimant, uuid4())
             except (DatabaseAway, DatabaseRefused) as error:
-                publish(DatabaseLost(str(error)))
+                publish(trouble(error))
                 return
-            for job in suspects:
-                intake.busy = 1  # the supervisor starts another solo pool for the next suspect
-                outcome = await attempts.make_apart(job, tasks.find(job.task))
-                await write_out(outcomes, [outcome])
-                intake.busy = 0
+            intake.busy = len(suspects)  # the supervisor starts another solo pool for the next suspect
+            made = [await attempts.make_apart(job, tasks.find(job.task)) for job in suspects]
+            unwritten = await write_out(outcomes, made)
+        await _write_again_and_again(outcomes, unwritten)
+        intake.busy = 0
         if not suspects:
             return
         await anyio.lowlevel.checkpoint()
+
+
+async def _write_again_and_again(outcomes: Store, unwritten: Sequence[Outcome]) -> None:
+    """What the database undoes, as a trigger of somebody's may make it. A drain ends this."""
+    for tries in count(1):
+        if not unwritten:
+            return
+        await anyio.sleep(apart_delay(tries).total_seconds())
+        with anyio.CancelScope(shield=True):
+            unwritten = await write_out(outcomes, unwritten)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import anyio
 from anyio import to_thread
 
-from pushq.errors import PayloadError, ScopeLeftOpen, ValueRefused
+from pushq.errors import PayloadError, ScopeLeftOpen, UnexpectedState
 from pushq.job import Job
 from pushq.outcome import Ending, Outcome, Raised, Returned, Stopped, TimedOut, decide, released
 from pushq.pool.intake import Intake
@@ -135,8 +135,8 @@ class Attempts:
             return await (self._call_within(limit, task, arguments) if limit else self._call(task, arguments))
         except PayloadError as error:
             return Raised(error)
-        except ValueRefused as error:
-            return Raised(PayloadError(f"The payload of task {task.name!r} cannot be read: {error}."))
+        except UnexpectedState as error:
+            return Raised(PayloadError(f"The payload of task {task.name!r} cannot be read: {str(error).rstrip('.')}."))
         except asyncio.CancelledError as error:
             if self._stopped:
                 return Stopped()

@@ -1,8 +1,8 @@
 """Upkeep that any supervisor may do, side by side with the others, without a leader.
 
 A sweep is a list of chores. Each is bounded, safe to repeat, and skips what somebody else is doing. One that cannot be
-done, for a lock that somebody holds or a right that is missing, keeps none of the others from being done. A chore that
-meets a database that is away ends the sweep; the next one is soon.
+done, for a lock that somebody holds, a right that is missing or whatever else the database says, keeps none of the
+others from being done. A chore that meets a database that is away ends the sweep; the next one is soon.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 
 import anyio
 
 from pushq.database.store import Store
-from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone
-from pushq.events import DatabaseBack, DatabaseLost, DaysChanged, JobsRequeued, publish
+from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, UnexpectedState
+from pushq.events import ChoreDone, ChoreUndone, DatabaseBack, DatabaseLost, DaysChanged, JobsRequeued, publish
 from pushq.sweeper import witness
 from pushq.sweeper.witness import Witness
 
@@ -39,6 +40,10 @@ class Swept:
     undone: tuple[str, ...] = ()
 
 
+Chore: TypeAlias = Callable[[Swept], Awaitable[list[str] | None]]
+"""Notes what it does, and returns what it could not do, in sentences."""
+
+
 class Sweeper:
     """One supervisor's sweeper. retention in seconds."""
 
@@ -49,57 +54,68 @@ class Sweeper:
         self._takes_signs_of_life = takes_signs_of_life
         self._retention = timedelta(seconds=retention)
         self._witness = Witness()
+        self._dead: list[tuple[str, int]] = []  # as last seen, with their counters
         self._buried = set[str]()  # by us, and jobs of theirs may be left
         self._days_are_due_at = 0.0
+        self._undone_since: dict[str, float] = {}  # by chore
 
     async def run(self, interval: float) -> None:
         """Sweeps every `interval` seconds until it is cancelled."""
         lost_at: float | None = None
         while True:
-            trouble = await self._trouble_of_a_sweep()
-            if trouble:
+            try:
+                await self.sweep()
+            except (DatabaseAway, DatabaseRefused) as error:
                 lost_at = lost_at or anyio.current_time()
-                publish(DatabaseLost(trouble))
-            elif lost_at:
-                publish(DatabaseBack(anyio.current_time() - lost_at))
+                publish(DatabaseLost(str(error)))
+            else:
+                if lost_at:
+                    publish(DatabaseBack(anyio.current_time() - lost_at))
                 lost_at = None
             await anyio.sleep(interval)
 
-    async def _trouble_of_a_sweep(self) -> str | None:
-        try:
-            swept = await self.sweep()
-        except (DatabaseAway, DatabaseRefused) as error:
-            return str(error)
-        return swept.undone[0] if swept.undone else None
-
     async def observe(self) -> None:
         """Only looks at the supervisors: the first half of telling who is dead."""
-        await self._find_dead()
+        await self._watch(Swept())
 
     async def sweep(self) -> Swept:
-        """Raises DatabaseAway or DatabaseRefused when the supervisors cannot be seen, or the database goes away."""
+        """Raises DatabaseAway when the database goes away, and DatabaseRefused when the supervisors may not be seen."""
         swept = Swept()
-        dead = await self._find_dead()
-        await self._try(swept, lambda: self._requeue_jobs_of(dead, swept))
+        await self._try("watch", swept, self._watch)
+        await self._try("requeue", swept, self._requeue_jobs_of_the_dead)
         if anyio.current_time() >= self._days_are_due_at:
-            await self._try(swept, lambda: self._care_for_days(swept))
-        await self._try(swept, lambda: self._fold(swept))
-        await self._try(swept, self._park_the_unknown)
+            await self._try("days", swept, self._care_for_days)
+        await self._try("fold", swept, self._fold)
+        await self._try("park", swept, self._park_the_unknown)
         return swept
 
-    async def _try(self, swept: Swept, chore: Callable[[], Awaitable[None]]) -> None:
-        began = anyio.current_time()
+    async def _try(self, name: str, swept: Swept, chore: Chore) -> None:
+        self._store.take_slowest_answer()
         try:
-            await chore()
-        except (StatementUndone, DatabaseRefused) as error:
-            swept.undone += (str(error),)
+            troubles = await chore(swept) or []
+        except StatementUndone as error:
+            troubles = [str(error)]
+        except DatabaseRefused as error:
+            if name == "watch":
+                raise
+            troubles = [str(error)]
         except DatabaseAway:
             self._witness.forget()  # who cannot be seen to live while the database is away is not dead
             raise
-        if anyio.current_time() - began > witness.SLOW_ANSWER:
+        if self._store.take_slowest_answer() > witness.SLOW_ANSWER:
             self._witness.forget()  # the database may have stood still, and everybody's heartbeat with it
+        self._tell(name, swept, troubles)
 
-    async def _find_dead(self) -> list[tuple[str, int]]:
+    def _tell(self, name: str, swept: Swept, troubles: Sequence[str]) -> None:
+        if troubles:
+            swept.undone += tuple(troubles)
+            self._undone_since.setdefault(name, anyio.current_time())
+            publish(ChoreUndone(name, troubles[0]))
+        elif since := self._undone_since.pop(name, None):
+            publish(ChoreDone(name, anyio.current_time() - since))
+
+    async def _watch(self, _: Swept) -> None:
+        self._dead = []
         asked_at = anyio.current_time()
         try:
             sightings = await self._store.observe()
@@ -108,13 +124,13 @@ class Sweeper:
             raise
         if not self._takes_signs_of_life():  # a database may answer and take no writes, so that everybody looks dead
             self._witness.forget()
-            return []
+            return
         self._buried &= {seen.name for seen in sightings if seen.heartbeat < 0}
-        return self._witness.dead(sightings, asked_at, anyio.current_time())
+        self._dead = self._witness.dead(sightings, asked_at, anyio.current_time())
 
-    async def _requeue_jobs_of(self, dead: Sequence[tuple[str, int]], swept: Swept) -> None:
+    async def _requeue_jobs_of_the_dead(self, swept: Swept) -> None:
         """Charges a crash, but for what somebody left behind that said goodbye: a row that was locked then."""
-        buried: Sequence[str] = ()
+        dead, buried = self._dead, list[str]()
         if with_row := [(name, heartbeat) for name, heartbeat in dead if heartbeat >= 0]:
             self._buried.update(name for name, _ in with_row)  # also where the reply is lost
             buried = await self._store.bury(with_row)
@@ -132,7 +148,7 @@ class Sweeper:
     async def _fold(self, swept: Swept) -> None:
         swept.folded = await self._store.fold()
 
-    async def _park_the_unknown(self) -> None:
+    async def _park_the_unknown(self, _: Swept) -> None:
         """Jobs of unknown tasks stand in the way of others only when there are many."""
         census = await self._store.take_census()
         if census is None:
@@ -142,22 +158,30 @@ class Sweeper:
         while census.queued >= WORTH_PARKING and await self._store.park():
             pass
 
-    async def _care_for_days(self, swept: Swept) -> None:
+    async def _care_for_days(self, swept: Swept) -> list[str]:
         swept.made = tuple(day.isoformat() for day in await self._store.make_days())
-        swept.retired = tuple(day.isoformat() for day in await self._store.retire_days(self._retention))
-        swept.dropped = tuple(await self._drop_retired_days())
+        emptied = await self._store.retire_days(self._retention)
+        swept.retired = tuple(one.day.isoformat() for one in emptied if not one.trouble)
+        troubles = [f"the day {one.day} cannot be emptied: {one.trouble}." for one in emptied if one.trouble]
+        troubles += await self._drop_retired_days(swept)
         days = DaysChanged(swept.made, swept.retired, swept.dropped)
         if days != DaysChanged():
             publish(days)
         if not swept.retired:  # else something may have stood in the way of dropping them
             self._days_are_due_at = anyio.current_time() + DAYS_INTERVAL
+        return troubles
 
-    async def _drop_retired_days(self) -> list[str]:
-        dropped = []
+    async def _drop_retired_days(self, swept: Swept) -> list[str]:
+        """What stands in the way of each: a view of somebody's upon one day keeps that one, and none of the others."""
+        troubles = []
         for retired in await self._store.retired_days():
             try:
                 if await self._store.drop_day(retired):
-                    dropped.append(retired.day.isoformat())
-            except DatabaseAway:  # a long transaction stands in the way: the day is empty and can wait
+                    swept.dropped += (retired.day.isoformat(),)
+            except UnexpectedState as error:
+                if error.is_timeout:  # a long transaction: the days are empty, and can wait
+                    break
+                troubles.append(f"the emptied day {retired.day} cannot be dropped: {error}")
+            except DatabaseAway:
                 break
-        return dropped
+        return troubles

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from tests.support.jobs import Connection
+from collections.abc import Mapping
+from datetime import date
+from functools import partial
+
+from pushq.database.session import Session
+from pushq.database.store import Store
+from pushq.sweeper import Sweeper
+from tests.support.days import make_day
+from tests.support.jobs import Connection, finished, insert, row_of
+from tests.support.supervisors import RunningSupervisor, supervising
+from tests.support.waiting import eventually, wait_until
 
 LEAVES = """
     select relname
@@ -24,3 +34,104 @@ async def test_every_table_may_be_changed_under_a_publication_for_all_tables(con
         )
         await connection.execute(f"update pushq.{table} set {column} = {column} where tableoid = 0")
         await connection.execute(f"delete from pushq.{table} where tableoid = 0")
+
+
+RAISE = """
+create or replace function public.say_no() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+create trigger say_no before insert or update or delete on pushq.{table} for each row execute function public.say_no();
+"""
+SAID: Mapping[str, str] = {
+    "supervisors": "database objects",
+    "tally_log": "outcomes put aside",
+    "tallies": "chore=fold",
+    "census_clock": "chore=",
+}
+"""Where a trigger that raises is noticed, and by what words."""
+
+
+async def test_a_trigger_that_raises_where_pushq_does_its_upkeep_is_said_and_ends_nobody(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url) as supervisor:
+        pools = supervisor.pools
+        for table, words in SAID.items():
+            await connection.execute(RAISE.format(table=table))
+            jobs = await insert(connection, "echo", 3)
+            await eventually(partial(_says, supervisor, words))
+            await connection.execute(f"drop trigger say_no on pushq.{table}")
+            rows = await finished(connection, *jobs)
+            assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
+        assert supervisor.pools == pools
+        assert supervisor.stop() == 0
+
+
+FORBID = """
+create function public.forbid() returns trigger language plpgsql as $$
+begin
+    if old.payload ? 'forbidden' then
+        raise exception 'audit says no';
+    end if;
+    return coalesce(new, old);
+end
+$$;
+create trigger forbid before {when} on pushq.jobs_unfinished for each row execute function public.forbid();
+"""
+
+
+async def test_an_outcome_to_which_a_trigger_objects_costs_no_other_job_anything_and_is_released_at_a_drain(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute(FORBID.format(when="delete"))
+    with supervising(database_url, "--concurrency", "4") as supervisor:
+        pools = supervisor.pools
+        (forbidden,) = await insert(connection, "echo", payload={"forbidden": 1})
+        rows = await finished(connection, *await insert(connection, "echo", 100))
+        await eventually(partial(_says, supervisor, "outcomes put aside jobs=1"))
+        held = await row_of(connection, forbidden)
+        assert supervisor.pools == pools
+        assert supervisor.stop() == 0
+        said = supervisor.said
+    released = await row_of(connection, forbidden)
+
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
+    assert (held["status"], held["attempt"], held["crashes"]) == ("running", 1, 0)
+    assert (released["status"], released["attempt"], released["crashes"]) == ("queued", 1, 0)
+    assert said.count("outcomes put aside") == 1
+    assert "Traceback" not in said
+
+
+async def _says(supervisor: RunningSupervisor, words: str) -> bool:
+    return words in supervisor.said
+
+
+async def test_a_view_upon_a_day_past_retention_keeps_that_day_and_no_other(
+    database_url: str, connection: Connection
+) -> None:
+    """The day is emptied and detached all the same."""
+    viewed, other, newest = (date(2020, 1, day) for day in (1, 2, 3))
+    for day in (viewed, other, newest):
+        await make_day(connection, day)
+    await connection.execute("create view public.old as select id, task from pushq.jobs_2020_01_01")
+    with supervising(database_url) as supervisor:
+        wait_until(lambda: "chore undone chore=days" in supervisor.said)
+        assert "2020-01-01 cannot be dropped" in supervisor.said
+        assert "other objects depend on it" in supervisor.said
+        await finished(connection, *await insert(connection, "echo", 3))
+        days = await connection.fetch("select day from pushq.days where day < '2021-01-01' order by day")
+        assert [row["day"] for row in days] == [viewed, newest]
+        assert supervisor.stop() == 0
+
+
+async def test_a_day_that_cannot_be_emptied_keeps_no_other_from_it(database_url: str, connection: Connection) -> None:
+    for day in (date(2020, 1, 1), date(2020, 1, 2)):
+        await make_day(connection, day)
+    await connection.execute(
+        "create function public.say_no() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;"
+        "create trigger say_no before truncate on pushq.jobs_2020_01_01 execute function public.say_no()"
+    )
+    session = Session(database_url, "test")
+    swept = await Sweeper(Store(session), retention=1).sweep()
+    await session.close()
+
+    assert (swept.retired, swept.dropped) == (("2020-01-02",), ("2020-01-02",))
+    assert swept.undone == ("the day 2020-01-01 cannot be emptied: no (P0001).",)

@@ -424,7 +424,7 @@ def retire() -> Operation:
     """A day in which somebody has a row locked is left for the next time."""
 
     async def perform(actor: Actor) -> list[date]:
-        return await actor.store.retire_days(KEEP)
+        return [one.day for one in await actor.store.retire_days(KEEP) if not one.trouble]
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
         if ran.answer == [date.fromisoformat(OLD_DAY)] and state.old_day == "there":

@@ -53,7 +53,7 @@ DIFFERS = {
         "function utc_today()"
     ),
     "alter function pushq.retire_days(interval) security invoker": (
-        "function retire_days(interval) (returns setof date search_path=pg_catalog, pg_temp lock_timeout=500ms)"
+        "function retire_days(interval) (returns setof record search_path=pg_catalog, pg_temp lock_timeout=500ms)"
     ),
     "alter function pushq.cancel(uuid) reset search_path": "function cancel(uuid) (returns text)",
     "drop index pushq.jobs_unfinished_suspect; create index jobs_unfinished_suspect on pushq.jobs_unfinished (id)": (

@@ -442,7 +442,7 @@ async def finish_one_on(connection: Connection, day: date) -> None:
 
 
 async def retire(connection: Connection, keep: timedelta) -> list[date]:
-    return [row["day"] for row in await connection.fetch("select pushq.retire_days($1) as day", keep)]
+    return [row["day"] for row in await connection.fetch("select day from pushq.retire_days($1)", keep)]
 
 
 async def days_of(connection: Connection) -> list[date]:

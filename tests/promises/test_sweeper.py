@@ -10,7 +10,7 @@ import pytest
 
 from pushq.database.session import Session
 from pushq.database.store import Claimant, Sighting, Store
-from pushq.events import DatabaseBack, DatabaseLost, Event, subscribe
+from pushq.events import ChoreDone, ChoreUndone, Event, subscribe
 from pushq.sweeper import Sweeper
 from pushq.sweeper.witness import Witness
 from tests.support.jobs import Connection, count, die_with_them, has_count, insert
@@ -97,11 +97,11 @@ async def test_a_chore_that_cannot_be_done_keeps_no_dead_supervisor_from_being_b
             await connection.execute(statement)
             sweeping = asyncio.create_task(sweeper.run(0.1))
             await has_count(connection, 3, "status = 'queued' and crashes = 1")
-        await eventually(lambda: _has_said(events, DatabaseBack))
+        await eventually(lambda: _has_said(events, ChoreDone))
     sweeping.cancel()
     await session.close()
 
-    assert any(isinstance(event, DatabaseLost) and "lock timeout" in event.reason for event in events)
+    assert any(isinstance(event, ChoreUndone) and "lock timeout" in event.reason for event in events)
 
 
 async def _has_said(events: list[Event], kind: type[Event]) -> bool:

@@ -27,6 +27,7 @@ from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.link import Link, Message
 from pushq.outcome import Kind, Outcome
 from pushq.pool.claimer import Claimer
+from pushq.pool.finisher import Unwritten
 from pushq.pool.lookback import Lookback, Span
 from pushq.pool.worker import Attempts
 from pushq.settings import Settings
@@ -156,9 +157,9 @@ def _text_as_it_is() -> None:
 
     _replace(pushq.outcome, "storable_text", storable_text)
 
-    async def write(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
+    async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
         await wait_out(lambda: store.finish(batch))
-        return []
+        return Unwritten()
 
     _replace(pushq.pool.finisher, "write", write)
 

@@ -3,9 +3,9 @@
 -- they exist and may use the schema. Days are left out. The 64 gates are one row, which counts them. What is long is told by
 -- its sum.
 with relation as (
-    select oid, relname::text as name, relkind, relpartbound, regexp_replace(relname, '^gate_\d+$', 'gate_N') as family
+    select oid, relname::text as name, relkind, relpartbound, regexp_replace(relname, '^gate_[0-9]+$', 'gate_N') as family
     from pg_class
-    where relnamespace = 'pushq'::regnamespace and relname !~ '^jobs_\d{4}_\d\d_\d\d'
+    where relnamespace = 'pushq'::regnamespace and relname !~ '^jobs_[0-9]{4}_[0-9]{2}_[0-9]{2}'
 ),
 routine as (
     select pg_proc.*, proname || '(' || oidvectortypes(proargtypes) || ')' as name

@@ -4,7 +4,7 @@
 select 'hidden' as kind, relname::text as name
 from pg_class as class
 where relnamespace = 'pushq'::regnamespace and relkind in ('r', 'p') and relrowsecurity
-and relname !~ '^jobs_\d{4}_\d\d_\d\d'
+and relname !~ '^jobs_[0-9]{4}_[0-9]{2}_[0-9]{2}'
 and not exists (select from pg_policy where polrelid = class.oid)
 union all
 select 'owner', relname || ' to ' || pg_get_userbyid(relowner)
