@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from pushq.database.statements import statement
@@ -12,6 +12,7 @@ from pushq.errors import PayloadError
 from pushq.job import NewJob
 
 
+@runtime_checkable
 class Connection(Protocol):
     """What we use of a connection of asyncpg, or of one that its pool has lent."""
 
@@ -28,8 +29,8 @@ class Queue:
         """Inserts a job on the caller's connection, in its transaction if there is one.
 
         Returns the job's id, or None when an unfinished job has its unique_key (or id). Raises PayloadError for a
-        payload that is not JSON, and asyncpg's CheckViolationError, with the constraint's name, for a value that breaks
-        a rule.
+        payload that is not JSON, asyncpg's CheckViolationError, with the constraint's name, for a value that breaks a
+        rule, and TypeError for a connection of another driver.
         """
         ids = await self.insert_many([job], connection=connection)
         return ids[0] if ids else None
@@ -39,6 +40,7 @@ class Queue:
 
         Returns the ids of those that were inserted, in any order: jobs whose unique_key is taken are left out.
         """
+        _check_connection(connection)
         rows = [self._row(job) for job in jobs]
         if not rows:
             return []
@@ -46,6 +48,10 @@ class Queue:
         return [row["id"] for row in await connection.fetch(statement("insert"), *columns)]
 
     def _row(self, job: NewJob) -> tuple[object, ...]:
+        if not isinstance(job, NewJob):
+            raise TypeError(
+                f"What is inserted is a job, not a {type(job).__name__}: task.job(…), or NewJob('task', {{…}})."
+            )
         return (
             job.id,
             job.task,
@@ -61,8 +67,21 @@ class Queue:
         )
 
 
+def _check_connection(connection: object) -> None:
+    if not isinstance(connection, Connection):
+        kind = type(connection)
+        # The connection beneath another driver's would do, but may not be in the transaction that the other one shows.
+        raise TypeError(
+            f"Queue.insert takes a connection of asyncpg, not {kind.__module__}.{kind.__qualname__}; "
+            "with SQLAlchemy, psycopg, Django or another driver, write the INSERT: see docs/insert-jobs.md."
+        )
+
+
 def _payload(job: NewJob) -> str:
     try:
-        return json.dumps(dict(job.payload), allow_nan=False)
+        return _encode(dict(job.payload))
     except (TypeError, ValueError, RecursionError) as error:
         raise PayloadError(f"The payload of a {job.task!r} job is not JSON: {error}.") from None
+
+
+_encode = json.JSONEncoder(allow_nan=False).encode

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import partial
 from types import GenericAlias
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack, get_origin, get_type_hints
+from typing import Any, Generic, Never, ParamSpec, TypeVar, Unpack, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -178,6 +178,7 @@ class Tasks:
         max_attempts: int = 5,
         timeout: timedelta | None = None,
         backoff: Backoff | None = None,
+        **unknown: Never,
     ) -> Callable[[Callable[P, R]], Task[P, R]]:
         """Registers a function as the handler of task `name`.
 
@@ -185,6 +186,7 @@ class Tasks:
         failures after which a job is failed. timeout: limit of one attempt; None: no limit. backoff: failures so far →
         delay; the default doubles from 2 seconds to an hour. Raises TasksError for what cannot work.
         """
+        _refuse_unknown(name, unknown)
         _check_options(name, queue, max_attempts, timeout, backoff)
 
         def decorate(function: Callable[P, R]) -> Task[P, R]:
@@ -237,6 +239,28 @@ class Tasks:
 
     def __iter__(self) -> Iterator[Task[..., Any]]:
         return iter(self._tasks.values())
+
+
+_OPTIONS = ("queue", "max_attempts", "timeout", "backoff")
+_ELSEWHERE = {
+    "attempts": "max_attempts", "max_retries": "max_attempts", "max_tries": "max_attempts", "retries": "max_attempts",
+    "retry": "max_attempts", "deadline": "timeout", "job_timeout": "timeout", "time_limit": "timeout",
+    "countdown": "backoff", "retry_backoff": "backoff", "retry_delay": "backoff", "wait": "backoff",
+    "lane": "queue", "queue_name": "queue",
+}  # fmt: skip
+"""What other queues call an option."""
+
+
+def _refuse_unknown(name: object, options: Iterable[str]) -> None:
+    for option in options:
+        raise TasksError(f"Task {name!r}: register() has no option {option!r}; {_remedy(option)}")
+
+
+def _remedy(option: str) -> str:
+    if option in {column.name for column in fields(NewJob)}:
+        return f"a job has it: dataclasses.replace(task.job(…), {option}=…)."
+    close = [_ELSEWHERE[option]] if option in _ELSEWHERE else difflib.get_close_matches(option, _OPTIONS, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(_OPTIONS)}."
 
 
 def _check_options(

@@ -68,3 +68,18 @@ async def test_a_payload_that_is_not_json_is_refused(connection: Connection) -> 
     for value in (float("nan"), object()):
         with pytest.raises(PayloadError, match="is not JSON"):
             await Queue().insert(NewJob("a", {"x": value}), connection=connection)
+
+
+async def test_a_connection_of_another_driver_is_refused_with_what_to_do() -> None:
+    class Cursor:
+        """As psycopg, SQLAlchemy and Django have them: without the method that asyncpg's connections have."""
+
+        async def execute(self, statement: str) -> None: ...
+
+    with pytest.raises(TypeError, match=r"takes a connection of asyncpg, not .*Cursor; with .* write the INSERT"):
+        await Queue().insert(NewJob("a"), connection=Cursor())  # type: ignore[arg-type]
+
+
+async def test_what_is_no_job_is_refused_with_what_makes_one(connection: Connection) -> None:
+    with pytest.raises(TypeError, match=r"is a job, not a builtin_function_or_method: task\.job\(…\)"):
+        await Queue().insert(len, connection=connection)  # type: ignore[arg-type]

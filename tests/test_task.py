@@ -191,6 +191,23 @@ def test_an_option_out_of_range_is_refused_in_a_sentence(options: dict[str, Any]
         Tasks().register(**({"name": "task"} | options))
 
 
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("retries", "did you mean max_attempts?"),
+        ("max_retries", "did you mean max_attempts?"),
+        ("time_limit", "did you mean timeout?"),
+        ("qeue", "did you mean queue?"),
+        ("priority", "a job has it: dataclasses.replace(task.job(…), priority=…)."),
+        ("serializer", "there are queue, max_attempts, timeout, backoff."),
+    ],
+)
+def test_an_option_that_there_is_not_is_answered_with_the_one_that_was_meant(option: str, remedy: str) -> None:
+    with pytest.raises(TasksError) as refused:
+        Tasks().register("it", **{option: 3})  # type: ignore[arg-type]
+    assert str(refused.value) == f"Task 'it': register() has no option '{option}'; {remedy}"
+
+
 def test_a_registry_knows_its_names_and_queues() -> None:
     assert tasks.names == ("mail.welcome", "odd.names", "open")
     assert tasks.queues == ("default", "mail")
