@@ -9,7 +9,7 @@ import select
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
@@ -123,6 +123,11 @@ class Settings(BaseSettings):
         return self
 
 
+SECRETS = frozenset(
+    f"PUSHQ_{name.upper()}" for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)
+)
+"""The variables that hold passwords and tokens."""
+
 # Not settings of the program: where the embedded server and the tests find things.
 _ELSEWHERE = re.compile(r"PUSHQ_PG_BINDIR|PUSHQ_TEST_\w+")
 
@@ -187,8 +192,7 @@ def _sentence(error: ValidationError) -> str:
     if not fault["loc"]:
         return reason
     field = str(fault["loc"][0])
-    is_secret = SecretStr in getattr(Settings.model_fields[field].annotation, "__args__", ())
-    value = "" if is_secret else f"={fault['input']}"
+    value = "" if f"PUSHQ_{field.upper()}" in SECRETS else f"={fault['input']}"
     if fault["type"] == "float_parsing":  # of durations alone
         reason = f"should be seconds, as a plain number: {_in_seconds(str(fault['input']))}"
     return f"PUSHQ_{field.upper()}{value} cannot be used: it {reason[0].lower() + reason[1:]}."

@@ -14,12 +14,16 @@ import anyio
 from anyio.abc import Process
 
 from pushq.link import Assignment, Done, Drain, Figures, Link, Look, Message, Ready, Unable
+from pushq.settings import SECRETS
 
 _HERE = Path("pushq/supervisor/processes.py")
 _IS_CHECKOUT = _HERE.exists() and _HERE.samefile(__file__)
 # A pool itself puts the current directory on its path, and last: a file there that is named like a module of Python or
 # of a package, `queue.py`, is not for pushq. Only in a checkout pushq itself may have to be found there.
 _FLAGS = () if _IS_CHECKOUT else ("-P",)
+
+_OURS_ALONE = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"} | SECRETS
+"""Variables that pools do not have in their environment, nor what handlers start: a pool gets its URLs by the line."""
 
 LINE_LOST_AFTER = 1.0
 """Seconds that a process may outlive its line: it hears no orders any more, and says nothing of itself."""
@@ -84,11 +88,7 @@ class PoolProcess:
                 stdout=None,
                 stderr=None,
                 pass_fds=(theirs.fileno(),),
-                env={
-                    name: value
-                    for name, value in os.environ.items()
-                    if name not in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
-                },
+                env={name: value for name, value in os.environ.items() if name.upper() not in _OURS_ALONE},
             )
             theirs.close()
             spawned()

@@ -39,10 +39,13 @@ async def test_passwords_and_tokens_are_nowhere_to_be_seen(connection: Connectio
         command_lines = [
             Path(f"/proc/{pid}/cmdline").read_text() for pid in (supervisor.process.pid, *supervisor.pools)
         ]
+        environments = [Path(f"/proc/{pid}/environ").read_text() for pid in supervisor.pools]
         activity = await connection.fetchval("select string_agg(a::text, ' ') from pg_stat_activity as a")
         said = supervisor.said
     assert "pushq_jobs_finished_total" in scraped
-    for shown in (refused, scraped, ready, said, activity, *command_lines, await everything_stored(connection)):
+    assert all("PUSHQ_SHUTDOWN_TIMEOUT" in environment for environment in environments)  # the rest is there
+    processes = (*command_lines, *environments)
+    for shown in (refused, scraped, ready, said, activity, *processes, await everything_stored(connection)):
         assert CANARY not in shown
 
 
