@@ -26,11 +26,23 @@ create table pushq.queues (
     constraint queues_name_has_1_to_200_characters check (length(name) between 1 and 200)
 );
 
--- Tasks that a supervisor has known. Labels of metrics are taken from here, so that rows cannot invent them.
+-- Tasks that a supervisor has known.
 create table pushq.tasks (
     name text primary key,
     known_since timestamptz not null default now()
 );
+
+-- The pairs of a queue and a task that metrics name; all others are counted as ('_other', '_other'). Tasks on the queue
+-- with which they are registered need no place. Of the pairs beside them, which rows make, the first thousand to have an
+-- outcome take one each. A pair that has labels keeps them, so that no counter ever falls.
+create table pushq.labels (
+    queue text not null,
+    task text not null,
+    place smallint unique,
+    primary key (queue, task),
+    constraint labels_place_is_1_to_1000 check (place between 1 and 1000)
+);
+insert into pushq.labels (queue, task) values ('_other', '_other');
 
 -- Tallies of what happened to jobs. Each statement that changes jobs appends to tally_log, once a batch; a sweeper folds
 -- the log into tallies. The two added up are the counters of /metrics: the same from every supervisor, whatever
@@ -98,11 +110,31 @@ create function pushq.waited(run_at timestamptz, enqueued_at timestamptz, starte
 language sql immutable parallel safe
 return greatest(started_at - greatest(run_at, enqueued_at), interval '0');
 
-create function pushq.queue_label(queue text) returns text
-language sql stable parallel safe
-return case when exists (select from pushq.queues where name = queue and served_since is not null)
-    then queue else '_other' end;
+-- Whether a pair of a queue and a task has labels, after giving it a place if one is left. For statements of pushq's own
+-- alone: it holds up others that would take a place until the transaction ends. Where somebody else holds it up, the pair
+-- has none yet.
+create function pushq.label(queue text, task text) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '200ms'
+as $$
+begin
+    if not exists (select from pushq.labels as known where known.queue = label.queue and known.task = label.task)
+        and not exists (select from pushq.labels where place = 1000) then
+        begin
+            -- By turns, so that nobody takes a place twice. The row may be missing: somebody has emptied the table.
+            insert into pushq.labels (queue, task) values ('_other', '_other')
+            on conflict on constraint labels_pkey do update set place = null;
 
-create function pushq.task_label(task text) returns text
-language sql stable parallel safe
-return case when exists (select from pushq.tasks where name = task) then task else '_other' end;
+            insert into pushq.labels (queue, task, place)
+            select label.queue, label.task, coalesce(max(place), 0) + 1
+            from pushq.labels
+            having coalesce(max(place), 0) < 1000
+            on conflict on constraint labels_pkey do nothing;
+        exception when lock_not_available then
+            null;
+        end;
+    end if;
+    return exists (select from pushq.labels as known where known.queue = label.queue and known.task = label.task);
+end
+$$;

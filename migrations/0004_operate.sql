@@ -34,8 +34,9 @@ begin
         ),
         tallied as (
             insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
-            select pushq.queue_label(queue), pushq.task_label(task), 'cancelled', -1, -1, 1, 0, 0
+            select coalesce(label.queue, '_other'), coalesce(label.task, '_other'), 'cancelled', -1, -1, 1, 0, 0
             from removed
+            left join pushq.labels as label on label.queue = removed.queue and label.task = removed.task
         )
         select status into was from removed;
         if found then

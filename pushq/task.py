@@ -234,6 +234,11 @@ class Tasks:
     def queues(self) -> tuple[str, ...]:
         return tuple(sorted({task.queue for task in self._tasks.values()}))
 
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Each task's queue and name."""
+        return tuple(sorted((task.queue, task.name) for task in self._tasks.values()))
+
     def __len__(self) -> int:
         return len(self._tasks)
 

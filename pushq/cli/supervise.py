@@ -19,7 +19,7 @@ from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.exporter.http import application, bind, serve
 from pushq.exporter.logs import log_events
-from pushq.exporter.metrics import Exposition, ProcessFigures
+from pushq.exporter.metrics import Exposition, ProcessFigures, session_for_scrapes
 from pushq.supervisor import Supervisor
 from pushq.supervisor.signals import STOP, obeyed
 from pushq.sweeper import Sweeper, Swept
@@ -80,7 +80,7 @@ def exporter(**flags: object) -> None:
 
     async def run() -> None:
         await check_schema(settings.url)
-        session = Session(settings.url, "pushq exporter", deadline=5.0)
+        session = session_for_scrapes(settings.url, "pushq exporter")
         exposition = Exposition(Store(session), ProcessFigures)
         token = settings.http_token.get_secret_value() if settings.http_token else None
         with bind(settings.http_host, settings.http_port) as listening:

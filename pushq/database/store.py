@@ -145,6 +145,10 @@ class Store:
     async def register(self, claimant: Claimant) -> None:
         await self._fetch("register", claimant.supervisor, list(claimant.tasks), list(claimant.queues))
 
+    async def label(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Gives labels to pairs of a queue and a task that is registered on it."""
+        await self._fetch("label", [queue for queue, _ in pairs], [task for _, task in pairs])
+
     # The gate -------------------------------------------------------------------------------------------------
 
     async def open_gate(self, queues: Sequence[str], milliseconds: int) -> bool:
@@ -296,7 +300,9 @@ class Store:
     # The exporter ---------------------------------------------------------------------------------------------
 
     async def tallies(self) -> list[Any]:
-        """Rows of (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)."""
+        """Rows of (queue, task, outcome, jobs, run_seconds, wait_seconds), and (run_buckets, run_jobs, wait_buckets,
+        wait_jobs): buckets, and how many jobs are in each. In the order of queue and task.
+        """
         return await self._fetch("tallies")
 
     async def gauges(self) -> list[Any]:

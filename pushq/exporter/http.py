@@ -8,21 +8,21 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pushq.errors import DatabaseAway, DatabaseRefused, PushqError, UsageError
+from pushq.errors import PushqError, UsageError
 
-Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
-"""From what the scraper accepts to an exposition and its content type."""
+Metrics = Callable[[str], Awaitable[tuple[Sequence[bytes], str]]]
+"""From what the scraper accepts to an exposition, in pieces, and its content type."""
 Readiness = Callable[[], str | None]
 """Why we are not ready; None: we are."""
 
@@ -45,11 +45,8 @@ def application(metrics: Metrics, not_ready: Readiness, token: str | None, liste
                 401,
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        try:
-            body, content_type = await metrics(request.headers.get("accept", ""))
-        except (DatabaseAway, DatabaseRefused) as error:
-            return PlainTextResponse(f"{error}\n", 503)
-        return Response(body, media_type=content_type)
+        pieces, content_type = await metrics(request.headers.get("accept", ""))
+        return StreamingResponse(_one_by_one(pieces), media_type=content_type)
 
     async def serve_health(_: Request) -> Response:
         return PlainTextResponse("alive\n")
@@ -65,6 +62,12 @@ def application(metrics: Metrics, not_ready: Readiness, token: str | None, liste
             Route("/readyz", serve_readiness),
         ]
     )
+
+
+async def _one_by_one(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """No more is copied for a client than it takes."""
+    for piece in pieces:
+        yield piece
 
 
 def _has_token(request: Request, token: str) -> bool:

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, groupby, islice
+from operator import itemgetter
 from typing import Any
 
 import anyio
-from prometheus_client import CollectorRegistry
+from anyio.lowlevel import checkpoint
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from pushq.database.session import Session
 from pushq.database.store import Store
+from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.events import DatabaseBack, DatabaseLost, publish
 
-OTHER = "_other"
 FINISHED = ("succeeded", "failed", "cancelled")
 WAKEUPS = ("notify", "poll", "timer", "linger")
+LONGEST_READ = 4.0
+"""Seconds, twice which a scrape may wait: for one that is under way, and for its own. Prometheus gives up after ten."""
+AT_A_TIME = 20
+"""So many pairs of labels are written, a thousand lines or so, before anything else has its turn on the loop."""
+
+_PAIR = itemgetter("queue", "task")
 
 
 @dataclass(slots=True)
 class ProcessFigures:
     """What a supervisor tells of itself and its pools, dead ones included where it is a count."""
 
+    pools: int = 0
     busy: int = 0
     workers: int = 0
     wakeups: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WAKEUPS, 0))
@@ -32,11 +42,29 @@ class ProcessFigures:
     listeners_up: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What the table tells."""
+
+    live: Any
+    gauges: Sequence[Any]
+    tallies: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """A metric's name, type and few samples; or its samples' lines beside it, a text for each combination of labels."""
+
+    metric: Metric
+    lines: Iterable[str] = ()
+
+
 class Exposition:
     """What /metrics says. `figures` is asked for this process's own at each scrape.
 
-    A scrape is three short statements, whatever the history: the tallies hold a row a combination of labels and
-    buckets. Scrapes that come together share one, so that a storm of them cannot hold up a heartbeat.
+    A scrape is three short statements, whatever the history: the tallies are read by combination of labels, and there
+    are at most so many. It is written in turns with whatever else the loop has to do. Scrapes that come together share
+    one. While the database does not answer, the process tells of that and of itself.
     """
 
     def __init__(self, store: Store, figures: Callable[[], ProcessFigures]) -> None:
@@ -44,135 +72,190 @@ class Exposition:
         self._figures = figures
         self._turn = anyio.Lock()
         self._taken_at = -math.inf
-        self._registry = CollectorRegistry(auto_describe=False)
+        self._lost_at: float | None = None
+        self._table: _Table | None = None
+        self._of_process = ProcessFigures()
+        self._texts: dict[str, list[bytes]] = {}
 
-    async def __call__(self, accept: str) -> tuple[bytes, str]:
-        """The exposition and its content type: OpenMetrics if it was asked for, else Prometheus text.
-
-        Raises DatabaseAway and DatabaseRefused.
-        """
+    async def __call__(self, accept: str) -> tuple[Sequence[bytes], str]:
+        """The exposition, in pieces, and its content type: OpenMetrics if it was asked for, else Prometheus text."""
         came_at = anyio.current_time()
+        encode, content_type = choose_encoder(accept)
         async with self._turn:
             if self._taken_at < came_at:
                 await self._scrape()
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+            if content_type not in self._texts:
+                families = [*_from_table(self._table), *_from_process(self._of_process)]
+                self._texts[content_type] = await _text(families, encode)
+            return self._texts[content_type], content_type
 
     async def _scrape(self) -> None:
         taken_at = anyio.current_time()
-        live = await self._store.live()
-        snapshot = _Snapshot(await self._store.tallies(), await self._store.gauges(), live, self._figures())
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(snapshot)
+        self._table = await self._read()
+        self._of_process = self._figures()
+        self._texts = {}
         self._taken_at = taken_at
 
+    async def _read(self) -> _Table | None:
+        """None: the database does not answer."""
+        try:
+            with anyio.fail_after(LONGEST_READ):
+                table = _Table(await self._store.live(), await self._store.gauges(), await self._store.tallies())
+        except (DatabaseAway, DatabaseRefused) as error:
+            self._note_loss(str(error))
+        except TimeoutError:
+            self._note_loss(f"the database has not answered a scrape for {LONGEST_READ:g} seconds")
+        else:
+            if self._lost_at is not None:
+                publish(DatabaseBack(anyio.current_time() - self._lost_at))
+            self._lost_at = None
+            return table
+        return None
 
-class _Snapshot(Collector):
-    def __init__(self, tallies: Sequence[Any], gauges: Sequence[Any], live: Any, figures: ProcessFigures) -> None:
-        self._tallies = tallies
-        self._gauges = gauges
-        self._live = live
-        self._figures = figures
+    def _note_loss(self, reason: str) -> None:
+        self._lost_at = self._lost_at or anyio.current_time()
+        publish(DatabaseLost(reason))
 
-    def collect(self) -> Iterator[Metric]:
-        yield from self._from_gauges()
-        yield from self._from_tallies()
-        yield from self._from_process()
 
-    def _from_gauges(self) -> Iterator[Metric]:
-        jobs = GaugeMetricFamily("pushq_jobs", "Unfinished jobs, as last counted.", labels=["queue", "status"])
-        oldest = GaugeMetricFamily(
-            "pushq_queue_oldest_seconds", "Age of the oldest job that is due and queued.", labels=["queue"]
-        )
-        counted = {(row["queue"], row["status"]): row for row in self._gauges}
-        for queue in sorted({*self._live["queues"], *(row["queue"] for row in self._gauges)}):
+def session_for_scrapes(url: str | None, name: str) -> Session:
+    """Scrapes have one to themselves, so that nothing waits for them. They read the tallies whole."""
+    return Session(url, name, deadline=LONGEST_READ, settings={"enable_seqscan": "on", "work_mem": "32MB"})
+
+
+# From samples to text -------------------------------------------------------------------------------------------------
+
+
+async def _text(families: Iterable[_Family], encode: Callable[[Collector], bytes]) -> list[bytes]:
+    """In pieces. The library, which takes 15 microseconds a line, writes what is few."""
+    end = encode(_Only())  # OpenMetrics has a mark
+    pieces = []
+    for family in families:
+        pieces.append(encode(_Only(family.metric)).removesuffix(end))
+        lines = iter(family.lines)
+        while some := "".join(islice(lines, AT_A_TIME)):
+            pieces.append(some.encode())
+            await checkpoint()
+    return [*pieces, end]
+
+
+class _Only(Collector):
+    def __init__(self, *metrics: Metric) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _label(name: str, value: str) -> str:
+    escaped = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return f'{name}="{escaped}"'
+
+
+# What the table tells -------------------------------------------------------------------------------------------------
+
+
+def _from_table(table: _Table | None) -> Iterator[_Family]:
+    """Every name, also where there is nothing to tell."""
+    up = "Whether the database answered this scrape. Where it did not, nothing is shown of the table."
+    yield _Family(GaugeMetricFamily("pushq_database_up", up, value=int(table is not None)))
+    yield from _gauges(table)
+    tallies = table.tallies if table else ()
+    yield _Family(
+        CounterMetricFamily("pushq_jobs_finished", "Jobs finished, by how they ended."),
+        (
+            f"pushq_jobs_finished_total{{{_labels(row, status=True)}}} {float(row['jobs'])}\n"
+            for row in tallies
+            if row["outcome"] in FINISHED
+        ),
+    )
+    yield _Family(
+        HistogramMetricFamily("pushq_job_run_seconds", "From started to finished, of a finished job's last attempt."),
+        (
+            _histogram("pushq_job_run_seconds", _labels(row, status=True), table.live["run_bounds"], "run", [row])
+            for row in tallies
+            if table and row["outcome"] in FINISHED and row["run_jobs"]
+        ),
+    )
+    yield _Family(
+        HistogramMetricFamily("pushq_job_wait_seconds", "From due to started, of a finished job's last attempt."),
+        (
+            _histogram("pushq_job_wait_seconds", _labels(rows[0]), table.live["wait_bounds"], "wait", rows)
+            for rows in ([row for row in pair if row["wait_jobs"]] for _, pair in groupby(tallies, _PAIR))
+            if table and rows
+        ),
+    )
+    yield _counter("pushq_job_retries", "Attempts after which the job was queued again.", "retried", tallies)
+    yield _counter(
+        "pushq_jobs_requeued",
+        "Attempts that ended with their process, after which the job was queued again.",
+        "requeued",
+        tallies,
+    )
+
+
+def _gauges(table: _Table | None) -> Iterator[_Family]:
+    jobs = GaugeMetricFamily("pushq_jobs", "Unfinished jobs, as last counted.", labels=["queue", "status"])
+    oldest = GaugeMetricFamily(
+        "pushq_queue_oldest_seconds", "Age of the oldest job that is due and queued.", labels=["queue"]
+    )
+    supervisors = GaugeMetricFamily("pushq_supervisors", "Supervisors whose lease is live.")
+    if table:
+        counted = {(row["queue"], row["status"]): row for row in table.gauges}
+        for queue in sorted({*table.live["queues"], *(row["queue"] for row in table.gauges)}):
             for status in ("queued", "running"):
                 row = counted.get((queue, status))
                 jobs.add_metric([queue, status], row["jobs"] if row else 0)
             row = counted.get((queue, "queued"))
             oldest.add_metric([queue], (row["age"] or 0.0) if row else 0.0)
-        yield jobs
-        yield oldest
-        yield GaugeMetricFamily(
-            "pushq_supervisors", "Supervisors whose lease is live.", value=self._live["supervisors"]
-        )
-
-    def _from_tallies(self) -> Iterator[Metric]:
-        finished = CounterMetricFamily(
-            "pushq_jobs_finished", "Jobs finished, by how they ended.", labels=["queue", "task", "status"]
-        )
-        for (queue, task, outcome), jobs in _sums(self._tallies, "queue", "task", "outcome").items():
-            if outcome in FINISHED:
-                finished.add_metric([queue, task, outcome], jobs)
-        yield finished
-        yield self._histogram(
-            "pushq_job_run_seconds",
-            "From started to finished, of a finished job's last attempt.",
-            "run",
-            ["queue", "task", "outcome"],
-            ["queue", "task", "status"],
-        )
-        yield self._histogram(
-            "pushq_job_wait_seconds",
-            "From due to started, of a finished job's last attempt.",
-            "wait",
-            ["queue", "task"],
-            ["queue", "task"],
-        )
-        yield self._counter("pushq_job_retries", "Attempts after which the job was queued again.", "retried")
-        yield self._counter(
-            "pushq_jobs_requeued",
-            "Attempts that ended with their process, after which the job was queued again.",
-            "requeued",
-        )
-
-    def _counter(self, name: str, text: str, outcome: str) -> Metric:
-        family = CounterMetricFamily(name, text, labels=["queue", "task"])
-        rows = [row for row in self._tallies if row["outcome"] == outcome]
-        for labels, jobs in _sums(rows, "queue", "task").items():
-            family.add_metric(labels, jobs)
-        return family
-
-    def _histogram(self, name: str, text: str, of: str, columns: Sequence[str], labels: Sequence[str]) -> Metric:
-        bounds = [*map(_bound, self._live[f"{of}_bounds"]), "+Inf"]
-        family = HistogramMetricFamily(name, text, labels=labels)
-        measured = [row for row in self._tallies if row["outcome"] in FINISHED and row[f"{of}_bucket"] >= 0]
-        grouped: dict[tuple[str, ...], list[Any]] = defaultdict(list)
-        for row in measured:
-            grouped[tuple(row[column] for column in columns)].append(row)
-        for values, rows in grouped.items():
-            counts = [
-                sum(row["jobs"] for row in rows if row[f"{of}_bucket"] <= bucket) for bucket in range(len(bounds))
-            ]
-            family.add_metric(values, list(zip(bounds, counts, strict=True)), sum(row[f"{of}_seconds"] for row in rows))
-        return family
-
-    def _from_process(self) -> Iterator[Metric]:
-        figures = self._figures
-        workers = GaugeMetricFamily("pushq_workers", "Workers of this supervisor's pools.", labels=["state"])
-        workers.add_metric(["idle"], max(figures.workers - figures.busy, 0))
-        workers.add_metric(["busy"], figures.busy)
-        yield workers
-        wakeups = CounterMetricFamily(
-            "pushq_wakeups", "Times an idle pool looked for jobs again, by what made it.", labels=["source"]
-        )
-        for source in WAKEUPS:
-            wakeups.add_metric([source], figures.wakeups.get(source, 0))
-        yield wakeups
-        yield CounterMetricFamily(
-            "pushq_notifications_received", "Notifications heard by this supervisor's pools.", figures.notifications
-        )
-        yield GaugeMetricFamily(
-            "pushq_listener_up", "Pools of this supervisor that hear notifications.", figures.listeners_up
-        )
+        supervisors.add_metric([], table.live["supervisors"])
+    return map(_Family, (jobs, oldest, supervisors))
 
 
-def _sums(rows: Iterable[Any], *columns: str) -> dict[tuple[str, ...], int]:
-    sums: dict[tuple[str, ...], int] = defaultdict(int)
+def _counter(name: str, text: str, outcome: str, tallies: Iterable[Any]) -> _Family:
+    return _Family(
+        CounterMetricFamily(name, text),
+        (f"{name}_total{{{_labels(row)}}} {float(row['jobs'])}\n" for row in tallies if row["outcome"] == outcome),
+    )
+
+
+def _labels(row: Any, *, status: bool = False) -> str:
+    """Those of a row, in the order of their names."""
+    labels = [_label("queue", row["queue"]), _label("task", row["task"])]
+    if status:
+        labels.insert(1, _label("status", row["outcome"]))
+    return ",".join(labels)
+
+
+def _histogram(name: str, labels: str, bounds: Sequence[float], of: str, rows: Sequence[Any]) -> str:
+    jobs = [0] * (len(bounds) + 1)
     for row in rows:
-        sums[tuple(row[column] for column in columns)] += row["jobs"]
-    return sums
+        for bucket, counted in zip(row[f"{of}_buckets"], row[f"{of}_jobs"], strict=True):
+            jobs[bucket] += counted
+    sums = list(accumulate(jobs))
+    lines = [
+        f'{name}_bucket{{le="{bound}",{labels}}} {float(jobs)}\n'
+        for bound, jobs in zip([*map(float, bounds), "+Inf"], sums, strict=True)
+    ]
+    lines.append(f"{name}_count{{{labels}}} {float(sums[-1])}\n")
+    lines.append(f"{name}_sum{{{labels}}} {float(sum(row[f'{of}_seconds'] for row in rows))}\n")
+    return "".join(lines)
 
 
-def _bound(bound: float) -> str:
-    return str(float(bound))
+# What this process tells ----------------------------------------------------------------------------------------------
+
+
+def _from_process(figures: ProcessFigures) -> Iterator[_Family]:
+    workers = GaugeMetricFamily("pushq_workers", "Workers of this supervisor's pools.", labels=["state"])
+    workers.add_metric(["idle"], max(figures.workers - figures.busy, 0))
+    workers.add_metric(["busy"], figures.busy)
+    wakeups = CounterMetricFamily(
+        "pushq_wakeups", "Times an idle pool looked for jobs again, by what made it.", labels=["source"]
+    )
+    for source in WAKEUPS:
+        wakeups.add_metric([source], figures.wakeups.get(source, 0))
+    heard = "Notifications heard by this supervisor's pools."
+    notifications = CounterMetricFamily("pushq_notifications_received", heard, figures.notifications)
+    pools = GaugeMetricFamily("pushq_pools", "Pools of this supervisor that listen, or should.", figures.pools)
+    up = "Pools of this supervisor that hear notifications."
+    listeners = GaugeMetricFamily("pushq_listener_up", up, figures.listeners_up)
+    return map(_Family, (workers, wakeups, notifications, pools, listeners))

@@ -103,6 +103,7 @@ class Pool:
     async def register(self) -> None:
         """Notes what the pool knows and serves. On the connection for outcomes, which is thus open for the first."""
         await wait_out(lambda: self.outcomes.register(self.claimant))
+        await wait_out(lambda: self.outcomes.label(self.tasks.pairs))
 
     async def run(self) -> None:
         """Claims and runs jobs until `claiming` is cancelled, and then to the end of what was claimed."""

@@ -20,7 +20,7 @@ from pushq.database.store import Store
 from pushq.errors import DatabaseAway, DatabaseRefused, PushqError, TasksError, TasksRaised
 from pushq.events import Draining, SupervisorStarted, SupervisorStopped, publish
 from pushq.exporter.http import application, serve
-from pushq.exporter.metrics import Exposition
+from pushq.exporter.metrics import Exposition, session_for_scrapes
 from pushq.settings import Settings
 from pushq.supervisor.crew import Crew
 from pushq.supervisor.farewell import LAST_WORDS, Farewell
@@ -49,12 +49,14 @@ class Supervisor:
         self._upkeep = Session(
             settings.url, f"pushq supervisor {self.name}: sweeper", deadline=30.0, settings={"lock_timeout": LOCK_WAIT}
         )
-        self._store = Store(self._pulse)
+        self._custody = Session(settings.url, f"pushq supervisor {self.name}: jobs", deadline=5.0)
+        self._scrapes = session_for_scrapes(settings.url, f"pushq supervisor {self.name}: scrapes")
+        self._store = Store(self._custody)
         self._is_told_to_stop = False  # before it has begun
         self._farewell = Farewell()
         self._crew = Crew(self.name, tasks, settings, self._store, self._farewell, noticed=self._tell_when_ready)
         self._heartbeat = Heartbeat(
-            self._store,
+            Store(self._pulse),  # nothing else is said there: each statement waits for the one before
             self.name,
             interval=settings.heartbeat_interval,
             lease=settings.lease,
@@ -74,7 +76,7 @@ class Supervisor:
                 retention=self._settings.retention,
                 takes_signs_of_life=lambda: self._heartbeat.trouble is None,
             )
-            exposition = Exposition(self._store, self._crew.figures)
+            exposition = Exposition(Store(self._scrapes), self._crew.figures)
             web = application(exposition, self._readiness.why_not, self._token, self._listening)
             async with anyio.create_task_group() as around:
                 around.start_soon(self._heartbeat.run)
@@ -150,7 +152,7 @@ class Supervisor:
         with self._farewell.in_time(), suppress(DatabaseAway, DatabaseRefused):
             self._crew.released += len(await self._store.requeue([self.name], crashed=False))
             await self._store.goodbye(self.name)
-        for session in (self._pulse, self._upkeep):
+        for session in (self._pulse, self._custody, self._upkeep, self._scrapes):
             session.discard()
 
     # What the parts ask of one another ------------------------------------------------------------------------

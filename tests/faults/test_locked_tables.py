@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -29,12 +31,47 @@ async def test_a_lock_held_for_two_leases_costs_no_job_an_attempt(database_url: 
             waiting = asyncio.create_task(insert(connection, "echo", 20))
             await asyncio.sleep(2 * LEASE)
             # Nobody tries again and again with connections of its own.
-            assert await administrator.fetchval(f"select count(*) {OURS}") <= 10
+            assert await administrator.fetchval(f"select count(*) {OURS}") <= 12
         rows = await finished(connection, *napping, *await waiting)
 
         assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
         assert one.pools + other.pools == pools
     await administrator.close()
+
+
+async def test_nothing_else_that_waits_for_the_database_holds_up_a_sign_of_life(
+    database_url: str, connection: Connection
+) -> None:
+    """Neither a scrape, nor jobs that are to be taken from a pool that has died, nor the sweeper."""
+    administrator = await asyncpg.connect(database_url)
+    signs = "select heartbeat from pushq.supervisors"
+    with supervising(database_url) as supervisor:
+        jobs = await insert(connection, "sleep", 2, payload={"seconds": 60})
+        await has_count(connection, 2, "status = 'running'")
+        async with administrator.transaction():
+            await administrator.execute("lock table pushq.tallies, pushq.tally_log in access exclusive mode")
+            os.kill(supervisor.pools[0], signal.SIGKILL)
+            scrape = asyncio.create_task(asyncio.to_thread(supervisor.get, "/metrics"))
+            await eventually(lambda: _is_held_up(connection, "scrapes"))
+            await eventually(lambda: _is_held_up(connection, "jobs"))
+            before = await administrator.fetchval(signs)
+            await eventually(lambda: _has_more(administrator, signs, before + 3))
+            assert await _is_held_up(connection, "jobs")
+            assert not scrape.done()
+        await scrape
+        await has_count(connection, 2, "status = 'running' and crashes = 1")
+        assert "lease lapsed" not in supervisor.said
+        await connection.fetch("select pushq.cancel(id) from unnest($1::uuid[]) as id", jobs)
+    await administrator.close()
+
+
+async def _is_held_up(connection: Connection, purpose: str) -> bool:
+    statement = f"select count(*) > 0 {OURS} and application_name like '%: {purpose}' and wait_event_type = 'Lock'"
+    return await connection.fetchval(statement) is True
+
+
+async def _has_more(connection: Connection, statement: str, least: int) -> bool:
+    return bool(await connection.fetchval(statement) >= least)
 
 
 async def test_a_row_that_somebody_keeps_locked_holds_up_its_own_outcome_alone(

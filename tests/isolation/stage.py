@@ -198,6 +198,8 @@ begin
     insert into pushq.queues (name, served_since) values ('default', now());
     delete from pushq.tasks;
     insert into pushq.tasks (name) values ('echo');
+    delete from pushq.labels;
+    insert into pushq.labels (queue, task) values ('default', 'echo');
     delete from pushq.census;
     update pushq.census_clock set taken_at = '-infinity', took = '0';
 end

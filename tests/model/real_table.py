@@ -29,7 +29,7 @@ RETENTION = 1
 
 _EMPTY = """
 delete from pushq.jobs; delete from pushq.supervisors; delete from pushq.queues; delete from pushq.tasks;
-delete from pushq.tallies; delete from pushq.tally_log; delete from pushq.census;
+delete from pushq.tallies; delete from pushq.tally_log; delete from pushq.labels; delete from pushq.census;
 update pushq.census_clock set taken_at = '-infinity', took = '0'
 """
 
@@ -49,6 +49,8 @@ select *, replace(tableoid::regclass::text, 'pushq.', '') as partition
 from pushq.jobs
 order by run_at, id
 """
+
+_TALLIES = "select * from pushq.tallies union all select * from pushq.tally_log"
 
 _REST = """
 select
@@ -178,7 +180,7 @@ class RealTable:
             },
             tasks=set(rest["tasks"]),
             days=set(rest["days"]),
-            counters=_counters(map(_counter, await self.store.tallies())),
+            counters=_counters(map(_counter, await self.connection.fetch(_TALLIES))),
             census={
                 (row["queue"], row["status"]): Counted(row["jobs"], age_of(row["oldest_due_at"]))
                 for row in rest["census"]

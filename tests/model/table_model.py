@@ -178,6 +178,7 @@ class TableModel:
         self.queues: dict[str, Queue] = {}
         self.tasks: set[str] = set()
         self.tallies: list[Tally] = []
+        self.labels = set[tuple[str, str]]()
         self.census: dict[tuple[str, str], Counted] = {}
         self._user = user
         self._retention = timedelta(days=retention)
@@ -447,8 +448,9 @@ class TableModel:
         self._count(row, outcome, ran=ended.age - began.age, waited=max(began.age - due.age, 0))
 
     def _count(self, row: Row, outcome: str, *, ran: int | None = None, waited: int | None = None) -> None:
-        task = row.task if row.task in self.tasks else "_other"
-        self.tallies.append(Tally(self._label(row.queue), task, outcome, ran, waited))
+        """A pair of queue and task has labels from its first outcome; to be cancelled by hand is none."""
+        self.labels.add((row.queue, row.task))
+        self.tallies.append(Tally(row.queue, row.task, outcome, ran, waited))
 
     def _label(self, queue: str) -> str:
         return queue if queue in self.queues and self.queues[queue].is_served else "_other"
@@ -457,7 +459,8 @@ class TableModel:
 
     def cancel(self, job_id: UUID) -> str:
         if row := self.unfinished.get(job_id):
-            self._count(row, "cancelled")
+            queue, task = (row.queue, row.task) if (row.queue, row.task) in self.labels else ("_other", "_other")
+            self.tallies.append(Tally(queue, task, "cancelled", None, None))
             self._end(row, Status.CANCELLED, finished_at=self.now, token=None, result=None)
             return "cancelled"
         last = self._last_finished(job_id)

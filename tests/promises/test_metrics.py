@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
+from contextlib import ExitStack
 
 import asyncpg
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,13 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.cli.test_exporter import exporting, get
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.metrics import scrape
+from tests.support.proxy import proxied
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually, wait_until
 
 NAMES = """
     pushq_jobs pushq_jobs_finished_total pushq_job_run_seconds pushq_job_wait_seconds pushq_queue_oldest_seconds
     pushq_job_retries_total pushq_jobs_requeued_total pushq_supervisors pushq_workers pushq_wakeups_total
-    pushq_notifications_received_total pushq_listener_up
+    pushq_notifications_received_total pushq_listener_up pushq_pools pushq_database_up
 """.split()
 
 
@@ -109,6 +112,7 @@ async def test_jobs_that_the_sweeper_failed_or_requeued_are_counted(database_url
 
 async def test_tasks_and_queues_that_nobody_knows_make_no_labels(database_url: str, connection: Connection) -> None:
     with supervising(database_url) as supervisor:
+        before = lines(supervisor)
         await connection.execute(
             "insert into pushq.jobs (task, queue) select 'task' || n, 'queue' || n from generate_series(1, 500) as n"
         )
@@ -116,7 +120,11 @@ async def test_tasks_and_queues_that_nobody_knows_make_no_labels(database_url: s
         wait_until(lambda: scrape(supervisor, "pushq_jobs", queue="_other", status="queued") == 500)
         await connection.execute("select pushq.cancel(id) from pushq.jobs_unfinished")
         assert scrape(supervisor, "pushq_jobs_finished_total", queue="_other", task="_other", status="cancelled") == 500
-        assert len(supervisor.get("/metrics")[1].splitlines()) < 120
+        assert lines(supervisor) == before + len(("queued", "running", "oldest"))
+
+
+def lines(supervisor: RunningSupervisor) -> int:
+    return len(supervisor.get("/metrics")[1].splitlines())
 
 
 async def test_the_oldest_due_job_and_the_unfinished_ones_are_shown(database_url: str, connection: Connection) -> None:
@@ -172,6 +180,33 @@ async def _is_alone(connection: Connection) -> None:
         return await connection.fetchval(f"select count(*) = 0 {others} and backend_type = 'client backend'") is True
 
     await eventually(look)
+
+
+async def test_while_the_database_does_not_answer_the_metrics_say_so_and_tell_of_the_process_alone(
+    database_url: str,
+) -> None:
+    async with proxied(database_url) as proxy:
+        with ExitStack() as stack:
+            _, place = await asyncio.to_thread(stack.enter_context, exporting(proxy.url))
+
+            async def scraped() -> dict[str, float]:
+                """Samples by name; and every name is there."""
+                status, text = await asyncio.to_thread(get, f"{place}/metrics")
+                assert status == 200
+                assert {name for name in NAMES if f"# TYPE {name} " not in text} == set()
+                return {name: float(value) for name, value in re.findall(r"^(\w+)\S* (\S+)$", text, re.MULTILINE)}
+
+            sound = await scraped()
+            proxy.is_silent = True
+            away = await scraped()
+            proxy.is_silent = False
+            back = await scraped()
+
+    of_process = {"pushq_workers", "pushq_wakeups_total", "pushq_notifications_received_total"}
+    of_process |= {"pushq_pools", "pushq_listener_up", "pushq_database_up"}
+    assert (sound["pushq_database_up"], away["pushq_database_up"]) == (1, 0)
+    assert away.keys() == of_process
+    assert back == sound
 
 
 async def _time_for_a_census(connection: Connection) -> None:

@@ -85,7 +85,7 @@ async def test_the_functions_call_nothing_of_their_caller_s_making(connection: C
             ("pushq.pause('mail')", "paused"),
             ("pushq.resume('mail')", "resumed"),
             ("pushq.ring('mail')", "rung"),
-            ("pushq.queue_label('mail')", "_other"),
+            ("pushq.label('mail', 'mail.welcome')", True),
         ):
             assert await worker.fetchval(f"select {call}") == did
         await worker.fetchval("select pushq.ring_if_idle('mail')")

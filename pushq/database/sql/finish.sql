@@ -51,15 +51,14 @@ going_on as (
     and outcome.kind in ('retried', 'snoozed', 'released')
     returning outcome.place, job.queue, job.task, outcome.kind
 ),
-tallied as (
-    insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
+ended as (
     select
         queue, task, kind,
         pushq.bucket(ran, pushq.run_bounds()) as run_bucket,
         pushq.bucket(waited, pushq.wait_bounds()) as wait_bucket,
-        count(*),
-        extract(epoch from sum(ran)),
-        extract(epoch from sum(waited))
+        count(*) as jobs,
+        extract(epoch from sum(ran)) as run_seconds,
+        extract(epoch from sum(waited)) as wait_seconds
     from (
         select queue, task, kind, ran, pushq.waited(run_at, enqueued_at, began_at) as waited
         from finished
@@ -70,6 +69,15 @@ tallied as (
     from going_on
     where kind in ('retried', 'snoozed')
     group by queue, task
+),
+tallied as (
+    insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
+    select
+        coalesce(label.queue, case when pushq.label(ended.queue, ended.task) then ended.queue else '_other' end),
+        coalesce(label.task, case when pushq.label(ended.queue, ended.task) then ended.task else '_other' end),
+        kind, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds
+    from ended
+    left join pushq.labels as label on label.queue = ended.queue and label.task = ended.task
 ),
 rung as (
     select pushq.ring_if_idle(queue)

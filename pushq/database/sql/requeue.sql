@@ -49,11 +49,10 @@ requeued as (
     where job.id = held.id and not ($3 and job.crashes + 1 >= 3)
     returning job.id, job.queue, job.task, job.crashes
 ),
-tallied as (
-    insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
+ended as (
     select
-        pushq.queue_label(queue), pushq.task_label(task), outcome, run_bucket, wait_bucket,
-        count(*), sum(run_seconds), sum(wait_seconds)
+        queue, task, outcome, run_bucket, wait_bucket,
+        count(*) as jobs, sum(run_seconds) as run_seconds, sum(wait_seconds) as wait_seconds
     from (
         select
             queue, task, 'failed' as outcome,
@@ -66,8 +65,15 @@ tallied as (
         select queue, task, 'requeued', -1, -1, 0, 0
         from requeued
         where $3
-    ) as taken
+    ) as attempt
     group by queue, task, outcome, run_bucket, wait_bucket
+),
+tallied as (
+    insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
+    select
+        case when has_label then queue else '_other' end, case when has_label then task else '_other' end,
+        outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds
+    from (select *, pushq.label(queue, task) as has_label from ended offset 0) as labelled  -- asked once a row
 ),
 rung as (
     select pushq.ring_if_idle(queue)
