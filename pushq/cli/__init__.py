@@ -26,6 +26,15 @@ _MODULES = {
 }
 
 
+_ELSEWHERE = {
+    "supervise": ("consumer", "run", "serve", "start", "work", "worker"),
+    "enqueue": ("add", "insert", "publish", "push", "send", "submit"),
+    "migrate": ("init", "install", "schema", "setup", "upgrade"),
+    "jobs": ("list", "ls", "show", "status"),
+}
+"""What other queues call a command."""
+
+
 class _Commands(click.Group):
     """Turns what pushq raises into a sentence and an exit code: 2 for the user's mistake, 1 for what may pass."""
 
@@ -35,6 +44,14 @@ class _Commands(click.Group):
         command = getattr(import_module(f"pushq.cli.{_MODULES[cmd_name]}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        for name, others in _ELSEWHERE.items():
+            if args[0] in others:
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {name!r}?")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         try:

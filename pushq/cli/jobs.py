@@ -13,7 +13,7 @@ import anyio
 import click
 
 from pushq.cli.desk import at_desk
-from pushq.cli.options import as_json
+from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import Progress, Row, show_rows
 from pushq.database.desk import Desk, Filter
 from pushq.errors import UsageError
@@ -70,6 +70,10 @@ def enqueue(
         job_id = await desk.insert(wanted)
         if job_id is None:
             raise UsageError(f"An unfinished job has the unique key {unique_key!r}; nothing was inserted.")
+        if reason := await desk.why_it_waits(task, queue):
+            click.echo(
+                f"pushq: The job is queued, and waits: {printable(reason)}" + "." * (reason[-1] != "?"), err=True
+            )
         return await _wait_finished(desk, job_id) if waits else {"id": job_id}
 
     row = at_desk(insert)
@@ -124,18 +128,15 @@ async def _poll(desk: Desk, job_id: UUID, progress: Progress, began: float) -> R
 LISTED = ("id", "task", "queue", "status", "attempt", "failures", "crashes", "enqueued_at", "finished_at", "error")
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def jobs(context: click.Context) -> None:
-    """Lists, shows, cancels and retries jobs. By itself: lists the newest.
+@click.group(cls=ListsByItself)
+def jobs() -> None:
+    """Lists, shows, cancels and retries jobs. By itself: lists the newest, with the options of `list`.
 
     \b
       pushq jobs list --status failed --task mail.welcome
       pushq jobs show 0192f0c1-…
       pushq jobs retry 0192f0c1-… 0192f0c2-…
     """
-    if context.invoked_subcommand is None:
-        context.invoke(list_jobs)
 
 
 @jobs.command("list")

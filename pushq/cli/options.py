@@ -58,3 +58,11 @@ def _metavar(field: FieldInfo) -> str:
 LOGGING = ("log_format", "log_level", "log_errors")
 HTTP = ("http_host", "http_port")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with stable keys.")
+
+
+class ListsByItself(click.Group):
+    """Commands about one kind of thing. Without the name of one, options and all are those of `list`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_named = args and (not args[0].startswith("-") or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if is_named else ["list", *args])

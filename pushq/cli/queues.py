@@ -5,24 +5,21 @@ from __future__ import annotations
 import click
 
 from pushq.cli.desk import at_desk
-from pushq.cli.options import as_json
+from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import show_rows
 from pushq.database.desk import Desk
 
 LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused")
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def queues(context: click.Context) -> None:
+@click.group(cls=ListsByItself)
+def queues() -> None:
     """Lists, pauses and resumes queues. By itself: lists them.
 
     \b
       pushq queues pause mail     # running jobs run on; queued ones wait
       pushq queues resume mail
     """
-    if context.invoked_subcommand is None:
-        context.invoke(list_queues)
 
 
 @queues.command("list")

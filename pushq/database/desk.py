@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import difflib
+import shlex
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +14,7 @@ from uuid import UUID
 from pushq.database.migrate import check_schema, refuse_hidden
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.errors import PayloadError, UnexpectedState, UsageError, ValueRefused
+from pushq.errors import DatabaseAway, DatabaseRefused, PayloadError, UnexpectedState, UsageError, ValueRefused
 from pushq.job import NewJob
 from pushq.queue import Queue
 
@@ -65,6 +67,24 @@ class Desk:
     async def insert(self, job: NewJob) -> UUID | None:
         return await Queue().insert(job, connection=self._session)
 
+    async def why_it_waits(self, task: str, queue: str) -> str | None:
+        """Why nobody would run such a job now, as a sentence; None: somebody would, or we may not look."""
+        try:
+            (row,) = await self._session.fetch(statement("prospects"), task, queue, deadline=2.0)
+        except (DatabaseAway, DatabaseRefused):  # a producer may insert, and not look; and the job is there by now
+            return None
+        if row["is_paused"]:
+            return f"queue {queue!r} is paused; `pushq queues resume {shlex.quote(queue)}` lets it go on"
+        if queue in row["served_knowingly"]:
+            return None
+        if not row["is_known"]:
+            return f"no supervisor has ever known a task {task!r}" + _did_you_mean(task, row["known"])
+        if not row["served"]:
+            return "no supervisor is alive"
+        if row["served_knowingly"]:
+            return f"those who know task {task!r} serve other queues: {', '.join(row['served_knowingly'])}"
+        return f"no supervisor that is alive knows task {task!r}"
+
     async def list_jobs(self, wanted: Filter, limit: int) -> list[Row]:
         """A job's columns but payload and result, and task_is_known and queue_is_paused; the newest first."""
         asked = (wanted.status, wanted.queue, wanted.task, wanted.is_unknown, limit)
@@ -90,3 +110,8 @@ class Desk:
         assert verb in ("cancel", "retry", "pause", "resume")
         (row,) = await self._session.fetch(f"select pushq.{verb}($1) as did", what)
         return str(row["did"])
+
+
+def _did_you_mean(name: str, others: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, others, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -164,8 +164,8 @@ class Session:
         kind, state = kind_of(error), "" if _is_fatal(error) else error.sqlstate or ""
         message, where = _message(error), describe(self._url)
         sentences: Mapping[type[PushqError], str] = {
-            DatabaseAway: f"{where} is away: {message}.",
-            DatabaseRefused: f"{where} refused us: {message}.",
+            DatabaseAway: f"{blame(self._url)} is away: {message}.",
+            DatabaseRefused: f"{blame(self._url)} refused us: {message}.",
             StatementUndone: f"{where} gave up a statement: {message}.",
             UnexpectedState: f"{where} gave up a statement ({state}): {message}.",
             ValueRefused: message,

@@ -238,6 +238,16 @@ def test_a_misspelt_command_is_pointed_out_with_the_one_that_was_meant() -> None
     assert ended.returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "meant"), [("start", "supervise"), ("worker", "supervise"), ("push", "enqueue"), ("init", "migrate")]
+)
+def test_what_other_queues_call_a_command_is_answered_with_its_name_here(command: str, meant: str) -> None:
+    ended = invoke(command, "app.jobs:tasks")
+
+    assert f"No such command '{command}'. Did you mean '{meant}'?" in ended.stderr
+    assert ended.exit_code == 2
+
+
 def test_parameters_that_are_for_libpq_do_no_harm(database_url: str) -> None:
     extra = "&channel_binding=require&connect_timeout=5&keepalives_idle=30&gssencmode=disable"
     with supervising(database_url + extra):

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from pushq.database.desk import Desk
 from pushq.database.statements import statement
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, count, finished, insert, row_of
@@ -35,11 +36,70 @@ async def test_enqueue_prints_the_id_of_the_job_that_it_inserted(database_url: s
     options = ["--queue", "mail", "--priority", "-5", "--delay", "3600", "--unique-key", "once"]
     ended = pushq("enqueue", "mail.welcome", "--payload", '{"name": "Zoë"}', *options, url=database_url)
 
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.returncode == 0
     row = await row_of(connection, UUID(ended.stdout.strip()))
     assert json.loads(row["payload"]) == {"name": "Zoë"}
     assert (row["task"], row["queue"], row["priority"], row["unique_key"]) == ("mail.welcome", "mail", -5, "once")
     assert 3590 < (row["run_at"] - row["enqueued_at"]).total_seconds() < 3610
+
+
+REGISTERED = """
+insert into pushq.tasks (name) values ('mail.welcome'), ('report.build'), ('old.one');
+insert into pushq.supervisors (name, host, pid, lease, lease_until, tasks, queues) values
+    ('a', '', 1, '30 s', now() + interval '1 h', '{mail.welcome}', '{mail,letters}'),
+    ('b', '', 2, '30 s', now() + interval '1 h', '{report.build}', '{default}'),
+    ('dead', '', 3, '30 s', now() - interval '1 s', '{old.one}', '{default}');
+select pushq.pause('letters');
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "queue", "reason"),
+    [
+        ("mail.welcome", "mail", None),
+        ("report.build", "default", None),
+        ("mail.welcome", "letters", "queue 'letters' is paused; `pushq queues resume letters` lets it go on"),
+        ("report.bild", "default", "no supervisor has ever known a task 'report.bild'; did you mean 'report.build'?"),
+        ("x", "nowhere", "no supervisor has ever known a task 'x'"),
+        ("mail.welcome", "default", "those who know task 'mail.welcome' serve other queues: letters, mail"),
+        ("old.one", "default", "no supervisor that is alive knows task 'old.one'"),
+    ],
+)
+async def test_a_job_that_nobody_would_run_is_told_why(
+    database_url: str, connection: Connection, task: str, queue: str, reason: str | None
+) -> None:
+    await connection.execute(REGISTERED)
+    async with Desk.opened(database_url) as desk:
+        assert await desk.why_it_waits(task, queue) == reason
+
+
+async def test_where_no_supervisor_is_alive_that_is_told(database_url: str, connection: Connection) -> None:
+    await connection.execute("insert into pushq.tasks (name) values ('known')")
+    async with Desk.opened(database_url) as desk:
+        assert await desk.why_it_waits("known", "default") == "no supervisor is alive"
+
+
+async def test_a_look_that_fails_does_not_hide_that_the_job_was_inserted(
+    database_url: str, connection: Connection
+) -> None:
+    async with connection.transaction():
+        await connection.execute("lock table pushq.supervisors")
+        async with Desk.opened(database_url) as desk:
+            assert await desk.why_it_waits("echo", "default") is None
+
+
+async def test_enqueue_inserts_all_the_same_and_says_why_the_job_waits(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute(REGISTERED)
+    ended = pushq("enqueue", "report.bild", "--json", url=database_url)
+
+    assert ended.stderr == (
+        "pushq: The job is queued, and waits: no supervisor has ever known a task 'report.bild'; "
+        "did you mean 'report.build'?\n"
+    )
+    assert ended.returncode == 0
+    assert (await row_of(connection, UUID(json.loads(ended.stdout)["id"])))["status"] == "queued"
 
 
 async def test_enqueue_reads_the_payload_from_standard_input(database_url: str, connection: Connection) -> None:
@@ -121,6 +181,7 @@ async def test_ctrl_c_stops_the_waiting_and_not_the_job(database_url: str, conne
     output, errors = waiting.communicate(timeout=20)
 
     assert (waiting.returncode, output, "Traceback" in errors) == (1, "", False)
+    assert "waits: no supervisor has ever known a task 'unheard.of'." in errors
     job_id = await connection.fetchval("select id from pushq.jobs where status = 'queued'")
     assert f"No longer waiting for job {job_id}" in errors
 
@@ -153,6 +214,16 @@ async def test_jobs_are_listed_newest_first_and_filtered(database_url: str, conn
     assert [job["task"] for job in listed(database_url, "jobs", "list", "--limit", "1")] == ["three"]
     assert listed(database_url, "jobs", "list", "--queue", "nowhere") == []
     assert pushq("jobs", "list", "--queue", "nowhere", url=database_url).stderr == "No jobs match.\n"
+
+
+async def test_a_group_by_itself_lists_with_the_options_of_its_list(database_url: str, connection: Connection) -> None:
+    await insert(connection, "one", queue="a")
+    await insert(connection, "two", queue="b")
+
+    assert listed(database_url, "jobs") == listed(database_url, "jobs", "list")
+    assert [row["queue"] for row in listed(database_url, "queues")] == ["a", "b"]
+    assert [job["task"] for job in listed(database_url, "jobs", "--task", "two")] == ["two"]
+    assert "retry" in invoke("jobs", "--help").output
 
 
 async def test_a_job_that_waits_for_more_than_its_time_says_why(database_url: str, connection: Connection) -> None:
