@@ -18,7 +18,7 @@ create table pushq.supervisors (
     queues text[] not null default '{}'
 ) with (fillfactor = 50);
 
--- Queues that a supervisor has served, or that somebody has paused.
+-- Queues that a supervisor has served, or that somebody has paused; '*' stands for all.
 create table pushq.queues (
     name text primary key,
     served_since timestamptz,

@@ -121,7 +121,8 @@ exception
 end
 $$;
 
--- Stops pools from claiming a queue's jobs; running ones run on. 'paused', or 'already paused'.
+-- Stops pools from claiming a queue's jobs; running ones run on. 'paused', or 'already paused'. '*' stands for all queues, also
+-- for those to come.
 create function pushq.pause(queue text) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -133,7 +134,8 @@ begin
 end
 $$;
 
--- Lets pools claim a queue's jobs again, and wakes them: 'resumed', or 'not paused'.
+-- Lets pools claim a queue's jobs again, and wakes them: 'resumed', or 'not paused'. '*' takes back its like alone: a queue that
+-- was paused by its name stays so.
 create function pushq.resume(queue text) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -144,7 +146,7 @@ begin
     if not found then
         return 'not paused';
     end if;
-    perform pushq.ring_bell(resume.queue);
+    perform pushq.ring_bell(case resume.queue when '*' then '' else resume.queue end);  -- '' is for everybody
     return 'resumed';
 end
 $$;

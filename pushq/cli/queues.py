@@ -9,6 +9,7 @@ from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import show_rows
 from pushq.database.desk import Desk
 
+EVERY = "*"
 LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused")
 
 
@@ -19,6 +20,7 @@ def queues() -> None:
     \b
       pushq queues pause mail     # running jobs run on; queued ones wait
       pushq queues resume mail
+      pushq queues pause --all    # before a copy of a database may run: its jobs are the original's
     """
 
 
@@ -29,24 +31,39 @@ def list_queues(as_json: bool) -> None:
     show_rows(at_desk(lambda desk: desk.list_queues()), LISTED, as_json=as_json, empty="No queue is known yet.")
 
 
+_names = click.argument("names", nargs=-1, metavar="QUEUE...")
+_all = click.option("--all", "every", is_flag=True, help="All queues, also those to come.")
+
+
 @queues.command()
-@click.argument("names", nargs=-1, required=True, metavar="QUEUE...")
+@_names
+@_all
 @as_json
-def pause(names: tuple[str, ...], as_json: bool) -> None:
+def pause(names: tuple[str, ...], every: bool, as_json: bool) -> None:
     """Stops pools from claiming the jobs of a queue."""
-    _change("pause", names, as_json)
+    _change("pause", names, every, as_json)
 
 
 @queues.command()
-@click.argument("names", nargs=-1, required=True, metavar="QUEUE...")
+@_names
+@_all
 @as_json
-def resume(names: tuple[str, ...], as_json: bool) -> None:
-    """Lets pools claim the jobs of a queue again."""
-    _change("resume", names, as_json)
+def resume(names: tuple[str, ...], every: bool, as_json: bool) -> None:
+    """Lets pools claim the jobs of a queue again.
+
+    With --all, takes back `pause --all`: what was paused by its name stays so, and is shown.
+    """
+    _change("resume", names, every, as_json)
 
 
-def _change(verb: str, names: tuple[str, ...], as_json: bool) -> None:
+def _change(verb: str, names: tuple[str, ...], every: bool, as_json: bool) -> None:
+    if bool(names) == every:
+        raise click.UsageError("Name queues, or give --all.")
+
     async def change(desk: Desk) -> list[dict[str, str]]:
-        return [{"queue": name, "did": await desk.change(verb, name)} for name in names]
+        did = [{"queue": name, "did": await desk.change(verb, name)} for name in names or (EVERY,)]
+        if every and verb == "resume":
+            did += [{"queue": row["queue"], "did": "still paused"} for row in await desk.list_queues() if row["paused"]]
+        return did
 
     show_rows(at_desk(change), ("queue", "did"), as_json=as_json, empty="")

@@ -323,3 +323,37 @@ async def test_a_paused_queue_waits_until_it_is_resumed(database_url: str, conne
         assert listed(database_url, "queues", "resume", "mail") == [{"queue": "mail", "did": "resumed"}]
         await finished(connection, waits)
     assert listed(database_url, "queues", "resume", "mail") == [{"queue": "mail", "did": "not paused"}]
+
+
+async def test_all_queues_wait_until_they_are_resumed_also_those_that_nobody_knows_yet(
+    database_url: str, connection: Connection
+) -> None:
+    """As in a copy of a database, whose jobs are the original's. The bell alone tells that they may run."""
+    assert listed(database_url, "queues", "pause", "--all") == [{"queue": "*", "did": "paused"}]
+    assert listed(database_url, "queues", "pause", "mail") == [{"queue": "mail", "did": "paused"}]
+    jobs = [job for queue in ("default", "new", "*") for job in await insert(connection, "echo", queue=queue)]
+    [suspect] = await insert(connection, "echo", queue="new")
+    await connection.execute("update pushq.jobs_unfinished set crashes = 2 where id = $1", suspect)
+    [mail] = await insert(connection, "echo", queue="mail")
+
+    queues = [flag for queue in ("default", "new", "*", "mail") for flag in ("--queue", queue)]
+    with supervising(database_url, *queues, POLL_INTERVAL="0"):
+        idle = "select pg_sequence_last_value(pushq.gate(queue)) > pushq.gate_clock() from unnest($1::text[]) as queue"
+        await eventually(lambda: connection.fetchval(idle, ["new"]))
+        assert await connection.fetchval("select count(*) from pushq.jobs where attempt = 0") == 5
+        assert {queue["paused"] for queue in listed(database_url, "queues", "list")} == {True}
+        said = pushq("jobs", url=database_url).stdout
+        assert said.count("waits: its queue is paused") == 5
+
+        resumed = listed(database_url, "queues", "resume", "--all")
+        assert resumed == [{"queue": "*", "did": "resumed"}, {"queue": "mail", "did": "still paused"}]
+        await finished(connection, *jobs, suspect)
+        assert (await row_of(connection, mail))["attempt"] == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["mail", "--all"]])
+def test_which_queues_to_pause_must_be_said(arguments: list[str]) -> None:
+    for verb in ("pause", "resume"):
+        ended = invoke("queues", verb, *arguments)
+        assert ended.exit_code == 2
+        assert "Name queues, or give --all." in ended.stderr

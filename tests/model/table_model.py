@@ -461,7 +461,8 @@ class TableModel:
         if row := self.unfinished.get(job_id):
             queue, task = (row.queue, row.task) if (row.queue, row.task) in self.labels else ("_other", "_other")
             self.tallies.append(Tally(queue, task, "cancelled", None, None))
-            self._end(row, Status.CANCELLED, finished_at=self.now, token=None, result=None)
+            ended_at = max(self.now, row.started_at or self.now)  # the clock may have been set back
+            self._end(row, Status.CANCELLED, finished_at=ended_at, token=None, result=None)
             return "cancelled"
         last = self._last_finished(job_id)
         return f"already {last.status}" if last else "unknown"

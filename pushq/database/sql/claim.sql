@@ -18,7 +18,7 @@ open_queue as materialized (
     select queue.name, row_number() over (order by queue.position) as place
     from unnest($1::text[]) with ordinality as queue (name, position)
     where not exists (
-        select from pushq.queues as paused where paused.name = queue.name and paused.paused_at is not null)
+        select from pushq.queues as paused where paused.name in (queue.name, '*') and paused.paused_at is not null)
     order by queue.position
 ),
 level as (  -- heads: the priority that each queue has next, by its place, this one or one further on; null: none

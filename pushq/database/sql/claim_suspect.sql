@@ -6,7 +6,8 @@ with claimable as materialized (
     where job.status = 'queued' and job.crashes >= 2 and job.queue = any($1::text[])
     and job.run_at <= now() and job.task = any($2::text[])
     and exists (select from pushq.supervisors where name = $3 and lease_until > now())
-    and not exists (select from pushq.queues as paused where paused.name = job.queue and paused.paused_at is not null)
+    and not exists (
+        select from pushq.queues as paused where paused.name in (job.queue, '*') and paused.paused_at is not null)
     order by job.priority, job.run_at, job.id
     limit 1
     for no key update skip locked

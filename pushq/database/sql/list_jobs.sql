@@ -5,7 +5,7 @@ select
     job.max_attempts, job.unique_key, job.tenant_id, job.correlation_id, job.submitted_by, job.enqueued_at,
     job.started_at, job.finished_at, job.supervisor, job.error,
     exists (select from pushq.tasks where name = job.task) as task_is_known,
-    exists (select from pushq.queues where name = job.queue and paused_at is not null) as queue_is_paused
+    exists (select from pushq.queues where name in (job.queue, '*') and paused_at is not null) as queue_is_paused
 from pushq.jobs as job
 where ($1::text is null or job.status = $1)
 and (($1::text is null or $1 not in ('queued', 'running')) and not $4::boolean or job.finished_on = 'infinity')

@@ -1,4 +1,4 @@
--- The queues that are known or hold unfinished jobs, with those jobs counted now.
+-- The queues that are known or hold unfinished jobs, with those jobs counted now; and '*' while all are paused.
 select
     queue,
     count(job.id) filter (where job.status = 'queued') as queued,
@@ -6,11 +6,12 @@ select
     extract(epoch from now() - min(greatest(job.run_at, job.enqueued_at))
         filter (where job.status = 'queued' and job.run_at <= now()))::float8 as oldest_seconds,
     coalesce(bool_or(known.served_since is not null), false) as served,
-    coalesce(bool_or(known.paused_at is not null), false) as paused
+    coalesce(bool_or(known.paused_at is not null), false)
+        or exists (select from pushq.queues where name = '*' and paused_at is not null) as paused
 from (
     select queue from pushq.jobs_unfinished
     union
-    select name from pushq.queues
+    select name from pushq.queues where name <> '*' or paused_at is not null
 ) as named (queue)
 left join pushq.jobs_unfinished as job using (queue)
 left join pushq.queues as known on known.name = queue

@@ -18,7 +18,7 @@ lane as (
         ) as priority
     from unnest($1::text[]) as queue (name)
     where not exists (
-        select from pushq.queues as paused where paused.name = queue.name and paused.paused_at is not null)
+        select from pushq.queues as paused where paused.name in (queue.name, '*') and paused.paused_at is not null)
     union all
     select
         lane.name,

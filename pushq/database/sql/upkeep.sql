@@ -5,7 +5,8 @@ with suspect as (
     select job.run_at
     from pushq.jobs_unfinished as job
     where job.status = 'queued' and job.crashes >= 2 and job.queue = any($2::text[]) and job.task = any($3::text[])
-    and not exists (select from pushq.queues as paused where paused.name = job.queue and paused.paused_at is not null)
+    and not exists (
+        select from pushq.queues as paused where paused.name in (job.queue, '*') and paused.paused_at is not null)
 )
 select
     array(
