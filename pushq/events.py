@@ -302,6 +302,22 @@ class JobsRequeued(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobsLeft(Event):
+    """Running jobs that the database does not let be taken from a process that has ended: it is tried again."""
+
+    jobs: int
+    reason: str
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+    @property
+    def topic(self) -> str | None:
+        return "jobs left"
+
+
+@dataclass(frozen=True, slots=True)
 class DaysChanged(Event):
     """The sweeper made partitions for days ahead, emptied old ones, or dropped emptied ones."""
 

@@ -9,9 +9,11 @@ from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
+from pushq.database.patience import piecewise
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.errors import UnexpectedState, ValueRefused
+from pushq.errors import DatabaseRefused, UnexpectedState, ValueRefused
+from pushq.events import JobsLeft, publish
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
 
@@ -19,6 +21,8 @@ T = TypeVar("T")
 
 Fence: TypeAlias = tuple[UUID, UUID]
 """A job's id and a token: one claim of it. Of an id alone there may be two in one batch, after a failover."""
+
+_LARGEST_REQUEUE = 1000
 
 # What the server says to the slower of two who detach a partition: it is gone, or not in a state to be detached.
 _DETACHED_BY_ANOTHER = ("42P01", "55000")
@@ -216,24 +220,39 @@ class Store:
         await self._fetch("goodbye", name)
 
     async def requeue(
-        self,
-        supervisors: Iterable[str],
-        *,
-        pool: int | None = None,
-        crashed: bool,
-        buried: bool = False,
-        deadline: float | None = None,
+        self, supervisors: Iterable[str], *, pool: int | None = None, crashed: bool, buried: bool = False
     ) -> list[Taken]:
         """Takes the running jobs of supervisors, or of one pool, away: charged with a crash, or released.
 
-        buried: only from those who are still so. One may have come back to life, and have claimed anew.
+        buried: only from those who are still so. One may have come back to life, and have claimed anew. A job that the
+        database does not let go of, for a reason of its own, is left, and said to be; the others are taken.
         """
         names, taken = list(supervisors), list[Taken]()
-        while True:
-            rows = await self._session.fetch(statement("requeue"), names, pool, crashed, buried, deadline=deadline)
-            taken += [Taken(**row) for row in rows]
-            if len(rows) < 1000:
-                return taken
+
+        async def take(only: Sequence[UUID] | None = None) -> int:
+            rows = await self._fetch("requeue", names, pool, crashed, buried, only)
+            taken.extend(Taken(**row) for row in rows)
+            return len(rows)
+
+        async def take_apart() -> None:
+            await take([])  # undone too, if it is no row's fault
+            left: dict[UUID, str] = {}
+            before = -1
+            while before < len(taken):
+                before = len(taken)
+                running = [row["id"] for row in await self._fetch("running", names, pool, buried)]
+                left |= await piecewise(take, [job_id for job_id in running if job_id not in left])
+            if left:
+                publish(JobsLeft(len(left), next(iter(left.values()))))
+
+        try:
+            while await take() == _LARGEST_REQUEUE:
+                pass
+        except (UnexpectedState, DatabaseRefused) as error:
+            if not error.state:
+                raise
+            await take_apart()
+        return taken
 
     async def upkeep(self, supervisor: str, queues: Sequence[str], tasks: Sequence[str], most: int) -> Upkeep:
         """most: suspects to count."""

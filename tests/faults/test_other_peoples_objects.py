@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
 from datetime import date
 from functools import partial
@@ -10,7 +12,7 @@ from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.sweeper import Sweeper
 from tests.support.days import make_day
-from tests.support.jobs import Connection, finished, insert, row_of
+from tests.support.jobs import Connection, die_with_them, finished, has_count, insert, row_of
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually, wait_until
 
@@ -68,7 +70,7 @@ async def test_a_trigger_that_raises_where_pushq_does_its_upkeep_is_said_and_end
 FORBID = """
 create function public.forbid() returns trigger language plpgsql as $$
 begin
-    if old.payload ? 'forbidden' then
+    if old.correlation_id = 'forbidden' then
         raise exception 'audit says no';
     end if;
     return coalesce(new, old);
@@ -84,7 +86,7 @@ async def test_an_outcome_to_which_a_trigger_objects_costs_no_other_job_anything
     await connection.execute(FORBID.format(when="delete"))
     with supervising(database_url, "--concurrency", "4") as supervisor:
         pools = supervisor.pools
-        (forbidden,) = await insert(connection, "echo", payload={"forbidden": 1})
+        (forbidden,) = await insert(connection, "echo", correlation_id="forbidden")
         rows = await finished(connection, *await insert(connection, "echo", 100))
         await eventually(partial(_says, supervisor, "outcomes put aside jobs=1"))
         held = await row_of(connection, forbidden)
@@ -98,6 +100,27 @@ async def test_an_outcome_to_which_a_trigger_objects_costs_no_other_job_anything
     assert (released["status"], released["attempt"], released["crashes"]) == ("queued", 1, 0)
     assert said.count("outcomes put aside") == 1
     assert "Traceback" not in said
+
+
+async def test_a_job_that_a_trigger_does_not_let_go_of_keeps_no_other_from_being_requeued_or_charged(
+    database_url: str, connection: Connection
+) -> None:
+    """Neither the jobs of a pool that has died, nor those of a supervisor."""
+    with supervising(database_url) as supervisor:
+        (forbidden,) = await insert(connection, "sleep", payload={"seconds": 60}, correlation_id="forbidden")
+        running = await insert(connection, "sleep", 8, payload={"seconds": 1})
+        await has_count(connection, 9, "status = 'running'")
+        await connection.execute(FORBID.format(when="update"))
+        os.kill(supervisor.pools[0], signal.SIGKILL)
+        rows = await finished(connection, *running)
+        await eventually(partial(_says, supervisor, "jobs left jobs=1"))
+        held = await row_of(connection, forbidden)
+        await connection.execute("drop trigger forbid on pushq.jobs_unfinished")
+        await has_count(connection, 1, f"id = '{forbidden}' and attempt = 2 and status = 'running'")
+        assert supervisor.process.poll() is None
+
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 2, 1)}
+    assert (held["status"], held["attempt"], held["crashes"]) == ("running", 1, 0)
 
 
 async def _says(supervisor: RunningSupervisor, words: str) -> bool:
@@ -135,3 +158,27 @@ async def test_a_day_that_cannot_be_emptied_keeps_no_other_from_it(database_url:
 
     assert (swept.retired, swept.dropped) == (("2020-01-02",), ("2020-01-02",))
     assert swept.undone == ("the day 2020-01-01 cannot be emptied: no (P0001).",)
+
+
+async def _is_buried(sweeper: Sweeper) -> bool:
+    return (await sweeper.sweep()).requeued > 0
+
+
+async def test_of_a_dead_supervisor_s_jobs_all_are_charged_once_but_the_one_that_a_trigger_keeps(
+    database_url: str, connection: Connection
+) -> None:
+    ids = await insert(connection, "echo", 2500)
+    await connection.execute("update pushq.jobs set correlation_id = 'forbidden' where id = $1", ids[700])
+    await die_with_them(connection)
+    await connection.execute(FORBID.format(when="update"))
+    session = Session(database_url, "test")
+    sweeper = Sweeper(Store(session), retention=604800)
+    await sweeper.sweep()
+    await eventually(partial(_is_buried, sweeper))
+    counts = await connection.fetch("select status, crashes, count(*) from pushq.jobs group by 1, 2 order by 1")
+    await connection.execute("drop trigger forbid on pushq.jobs_unfinished")
+    await sweeper.sweep()
+    await session.close()
+
+    assert [tuple(row) for row in counts] == [("queued", 1, 2499), ("running", 0, 1)]
+    assert await connection.fetchval("select count(*) from pushq.jobs where status = 'queued' and crashes = 1") == 2500

@@ -2,11 +2,12 @@
 -- them due at once. Where $3 is true the jobs are charged a crash: the third ends one as failed. Where it is false they
 -- are released, at no charge. Where $4 is true only those who have no row lose theirs: one that was buried and has given a
 -- sign of life since keeps what it holds, and what it has claimed anew. Rows that somebody is finishing at this moment are
--- theirs. Returns what became of each.
+-- theirs. Of $5 alone, where it is not null. Returns what became of each.
 with seen as materialized (
     select id, token
     from pushq.jobs_unfinished as job
     where status = 'running' and supervisor = any($1::text[]) and ($2::int is null or pool = $2)
+    and ($5::uuid[] is null or id = any($5))
     and not ($4 and exists (select from pushq.supervisors where name = job.supervisor))
 ),
 held as (
