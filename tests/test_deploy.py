@@ -79,7 +79,7 @@ def test_an_abstract_address_is_understood(database_url: str, monkeypatch: pytes
         listening.bind(f"\0{name}")
         listening.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
-        with supervising(database_url):
+        with supervising(database_url, ready=False):
             Heard(listening).wait_for("READY=1")
 
 

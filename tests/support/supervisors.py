@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -79,6 +81,19 @@ class RunningSupervisor:
     def wait_ready(self) -> None:
         wait_until(lambda: self.get("/readyz")[0] == 200, within=20)
 
+    def wait_told(self, told: socket.socket, state: bytes) -> None:
+        """Waits for what it tells systemd, which costs neither of us anything meanwhile: a third of all it does."""
+        told.setblocking(False)
+
+        def look() -> bool:
+            select.select([told], [], [], 0.2)
+            with suppress(BlockingIOError):
+                return state in told.recv(1000).splitlines()
+            assert self.process.poll() is None, "It ended before it was ready."
+            return False
+
+        wait_until(look, within=20)
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -113,16 +128,21 @@ def supervising(
     """A supervisor with quick settings, in a process group of its own. directory: to start it in, as an application."""
     with TemporaryDirectory() as temporary:
         env = environment(url, **(QUICK | settings))
-        supervisor = launch(Path(temporary) / "log", tasks, *flags, env=env, program=program, directory=directory)
-        try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
             if ready:
-                supervisor.wait_ready()
-            yield supervisor
-        except BaseException:
-            print(supervisor.said)
-            raise
-        finally:
-            supervisor.end()
+                told.bind(f"{temporary}/told")
+                env["NOTIFY_SOCKET"] = f"{temporary}/told"
+            log = Path(temporary) / "log"
+            supervisor = launch(log, tasks, *flags, env=env, program=program, directory=directory)
+            try:
+                if ready:
+                    supervisor.wait_told(told, b"READY=1")
+                yield supervisor
+            except BaseException:
+                print(supervisor.said)
+                raise
+            finally:
+                supervisor.end()
 
 
 def launch(
