@@ -1,6 +1,6 @@
-"""One PostgreSQL for the whole run, one fresh database for each test that asks.
+"""One PostgreSQL for the whole run, from the first test on that asks; a database for each, as new.
 
-pytest's main process starts the server; xdist's workers are told where it is.
+pytest's main process starts the server; xdist's workers are told where to ask for it.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from pushq.errors import PushqError
-from tests.support.server import Server, running_server
+from pushq.database.embedded import find_binaries
+from pushq.errors import UsageError
+from tests.support.databases import Databases
+from tests.support.server import OnDemand, Server, server_at
 
-_SERVER = pytest.StashKey[Server]()
+_ADDRESS = pytest.StashKey[str]()
 _KEPT = ("PUSHQ_TEST_", "PUSHQ_PG_BINDIR")
 
 
@@ -44,27 +44,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     if told := getattr(config, "workerinput", None):
-        config.stash[_SERVER] = Server(**told["server"])
+        config.stash[_ADDRESS] = told["server"]
     elif not config.getoption("collectonly"):
-        running = ExitStack()
-        config.add_cleanup(running.close)
         try:
-            config.stash[_SERVER] = running.enter_context(running_server())
-        except PushqError as error:
+            find_binaries()
+        except UsageError as error:
             pytest.exit(str(error), returncode=2)
+        on_demand = OnDemand()
+        config.add_cleanup(on_demand.close)
+        config.stash[_ADDRESS] = on_demand.address
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """xdist is about to start a worker."""
-    if _SERVER in node.config.stash:
-        node.workerinput["server"] = asdict(node.config.stash[_SERVER])
+    if _ADDRESS in node.config.stash:
+        node.workerinput["server"] = node.config.stash[_ADDRESS]
 
 
 @pytest.fixture(scope="session")
 def server(pytestconfig: pytest.Config) -> Server:
     """The server of this run; `server.url` is a superuser's, to its database `postgres`."""
-    return pytestconfig.stash[_SERVER]
+    return server_at(pytestconfig.stash[_ADDRESS])
 
 
 @pytest.fixture(scope="session")
@@ -78,10 +79,15 @@ def template(server: Server) -> str:
     return asyncio.run(server.make_template())
 
 
+@pytest.fixture(scope="session")
+def databases(server: Server, template: str) -> Databases:
+    return Databases(server, template)
+
+
 @pytest.fixture
-async def database_url(server: Server, template: str) -> AsyncIterator[str]:
-    """A fresh database with pushq's schema."""
-    async with server.fresh_database(template) as url:
+async def database_url(databases: Databases) -> AsyncIterator[str]:
+    """A database with pushq's schema, as new."""
+    async with databases.lent() as url:
         yield url
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 
 from pushq.database.embedded import EmbeddedServer, find_binaries
+from pushq.errors import PushqError, UsageError
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where a run's databases are made; run: what their names begin with. All strings, to travel to xdist's workers."""
+    """Where a run's databases are made; run: what their names begin with."""
 
     url: str
     bin_directory: str
@@ -30,11 +35,18 @@ class Server:
     @asynccontextmanager
     async def fresh_database(self, template: str = "template1", encoding: str | None = None) -> AsyncIterator[str]:
         """The URL of a database that is gone afterwards, whoever is still connected."""
-        name = f"{self.run}_{uuid4().hex[:8]}"
-        async with self._administrator() as administrator:
-            encoded = f"encoding '{encoding}' locale 'C'" if encoding else ""
-            await administrator.execute(f"create database {name} template {template} strategy file_copy {encoded}")
+        name = await self.make_database(template, encoding)
         yield self.url_of(name)
+        await self.drop_database(name)
+
+    async def make_database(self, template: str, encoding: str | None = None) -> str:
+        name = f"{self.run}_{uuid4().hex[:8]}"
+        encoded = f"encoding '{encoding}' locale 'C'" if encoding else ""
+        async with self._administrator() as administrator:
+            await administrator.execute(f"create database {name} template {template} strategy file_copy {encoded}")
+        return name
+
+    async def drop_database(self, name: str) -> None:
         async with self._administrator() as administrator:
             await administrator.execute(f"drop database if exists {name} with (force)")
 
@@ -66,6 +78,56 @@ class Server:
             yield connection
         finally:
             await connection.close()
+
+
+class OnDemand:
+    """A run's server, which is started when the first of pytest's processes asks for it at an address.
+
+    By a thread of the one that lives longest, since a server dies with the thread that started it.
+    """
+
+    def __init__(self) -> None:
+        self._directory = TemporaryDirectory(prefix="pushq-tests-")
+        self.address = f"{self._directory.name}/server"
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(self.address)
+        self._listening.listen(64)
+        self._thread = threading.Thread(target=self._answer_all, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the server, if it was started."""
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listening.close()
+        self._directory.cleanup()
+
+    def _answer_all(self) -> None:
+        with ExitStack() as running, suppress(OSError):  # of `accept`, where nobody may ask any more
+            answer = None
+            while True:
+                asking, _ = self._listening.accept()
+                answer = answer or _start(running)
+                with asking, suppress(OSError):
+                    asking.sendall(json.dumps(answer).encode())
+
+
+def _start(running: ExitStack) -> dict[str, str]:
+    try:
+        return asdict(running.enter_context(running_server()))
+    except PushqError as error:
+        return {"error": str(error)}
+
+
+def server_at(address: str) -> Server:
+    """The server of this run. Raises UsageError where there is none to start."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(address)
+        with asking.makefile() as answered:
+            answer = json.loads(answered.read())
+    if "error" in answer:
+        raise UsageError(answer["error"])
+    return Server(**answer)
 
 
 @contextmanager
