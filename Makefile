@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture torture-bell torture-drain soak check bench clean
+.PHONY: help setup demo test torture torture-bell torture-drain soak check bench lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ check: $(READY) ## lint, format, types, migrations
 
 bench: $(READY) ## measure everything, for most of two hours, and go on where it was stopped (BENCH=drain: only that)
 	@$(BIN)/pushq bench --embedded --long --record build/bench.jsonl --resume $(BENCH)
+
+lock: $(READY) ## choose the versions that a release is built of, and write them with their hashes: deploy/requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' --output-file deploy/requirements.txt pyproject.toml
 
 clean: ## remove what the other commands made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
