@@ -43,6 +43,11 @@ async def wait_out(
     raise AssertionError("count() does not end")
 
 
+def is_objection(error: Trouble) -> bool:
+    """Whether the server has answered a statement with what may last, and may be in what the statement was given."""
+    return bool(error.state) and isinstance(error, UnexpectedState | DatabaseRefused)
+
+
 def trouble(error: Trouble) -> DatabaseLost:
     """As an event."""
     return (DatabaseObjects if isinstance(error, UnexpectedState) else DatabaseLost)(str(error))

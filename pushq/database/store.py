@@ -9,10 +9,10 @@ from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
-from pushq.database.patience import piecewise
+from pushq.database.patience import is_objection, piecewise
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.errors import DatabaseRefused, UnexpectedState, ValueRefused
+from pushq.errors import DatabaseAway, DatabaseRefused, UnexpectedState, ValueRefused
 from pushq.events import JobsLeft, publish
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
@@ -248,8 +248,8 @@ class Store:
         try:
             while await take() == _LARGEST_REQUEUE:
                 pass
-        except (UnexpectedState, DatabaseRefused) as error:
-            if not error.state:
+        except (DatabaseAway, DatabaseRefused) as error:
+            if not is_objection(error):
                 raise
             await take_apart()
         return taken

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
 
-from pushq.database.patience import wait_out
+from pushq.database.patience import Trouble, is_objection, wait_out
 from pushq.database.session import Session
 from pushq.database.store import Claimant, Store
-from pushq.errors import UnexpectedState
-from pushq.events import Draining, publish, subscribe
+from pushq.errors import DatabaseAway, DatabaseRefused, UnexpectedState
+from pushq.events import ChoreUndone, Draining, publish, subscribe
 from pushq.job import Job
 from pushq.link import Assignment, Done, Drain, Link, Look, Ready
 from pushq.pool.claimer import Claimer
@@ -62,7 +63,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
             async with anyio.create_task_group() as around:
                 around.start_soon(pool.obey, link, around)
                 with pool.beginning:
-                    await pool.register()
+                    await pool.register(around)
                     await link.send(Ready(claimant.tasks, claimant.queues))
                 if not pool.beginning.cancel_called:
                     around.start_soon(keeper.report, link, pool.intake)
@@ -100,10 +101,20 @@ class Pool:
     beginning: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     claiming: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
-    async def register(self) -> None:
-        """Notes what the pool knows and serves. On the connection for outcomes, which is thus open for the first."""
-        await wait_out(lambda: self.outcomes.register(self.claimant))
-        await wait_out(lambda: self.outcomes.label(self.tasks.pairs))
+    async def register(self, around: TaskGroup) -> None:
+        """Notes what the pool knows and serves. On the connection for outcomes, which is thus open for the first.
+
+        A pool to which the database objects there runs jobs all the same, and goes on trying.
+        """
+        try:
+            await self._register(unless=is_objection)
+        except (DatabaseAway, DatabaseRefused) as error:
+            publish(ChoreUndone("register", str(error)))
+            around.start_soon(self._register)
+
+    async def _register(self, unless: Callable[[Trouble], bool] = lambda _: False) -> None:
+        await wait_out(lambda: self.outcomes.register(self.claimant), unless=unless)
+        await wait_out(lambda: self.outcomes.label(self.tasks.pairs), unless=unless)
 
     async def run(self) -> None:
         """Claims and runs jobs until `claiming` is cancelled, and then to the end of what was claimed."""
@@ -131,7 +142,7 @@ class Pool:
         itself would never be charged, where a handler has closed the line."""
         async for order in link:
             if isinstance(order, Look):
-                around.start_soon(self._look_again)
+                around.start_soon(self._look_again, around)
             elif isinstance(order, Drain):
                 publish(Draining(order.seconds))
                 self._claim_no_more()
@@ -140,10 +151,10 @@ class Pool:
                 return
         os.kill(os.getpid(), signal.SIGKILL)
 
-    async def _look_again(self) -> None:
+    async def _look_again(self, around: TaskGroup) -> None:
         """After the supervisor's lease had run out: whoever buried it has forgotten what we know and serve."""
         self.doorbell.ring()
-        await self.register()
+        await self.register(around)
 
     def _claim_no_more(self) -> None:
         """Nor begin to, if that is still to come: a drain may be ordered while the pool's modules are imported."""

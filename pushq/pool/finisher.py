@@ -21,9 +21,9 @@ from math import inf
 import anyio
 
 from pushq.backoff import exponential
-from pushq.database.patience import Trouble, piecewise, trouble, wait_out
+from pushq.database.patience import Trouble, is_objection, piecewise, trouble, wait_out
 from pushq.database.store import Fence, Store
-from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, UnexpectedState, ValueRefused
+from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, ValueRefused
 from pushq.events import JobsEnded, OutcomeRefused, OutcomesHeldUp, OutcomesPutAside, publish
 from pushq.outcome import Kind, Outcome
 from pushq.pool.outbox import Outbox
@@ -107,8 +107,7 @@ async def _undone(store: Store, batch: Sequence[Outcome], accepted: set[Fence]) 
 
 async def _is_in_a_row(store: Store, error: Trouble, began: float) -> bool:
     """Whether some row is at fault for what has been tried since `began`, rather than what is the same for all."""
-    may_last = isinstance(error, UnexpectedState | DatabaseRefused) or anyio.current_time() - began > PATIENCE
-    if not may_last or not error.state:
+    if not error.state or not (is_objection(error) or anyio.current_time() - began > PATIENCE):
         return False
     try:
         await store.finish([])

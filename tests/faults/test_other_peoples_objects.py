@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pushq.database.store import Store
 from pushq.sweeper import Sweeper
 from tests.support.days import make_day
 from tests.support.jobs import Connection, die_with_them, finished, has_count, insert, row_of
+from tests.support.roles import a_login_each
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually, wait_until
 
@@ -65,6 +67,64 @@ async def test_a_trigger_that_raises_where_pushq_does_its_upkeep_is_said_and_end
             assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
         assert supervisor.pools == pools
         assert supervisor.stop() == 0
+
+
+async def test_a_pool_to_whose_registration_a_trigger_objects_runs_jobs_and_is_registered_later(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute(RAISE.format(table="tasks"))
+    with supervising(database_url) as supervisor:
+        await finished(connection, *await insert(connection, "echo", 3))
+        await eventually(partial(_says, supervisor, "chore undone chore=register"))
+        await connection.execute("drop trigger say_no on pushq.tasks")
+        await eventually(partial(_knows, connection, "echo"))
+
+
+async def _knows(connection: Connection, task: str) -> bool:
+    return bool(await connection.fetchval("select true from pushq.tasks where name = $1", task))
+
+
+RIGHTS = (
+    "select on pushq.jobs_unfinished",
+    "update on pushq.jobs_unfinished",
+    "delete on pushq.jobs_unfinished",
+    "insert on pushq.jobs",
+    "insert on pushq.tally_log",
+    "delete on pushq.tally_log",
+    "update on pushq.supervisors",
+    "select on pushq.queues",
+    "update on all sequences in schema pushq",
+    "usage on schema pushq",
+)
+
+
+async def test_rights_that_are_taken_away_for_a_while_end_nobody_and_cost_no_attempt(
+    database_url: str, connection: Connection
+) -> None:
+    """Jobs run in that time or wait until it is over."""
+    async with a_login_each(connection, database_url) as logins:
+        with supervising(logins.url_as("worker")) as supervisor:
+            pools, worker = supervisor.pools, logins.group("worker")
+            for right in RIGHTS:
+                await connection.execute(f"revoke {right} from {worker}")
+                jobs = await insert(connection, "echo", 3)
+                await asyncio.sleep(0.3)
+                await connection.execute(f"grant {right} to {worker}")
+                rows = await finished(connection, *jobs)
+                assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}, right
+            assert supervisor.pools == pools
+            assert supervisor.stop() == 0
+
+
+async def test_a_pool_that_may_not_open_its_gate_looks_for_jobs_all_the_same_and_says_why_it_is_not_ready(
+    database_url: str, connection: Connection
+) -> None:
+    async with a_login_each(connection, database_url) as logins:
+        await connection.execute(f"revoke update on all sequences in schema pushq from {logins.group('worker')}")
+        with supervising(logins.url_as("worker"), ready=False, POLL_INTERVAL="600") as supervisor:
+            for _ in range(3):
+                await finished(connection, *await insert(connection, "echo", 3))
+            assert "permission denied for sequence" in supervisor.get("/readyz")[1]
 
 
 FORBID = """

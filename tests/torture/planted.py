@@ -208,14 +208,14 @@ def _heartbeat_on_the_loop() -> None:
     async def run_and_beat(pool: pushq.pool.Pool) -> None:
         given, settings = pool.assignment, Settings.load()
         session = Session(given.url, f"pushq pool {given.pool} of {given.supervisor}: heartbeat", deadline=5.0)
-        heartbeat = Heartbeat(
-            Store(session),
-            given.supervisor,
-            interval=settings.heartbeat_interval,
-            lease=settings.lease,
-            revived=pool._look_again,
-        )
         async with anyio.create_task_group() as around:
+            heartbeat = Heartbeat(
+                Store(session),
+                given.supervisor,
+                interval=settings.heartbeat_interval,
+                lease=settings.lease,
+                revived=lambda: pool._look_again(around),
+            )
             around.start_soon(beat, heartbeat)
             await run(pool)
             around.cancel_scope.cancel()
