@@ -101,7 +101,7 @@ def _ask(settings: Mapping[str, str], version: int) -> str:
     """
     asked = ", ".join(f"({name}, {value})" for name, value in _quoted(settings))
     holds = (
-        "pg_catalog.bool_and(pg_catalog.current_setting(name) is not distinct from "
+        "pg_catalog.bool_and(pg_catalog.current_setting(name) operator(pg_catalog.=) "
         "pg_catalog.set_config(name, value, true))"
     )
     newer = "; set transaction_timeout = 0" if version >= _TRANSACTION_TIMEOUT else ""

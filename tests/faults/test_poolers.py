@@ -14,7 +14,7 @@ import pytest
 
 from pushq.database.migrate import migrate
 from pushq.database.session import Session
-from pushq.errors import SchemaError
+from pushq.errors import SettingsError
 from tests.support.jobs import Connection, finished, insert
 from tests.support.pgbouncer import pooling
 from tests.support.supervisors import supervising
@@ -127,7 +127,7 @@ async def test_through_a_session_pooler_one_may_migrate_and_through_a_transactio
 ) -> None:
     with (
         pooling(empty_database_url, swallows=swallows) as pooled,
-        pytest.raises(SchemaError, match="PUSHQ_LISTEN_DATABASE_URL"),
+        pytest.raises(SettingsError, match="PUSHQ_LISTEN_DATABASE_URL"),
     ):
         await migrate(pooled)
     with pooling(empty_database_url, "session", swallows=swallows) as pooled:

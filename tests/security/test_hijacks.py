@@ -17,6 +17,7 @@ import pytest
 from pushq.database.migrate import migrate
 from pushq.database.session import Session
 from pushq.database.store import Claimant, Store
+from pushq.errors import UnexpectedState
 from tests.security.traps import SCHEMA, set_traps, set_traps_in, were_tripped
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, count, finished, insert
@@ -146,9 +147,9 @@ async def test_the_traps_catch_a_session_that_does_not_say_its_search_path(
 ) -> None:
     await set_traps(connection)
     careless = Session(database_url, "careless", settings={"search_path": TRAPPED})
-    with pytest.raises(asyncpg.PostgresError):
+    with pytest.raises(UnexpectedState):
         await Store(careless).claim(Claimant("somebody", 1, ("default",), ("echo",)), uuid4(), 1)
-    with pytest.raises(asyncpg.PostgresError):
+    with pytest.raises(UnexpectedState):
         await Store(careless).heartbeat("somebody", "host", 1, 30.0)
     await careless.close()
 
