@@ -266,6 +266,33 @@ class PoolReady(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PoolHeldUp(Event):
+    """The database is away for a pool, or refuses it. The supervisor may be no worse for it."""
+
+    pool: int
+    reason: str
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+    @property
+    def topic(self) -> str | None:
+        return "pools"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolsGoOn(Event):
+    """No pool is held up any more."""
+
+    seconds: float
+
+    @property
+    def ends(self) -> str | None:
+        return "pools"
+
+
+@dataclass(frozen=True, slots=True)
 class PoolDied(Event):
     """A pool's process ended by itself. requeued and failed: what became of the jobs that it ran."""
 

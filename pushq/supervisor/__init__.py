@@ -62,7 +62,7 @@ class Supervisor:
             lease=settings.lease,
             revived=self._crew.look,
         )
-        self._readiness = Readiness(self._crew, settings, trouble=lambda: self._heartbeat.trouble)
+        self._readiness = Readiness(self._crew, settings, takes_signs_of_life=self._takes_signs_of_life)
 
     async def run(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Runs until a signal asks for a drain. `signals` are those that obeyed() names.
@@ -74,7 +74,7 @@ class Supervisor:
             sweeper = Sweeper(
                 Store(self._upkeep),
                 retention=self._settings.retention,
-                takes_signs_of_life=lambda: self._heartbeat.trouble is None,
+                takes_signs_of_life=self._takes_signs_of_life,
             )
             exposition = Exposition(Store(self._scrapes), self._crew.figures)
             web = application(exposition, self._readiness.why_not, self._token, self._listening)
@@ -159,6 +159,9 @@ class Supervisor:
 
     def _tell_when_ready(self) -> None:
         self._readiness.tell()
+
+    def _takes_signs_of_life(self) -> bool:
+        return self._heartbeat.trouble is None
 
     @property
     def _token(self) -> str | None:

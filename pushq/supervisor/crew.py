@@ -16,7 +16,7 @@ from pushq.backoff import exponential
 from pushq.database.patience import wait_out
 from pushq.database.store import Store, Upkeep
 from pushq.errors import DatabaseAway, DatabaseRefused
-from pushq.events import PoolDied, PoolReady, PoolStarted, PoolStopped, publish
+from pushq.events import PoolDied, PoolHeldUp, PoolReady, PoolsGoOn, PoolStarted, PoolStopped, publish
 from pushq.exporter.metrics import ProcessFigures
 from pushq.link import Assignment, Figures, Message, Ready, Unable
 from pushq.settings import Settings
@@ -57,6 +57,7 @@ class Crew:
         self._accountable = set[int]()  # pools that run their jobs, or whose jobs are about to be taken from them
         self._known = Ready((), ())  # what our pools know and serve
         self._look_now = anyio.Event()
+        self._held_up_at: float | None = None  # since when the database is away for one of them
         self._charges = 0
         self._no_solo_before = 0.0
         self._stopping = anyio.Event()
@@ -133,9 +134,21 @@ class Crew:
                 if not pool.assignment.solo:
                     self._known = message
                     self._look_now.set()
-            case Figures() if pool.assignment.solo:
-                self._look_now.set()
+            case Figures():
+                self._tell_of_trouble()
+                if pool.assignment.solo:
+                    self._look_now.set()
         self._noticed()
+
+    def _tell_of_trouble(self) -> None:
+        """The log alone says why a pool is held up: /readyz is for everybody."""
+        now, held_up = anyio.current_time(), [pool for pool in self._pools.values() if pool.figures.trouble]
+        for pool in held_up:
+            self._held_up_at = self._held_up_at or now
+            publish(PoolHeldUp(pool.number, pool.figures.trouble or ""))
+        if self._held_up_at and not held_up:
+            publish(PoolsGoOn(now - self._held_up_at))
+            self._held_up_at = None
 
     # Their jobs -----------------------------------------------------------------------------------------------
 

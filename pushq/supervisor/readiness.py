@@ -1,7 +1,8 @@
 """Whether a supervisor is ready, and why not: the one place that decides, for /readyz and for systemd.
 
-Ready means: every pool claims, and hears the bell unless it only polls. A pool that is busy, or whose loop a handler
-blocks, stays ready.
+Ready means: every pool claims, and hears notifications or has found that it does not and polls instead. A pool stays
+ready while it is busy, or a handler blocks its loop. The reasons are for everybody, so they name no database, no host
+and no user: the log does.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from pushq.supervisor.crew import Crew
 from pushq.supervisor.processes import PoolProcess
 from pushq.supervisor.systemd import tell_systemd
 
+AWAY = "the database is away or refuses us; the log says why"
+
 
 class Readiness:
-    """`trouble`: why the database did not take the supervisor's last heartbeat."""
+    """`takes_signs_of_life`: whether the database took the supervisor's last heartbeat."""
 
-    def __init__(self, crew: Crew, settings: Settings, *, trouble: Callable[[], str | None]) -> None:
+    def __init__(self, crew: Crew, settings: Settings, *, takes_signs_of_life: Callable[[], bool]) -> None:
         self._crew = crew
         self._settings = settings
-        self._trouble = trouble
+        self._takes_signs_of_life = takes_signs_of_life
         self._told = False
 
     def tell(self) -> None:
@@ -39,12 +42,12 @@ class Readiness:
         reasons = (self._why_not_pool(pool) for pool in pools)
         if reason := next((reason for reason in reasons if reason), None):
             return reason
-        return self._trouble()
+        return None if self._takes_signs_of_life() else AWAY
 
     def _why_not_pool(self, pool: PoolProcess) -> str | None:
         figures = pool.figures
         if figures.trouble:
-            return figures.trouble
+            return AWAY
         if not figures.has_claimed and not figures.busy:
             return f"pool {pool.number} has not claimed yet"
         if self._settings.wake == "notify" and not figures.hears and not self._only_polls(pool):

@@ -49,7 +49,7 @@ async def test_an_address_that_leads_to_a_server_in_recovery_is_waited_out_in_a_
     async with _replicated() as (primary, standby, address), _working(primary, address, 3 + READ_ONLY) as work:
         await _kill(primary)
         address.leads_to = standby
-        await eventually(work.says_that_it_may_not_write)
+        await eventually(lambda: work.is_told_by(standby))
         before = address.accepted - work.inserter.connects
         await asyncio.sleep(READ_ONLY)
         attempts = address.accepted - work.inserter.connects - before
@@ -166,9 +166,13 @@ class Work:
     async def _has_acknowledged_some(self) -> bool:
         return len(self.inserter.acknowledged) > 50
 
-    async def says_that_it_may_not_write(self) -> bool:
-        status, reason = await asyncio.to_thread(self.supervisor.get, "/readyz")
-        return status == 503 and "in a read-only transaction" in reason
+    async def is_told_by(self, standby: EmbeddedServer) -> bool:
+        """Whether it has asked a server that takes no writes to write."""
+        async with _connected(standby) as connection:
+            asked = await connection.fetchval(
+                "select count(*) from pg_stat_activity where application_name ~ 'claims$'"
+            )
+        return bool(asked) and (await asyncio.to_thread(self.supervisor.get, "/readyz"))[0] == 503
 
     async def goes_on(self, server: EmbeddedServer, *, since: float) -> None:
         async with _connected(server) as connection:

@@ -68,7 +68,7 @@ async def test_when_the_tables_have_no_room_pushq_waits_quietly_and_goes_on_when
         with supervising(server.url(), POLL_INTERVAL="1") as supervisor:
             pools = supervisor.pools
             acknowledged = await _insert_until_full(connection)
-            wait_until(lambda: NO_ROOM in supervisor.get("/readyz")[1])
+            wait_until(lambda: NO_ROOM in supervisor.said and supervisor.get("/readyz")[0] == 503)
             await _is_quiet(server, supervisor)
             disk.resize("200m")
             await has_count(connection, len(acknowledged), "status = 'succeeded'", within=30)

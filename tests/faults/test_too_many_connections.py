@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from pushq.database.embedded import EmbeddedServer
+from pushq.supervisor.readiness import AWAY
 from tests.support.hurt import a_server_to_hurt
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.supervisors import QUICK, pushq, supervising
@@ -85,11 +86,13 @@ async def test_a_pool_whose_connections_others_have_taken_keeps_its_jobs_and_wri
 
             waiting = await insert(connection, "echo", 5)
             await has_lapsed(leases=2)
-            wait_until(lambda: "too many clients" in supervisor.get("/readyz")[1])
+            wait_until(lambda: "pool held up" in supervisor.said)
+            assert supervisor.get("/readyz") == (503, f"{AWAY}\n")
             assert await count(connection, "status = 'running' and attempt = 1") == 5
             assert await connection.fetchval("select lease_until > now() from pushq.supervisors")
             await crowd.leave()
             rows = await finished(connection, *napping, *waiting)
+            wait_until(lambda: "pools go on" in supervisor.said)
 
             assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
             assert supervisor.pools == pools

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pushq.supervisor.readiness import AWAY
 from tests.cli.test_exporter import get
 from tests.security.conftest import UrlAs
 from tests.support.jobs import Connection, finished, insert
@@ -72,6 +73,7 @@ async def test_passwords_and_payloads_are_nowhere_to_be_seen_when_things_break(
         await connection.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{login}'")
         await has_said(supervisor, "database lost")
         (port,) = re.findall(r"http_port\W+(\d+)", supervisor.said)
+        await eventually(lambda: _is_away(port))
         shown = [get(f"http://127.0.0.1:{port}{path}")[1] for path in ("/readyz", "/metrics")]
         await connection.execute(f"alter role {login} login")
         await has_said(supervisor, "database back")
@@ -83,6 +85,11 @@ async def test_passwords_and_payloads_are_nowhere_to_be_seen_when_things_break(
     assert "not_today" in refused["error"]
     assert (refused["status"], refused["result"]) == ("failed", None)
     assert all(CANARY not in text for text in (*shown, said, refused["error"]))
+
+
+async def _is_away(port: str) -> bool:
+    """As everybody may know, without the name of the database, its host or the role."""
+    return get(f"http://127.0.0.1:{port}/readyz") == (503, f"{AWAY}\n")
 
 
 async def has_said(supervisor: RunningSupervisor, words: str) -> None:
