@@ -11,7 +11,7 @@ import asyncpg
 
 from pushq.database.session import Session
 from pushq.database.url import describe, destination
-from pushq.errors import DatabaseRefused
+from pushq.errors import UsageError
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SECONDS_TO_CONNECT = 15.0
@@ -46,7 +46,7 @@ async def refusals_explained(url: str) -> AsyncIterator[None]:
     try:
         yield
     except asyncpg.InsufficientPrivilegeError as error:
-        raise DatabaseRefused(
+        raise UsageError(
             f"{describe(url)} refused us: {error}. The benchmark makes databases of its own and drops them at its end: "
             "give the role CREATEDB, or run with --embedded."
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from io import TextIOWrapper
@@ -85,6 +86,8 @@ for name in _MODULES:
 
 
 def main() -> None:
+    # What a script starts with `&` is born ignoring it. Whoever sends it to a command means the command.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a row may hold what the terminal's encoding has not
     cli(prog_name="pushq")

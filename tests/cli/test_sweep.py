@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.jobs import Connection, has_count, insert, row_of
 from tests.support.supervisors import ROOT, environment, pushq, supervising
 from tests.support.waiting import eventually
@@ -39,9 +41,12 @@ async def test_it_leaves_the_jobs_of_a_living_supervisor_alone(database_url: str
         await has_count(connection, 1, "status = 'running'")
 
 
-async def test_ctrl_c_ends_the_watching_without_a_traceback(database_url: str, connection: Connection) -> None:
+@pytest.mark.parametrize("started", ["exec", "trap '' INT; exec"], ids=["by a shell", "by a script, with &"])
+async def test_ctrl_c_ends_the_watching_without_a_traceback(
+    database_url: str, connection: Connection, started: str
+) -> None:
     watching = subprocess.Popen(  # noqa: ASYNC220 - a test's loop has nothing else to do
-        [sys.executable, "-m", "pushq", "sweep"],
+        ["sh", "-c", f"{started} '{sys.executable}' -m pushq sweep"],
         env=environment(database_url),
         cwd=ROOT,
         stdout=subprocess.PIPE,
