@@ -144,6 +144,6 @@ async def test_who_may_see_a_job_and_not_change_it_is_told_so(
     )
     ended = pushq("jobs", call, str(job), url=logins.url_as("worker"))
 
-    assert ended.returncode == 2
+    assert ended.returncode == 1
     assert f"job {job} can be seen and not changed by" in ended.stderr
     assert "Traceback" not in ended.stderr
