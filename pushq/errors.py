@@ -30,13 +30,6 @@ class PayloadError(PushqError):
     """A payload that does not fit its task's arguments; names the field, never shows the value."""
 
 
-class ScopeLeftOpen(PushqError):
-    """A handler has left a cancel scope open in the task that it ran in, and it was cancelled there."""
-
-    def __init__(self) -> None:
-        super().__init__("a handler has left a cancel scope open, and it was cancelled; enter it by a `with`")
-
-
 class ResultError(PushqError):
     """A handler returned what cannot be stored as JSON."""
 

@@ -40,6 +40,11 @@ set_current_job = _running.set
 """Says which job a worker runs now."""
 
 
+def job_here() -> Job | None:
+    """The same; None outside of one."""
+    return _running.get(None)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Task(Generic[P, R]):
     """A named handler. Call it like the function it wraps; `.job(…)` makes a job of the same arguments."""

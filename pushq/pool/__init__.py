@@ -27,6 +27,7 @@ from pushq.errors import DatabaseAway, DatabaseRefused, UnexpectedState
 from pushq.events import ChoreUndone, Draining, publish, subscribe
 from pushq.job import Job
 from pushq.link import Assignment, Done, Drain, Link, Look, Ready
+from pushq.pool.attempt import Attempts
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.figures import FigureKeeper
@@ -36,7 +37,7 @@ from pushq.pool.intake import Intake
 from pushq.pool.listener import Listener
 from pushq.pool.outbox import Outbox
 from pushq.pool.solo import run_suspects
-from pushq.pool.worker import Attempts, Worker
+from pushq.pool.worker import Worker
 from pushq.task import Tasks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -12,12 +13,14 @@ import traceback
 from contextlib import suppress
 
 import anyio
+from anyio import to_thread
 
 from pushq.errors import TasksError, TasksRaised
 from pushq.exporter.logs import log_events
 from pushq.link import Assignment, Link, Unable, receive_first, send_last
 from pushq.pool import run_pool
 from pushq.pool.loading import load_tasks
+from pushq.pool.loop import PoolLoop
 from pushq.task import Tasks
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGPWR)
@@ -78,11 +81,15 @@ def _begin(end: socket.socket) -> None:
             send_last(end, Unable(str(error), may_pass=isinstance(error, TasksRaised)))
             return
         _leave_to_the_supervisor(*STOPPING)  # whatever that module has done about them
-        anyio.run(_serve, end, assignment, tasks)
+        anyio.run(_serve, end, assignment, tasks, backend_options={"loop_factory": PoolLoop})
 
 
 async def _serve(end: socket.socket, assignment: Assignment, tasks: Tasks) -> None:
     end.setblocking(False)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, PoolLoop)
+    await to_thread.run_sync(int)  # anyio looks for the first task at its first thread: it would not find it later
+    loop.hide_tasks()
     await run_pool(assignment, tasks, await Link.over(end))
 
 

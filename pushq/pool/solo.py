@@ -17,9 +17,9 @@ from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import publish
 from pushq.outcome import Outcome
+from pushq.pool.attempt import Attempts
 from pushq.pool.finisher import apart_delay, write_out
 from pushq.pool.intake import Intake
-from pushq.pool.worker import Attempts
 from pushq.task import Tasks
 
 
@@ -39,7 +39,7 @@ async def run_suspects(
                 publish(trouble(error))
                 return
             intake.busy = len(suspects)  # the supervisor starts another solo pool for the next suspect
-            made = [await attempts.make_apart(job, tasks.find(job.task)) for job in suspects]
+            made = [await attempts.make(job, tasks.find(job.task)) for job in suspects]
             unwritten = await write_out(outcomes, made)
         await _write_again_and_again(outcomes, unwritten)
         intake.busy = 0

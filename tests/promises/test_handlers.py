@@ -204,7 +204,8 @@ async def test_a_handler_that_leaves_a_cancel_scope_open_harms_none_beside_it_or
     assert {(row["status"], row["failures"], row["crashes"]) for row in rows} == {("succeeded", 0, 0)}
     for row in ended:
         if "sooner" in row["payload"]:
-            assert (row["status"], row["failures"], row["error"].partition(":")[0]) == ("failed", 1, "ScopeLeftOpen")
+            assert (row["status"], row["failures"]) == ("failed", 1)
+            assert row["error"].startswith("asyncio.exceptions.CancelledError: Cancelled via cancel scope")
         else:
             assert (row["status"], row["failures"], row["result"]) == ("succeeded", 0, '"returned"')
 
@@ -266,17 +267,54 @@ async def test_a_def_may_ask_whether_its_attempt_is_over(database_url: str, conn
     assert (row["status"], row["failures"], row["crashes"]) == ("queued", 0, 0)
 
 
-async def test_a_cancellation_that_a_handler_left_for_later_is_harmless_while_a_large_payload_is_loaded(
+async def test_what_a_handler_leaves_behind_meets_no_other_job(database_url: str, connection: Connection) -> None:
+    """Neither in its task, where it may cancel what comes later, nor in its context, where it may be seen."""
+    leavings = ("nothing", "timers", "thread", "name", "timeout", "child", "scope")
+    with supervising(database_url, "--concurrency", "1") as supervisor:
+        for leaving in leavings:
+            for waits in (True, False):
+                await insert(connection, "leave.behind", payload={"kind": leaving, "waits": waits})
+                await insert(connection, "look.around", 2)
+                await insert(connection, "look.around.thread", 2)
+                await insert(connection, "look.around.large", 2, payload={"text": "x" * 20_000})
+        await has_count(connection, 0, "status in ('queued', 'running')")
+        rows = await connection.fetch("select status, result, error from pushq.jobs where task like 'look.around%'")
+        assert "pool died" not in supervisor.said
+
+    assert {tuple(row) for row in rows} == {("succeeded", '["nobody", 28]', None)}
+    assert len(rows) == 2 * len(leavings) * 6
+
+
+async def test_a_handler_that_cancels_or_ends_whatever_it_finds_meets_nothing_but_its_own(
     database_url: str, connection: Connection
 ) -> None:
-    with supervising(database_url, "--concurrency", "1"):
-        await finished(connection, *await insert(connection, "cancel.while.loading"))
-        large = await insert(connection, "measure", payload={"text": "x" * 1_000_000}, max_attempts=1)
-        (row,) = await finished(connection, *large)
-        (bitten,) = await finished(connection, *await insert(connection, "stray.cancellations"))
+    """Neither the pool, nor what runs beside it."""
+    ends = [
+        {"error": error, "place": place}
+        for error in ("SystemExit", "KeyboardInterrupt")
+        for place in ("task", "group", "task left", "callback")
+    ]
+    with supervising(database_url, "--concurrency", "3") as supervisor:
+        beside = await insert(connection, "sleep", payload={"seconds": 2}, max_attempts=1)
+        beside += await insert(connection, "sleep.thread", payload={"seconds": 2}, max_attempts=1)
+        await has_count(connection, 2, "status = 'running'")
+        cancelling = await insert(connection, "cancel.all", 3)
+        stopping = await insert(connection, "stop.loop")
+        ending = [job for end in ends for job in await insert(connection, "end.in.child", payload=end)]
+        ended = await finished(connection, *ending)
+        rows = await finished(connection, *beside, *cancelling, *stopping)
+        await finished(connection, *await insert(connection, "echo", 3))
+        assert supervisor.stop() == 0
+        said = supervisor.said
 
-    assert (row["status"], row["result"], row["attempt"]) == ("succeeded", "1000000", 1)
-    assert bitten["result"] == "1"
+    assert [(row["status"], row["attempt"], row["crashes"]) for row in rows[:5]] == [("succeeded", 1, 0)] * 5
+    assert rows[5]["error"] == "RuntimeError: the event loop is the pool's: a handler that is done returns"
+    for row, end in zip(ended, ends, strict=True):
+        where_it_waits = end["place"] in ("task", "group")
+        assert row["status"] == ("failed" if where_it_waits else "succeeded"), end
+        assert (end["error"] in row["error"]) if where_it_waits else row["result"] == '"went on"'
+    assert "pool died" not in said
+    assert said.count("pool started") == 1
 
 
 async def test_a_result_that_cannot_be_stored_fails_at_once_since_the_work_is_done(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import anyio
 import anyio.from_thread
@@ -192,35 +196,125 @@ def ask_whether_cancelled(seconds: float) -> str:
     return "was not cancelled"
 
 
-stray_cancellations = 0
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+kept = list[object]()
+known = WeakSet[Any]()
 
 
-@tasks.register("cancel.while.loading")
-async def cancel_while_loading() -> None:
-    """Leaves a timer that cancels the task it ran in when that loads the payload of a later job."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+@tasks.register("leave.behind", max_attempts=1)
+async def leave_behind(kind: str, waits: bool) -> str:
+    """Leaves in its task, in its context or in the loop what could meet another job, a little later or at once."""
+    tenant.set("acme")
+    decimal.getcontext().prec = 3
+    task = asyncio.current_task()
     assert task
-
-    def look() -> None:
-        global stray_cancellations  # noqa: PLW0603 - one pool has one
-        if "payload" in _names_of_awaited(task.get_coro()):
-            stray_cancellations += 1
-            task.cancel()
-        else:
-            loop.call_later(0.0002, look)
-
-    loop.call_soon(look)
+    _LEAVINGS[kind](asyncio.get_running_loop(), task)
+    if waits:
+        await asyncio.sleep(0.01)
+    return "returned"
 
 
-def _names_of_awaited(coroutine: Any) -> Iterator[str]:
-    while hasattr(coroutine, "cr_code"):
-        yield coroutine.cr_code.co_name
-        coroutine = coroutine.cr_await
+def _cancel_ever_again(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    for instant in range(15, 1000, 5):
+        loop.call_later(instant / 1000, task.cancel)
 
 
-@tasks.register("stray.cancellations")
-async def count_stray_cancellations() -> int:
-    return stray_cancellations
+def _cancel_from_a_thread(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    threading.Timer(0.1, loop.call_soon_threadsafe, (task.cancel,)).start()
+
+
+def _be_known(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    """As in a set of what a library is to cancel at the end."""
+    known.add(task)
+    for instant in range(15, 1000, 50):
+        loop.call_later(instant / 1000, lambda: [one.cancel() for one in known])
+
+
+def _leave_a_timeout(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    del task
+    timeout = asyncio.timeout_at(loop.time() + 0.1)
+    kept.append(timeout)
+    with suppress(StopIteration):
+        timeout.__aenter__().send(None)
+
+
+def _leave_a_child(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    async def cancel_parent() -> None:
+        await asyncio.sleep(0.1)
+        task.cancel()
+
+    kept.append(loop.create_task(cancel_parent()))
+
+
+_LEAVINGS: dict[str, Callable[[asyncio.AbstractEventLoop, asyncio.Task[Any]], object]] = {
+    "nothing": lambda *_: None,
+    "timers": _cancel_ever_again,
+    "thread": _cancel_from_a_thread,
+    "name": _be_known,
+    "timeout": _leave_a_timeout,
+    "child": _leave_a_child,
+    "scope": lambda *_: kept.append(anyio.move_on_after(0.1).__enter__()),
+}
+
+
+@tasks.register("look.around", max_attempts=1)
+async def look_around() -> list[object]:
+    await asyncio.sleep(0.05)
+    return [tenant.get(), decimal.getcontext().prec]
+
+
+@tasks.register("look.around.thread", max_attempts=1)
+def look_around_in_a_thread() -> list[object]:
+    time.sleep(0.05)
+    return [tenant.get(), decimal.getcontext().prec]
+
+
+@tasks.register("look.around.large", max_attempts=1)
+async def look_around_with_much(text: str) -> list[object]:
+    """Its payload does not come with its claim."""
+    assert text
+    return [tenant.get(), decimal.getcontext().prec]
+
+
+@tasks.register("cancel.all", max_attempts=1)
+async def cancel_all() -> int:
+    """As programs do that end, and their test suites."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    return len(others)
+
+
+@tasks.register("end.in.child", max_attempts=1)
+async def end_in_a_child(error: str, place: str) -> str:
+    """Raises what ends a program: in a task that it waits for, in one that it does not wait for, in a callback."""
+    kind = {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[error]
+
+    async def end() -> None:
+        await asyncio.sleep(0)
+        raise kind
+
+    def end_now() -> None:
+        raise kind
+
+    match place:
+        case "task":
+            await asyncio.create_task(end())
+        case "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(end())
+        case "task left":
+            kept.append(asyncio.create_task(end()))
+        case "callback":
+            asyncio.get_running_loop().call_soon(end_now)
+    await asyncio.sleep(0.01)
+    return "went on"
+
+
+@tasks.register("stop.loop", max_attempts=1)
+async def stop_the_loop() -> None:
+    asyncio.get_running_loop().stop()
 
 
 @tasks.register("cancel")

@@ -26,10 +26,10 @@ from pushq.database.store import Fence, Sighting, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.link import Link, Message
 from pushq.outcome import Kind, Outcome
+from pushq.pool.attempt import Attempts
 from pushq.pool.claimer import Claimer
 from pushq.pool.finisher import Unwritten
 from pushq.pool.lookback import Lookback, Span
-from pushq.pool.worker import Attempts
 from pushq.settings import Settings
 from pushq.supervisor.crew import Crew
 from pushq.supervisor.heartbeat import Heartbeat
