@@ -116,6 +116,21 @@ class OutcomesPutAside(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NoThread(Event):
+    """The system had no thread for a `def`, whose job is given back: its worker rests before it takes another."""
+
+    reason: str
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+    @property
+    def topic(self) -> str | None:
+        return "threads"
+
+
+@dataclass(frozen=True, slots=True)
 class JobsClaimed(Event):
     jobs: int
 

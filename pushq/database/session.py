@@ -181,7 +181,8 @@ class Session:
             raise
         except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:  # of a setting that the URL has
             raise DatabaseRefused(f"{blame(self._url)} refused us: {_message(error)}.") from error
-        except asyncpg.ObjectNotInPrerequisiteStateError as error:  # the database takes no connections for now
+        except (asyncpg.ObjectNotInPrerequisiteStateError, RuntimeError) as error:
+            # It takes no connections for now, or there is no thread to look up its host's name in.
             raise DatabaseAway(f"{blame(self._url)} is away: {_message(error)}.") from error
 
     async def _connect(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:

@@ -11,6 +11,7 @@ import decimal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from math import inf
@@ -23,6 +24,7 @@ from anyio._backends._asyncio import _task_states
 from anyio.lowlevel import checkpoint
 
 from pushq.errors import PayloadError, UnexpectedState
+from pushq.events import NoThread, publish
 from pushq.job import Job
 from pushq.outcome import Ending, Kind, Outcome, Raised, Returned, Stopped, TimedOut, decide, released
 from pushq.pool.forks import end_child, forked
@@ -31,6 +33,9 @@ from pushq.task import Task, set_current_job
 
 LoadPayload = Callable[[Job], Awaitable[str | None]]
 """Fetches a payload that was too large to come with its claim; None: the job is no longer ours."""
+
+REST = 1.0
+"""Seconds."""
 
 
 class Attempts:
@@ -86,6 +91,11 @@ class Attempts:
         (outcome,) = made
         outcome.began = began
         return outcome
+
+    async def rest(self) -> None:
+        """For a worker that has found no thread: it is not free meanwhile, so that less is claimed."""
+        with self._stoppable():
+            await anyio.sleep(0 if self._stopped else REST)
 
     async def _load(self, job: Job, task: Task[..., Any], made: list[Outcome]) -> list[str]:
         with self._stoppable():
@@ -146,8 +156,9 @@ class Attempts:
             try:
                 call = partial(self._call, job, task, given, made, until)
                 await to_thread.run_sync(call, limiter=self._threads)
-            except RuntimeError as error:  # there is no thread to be had
-                made.append(_decide(job, task, Raised(error)))
+            except (RuntimeError, MemoryError) as error:  # the handler was not called
+                publish(NoThread(str(error) or type(error).__name__))
+                made.append(replace(released(job), error_type="NoThread"))
         if not made:  # it was cancelled before it had begun
             made.append(_decide(job, task, Stopped(), until))
 

@@ -16,7 +16,7 @@ from pushq.database.patience import trouble
 from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import publish
-from pushq.outcome import Outcome
+from pushq.outcome import Kind, Outcome
 from pushq.pool.attempt import Attempts
 from pushq.pool.finisher import apart_delay, write_out
 from pushq.pool.intake import Intake
@@ -42,6 +42,8 @@ async def run_suspects(
             made = [await attempts.make(job, tasks.find(job.task)) for job in suspects]
             unwritten = await write_out(outcomes, made)
         await _write_again_and_again(outcomes, unwritten)
+        if any(outcome.error_type and outcome.kind is Kind.RELEASED for outcome in made):
+            await attempts.rest()
         intake.busy = 0
         if not suspects:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pushq.outcome import Outcome, released
+from pushq.outcome import Kind, released
 from pushq.pool.attempt import Attempts
 from pushq.pool.intake import Intake
 from pushq.pool.outbox import Outbox
@@ -21,11 +21,14 @@ class Worker:
     async def run(self) -> None:
         """Until there are no more jobs."""
         while job := await self._intake.take():
-            outcome: Outcome | None = None
             try:
                 outcome = await self._attempts.make(job, self._tasks.find(job.task))
-            finally:
-                self._outbox.put(released(job) if outcome is None else outcome)
-                self._intake.done()
+            except BaseException:
+                self._outbox.put(released(job))
+                raise
+            self._outbox.put(outcome)
+            if outcome.error_type and outcome.kind is Kind.RELEASED:
+                await self._attempts.rest()
+            self._intake.done()
             if self._outbox.is_full:
                 await self._outbox.wait_room()

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -49,7 +50,7 @@ async def stop_loop() -> None:
         while True:
             os.write(2, b"x" * 4096)
     os.set_blocking(2, True)
-    asyncio.get_running_loop().stop()
+    Context().run(asyncio.get_running_loop().stop)
 
 
 def _replace(owner: object, name: str, new: object) -> None:

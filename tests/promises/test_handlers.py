@@ -299,7 +299,7 @@ async def test_a_handler_that_cancels_or_ends_whatever_it_finds_meets_nothing_bu
         beside += await insert(connection, "sleep.thread", payload={"seconds": 2}, max_attempts=1)
         await has_count(connection, 2, "status = 'running'")
         cancelling = await insert(connection, "cancel.all", 3)
-        stopping = await insert(connection, "stop.loop")
+        stopping = await insert(connection, "end.loop")
         ending = [job for end in ends for job in await insert(connection, "end.in.child", payload=end)]
         ended = await finished(connection, *ending)
         rows = await finished(connection, *beside, *cancelling, *stopping)

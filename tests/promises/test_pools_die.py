@@ -103,25 +103,31 @@ async def test_a_pool_for_which_there_is_no_thread_left_is_started_when_there_is
     assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 2, 1)}
 
 
-async def test_a_def_for_which_there_is_no_thread_left_fails_and_its_pool_lives(
+async def test_a_def_for_which_there_is_no_thread_is_given_back_at_no_charge_and_claims_slow_down(
     database_url: str, connection: Connection, tmp_path: Path
 ) -> None:
+    """There is one thread, which the pool had before. A job that was never called has not failed."""
     none_left = tmp_path / "none"
     with supervising(database_url, tasks="tests.faults.handlers:tasks", TEST_NO_THREADS=str(none_left)) as supervisor:
         pools = supervisor.pools
-        beside = await insert(connection, "sleep", 2, payload={"seconds": 1})
-        await has_count(connection, 2, "status = 'running'")
+        beside = await insert(connection, "sleep", 2, payload={"seconds": 2})
         none_left.touch()
-        threaded = await insert(connection, "sleep.thread", payload={"seconds": 0}, max_attempts=1)
+        payload = {"seconds": 1.5}
+        threaded = await insert(connection, "sleep.thread", 3, payload=payload, max_attempts=1)
         threaded += await insert(
-            connection, "sleep.thread", payload={"seconds": 0}, max_attempts=1, timeout=timedelta(seconds=9)
+            connection, "sleep.thread", payload=payload, max_attempts=1, timeout=timedelta(seconds=9)
         )
-        failed = await finished(connection, *threaded)
+        suspects = await insert(connection, "sleep.thread", payload=payload, max_attempts=1)
+        await connection.execute("update pushq.jobs_unfinished set crashes = 2 where id = any($1)", suspects)
         rows = await finished(connection, *beside)
-        assert supervisor.pools == pools
+        none_left.unlink()
+        rows += await finished(connection, *threaded, *suspects)
+        assert supervisor.pools[:1] == pools
+        assert supervisor.said.count('no thread reason="can\'t start new thread"') == 1
 
-    assert {(row["status"], row["error"]) for row in failed} == {("failed", "RuntimeError: can't start new thread")}
-    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 0)}
+    assert {(row["status"], row["failures"], row["error"]) for row in rows} == {("succeeded", 0, None)}
+    attempts = [row["attempt"] for row in rows if row["id"] in threaded]
+    assert 2 <= max(attempts) <= 10 * 3  # ten workers, each of which rests for a second
 
 
 async def _has_said(supervisor: RunningSupervisor, words: str, times: int = 1) -> bool:

@@ -312,8 +312,8 @@ async def end_in_a_child(error: str, place: str) -> str:
     return "went on"
 
 
-@tasks.register("stop.loop", max_attempts=1)
-async def stop_the_loop() -> None:
+@tasks.register("end.loop", max_attempts=1)
+async def end_the_loop() -> None:
     asyncio.get_running_loop().stop()
 
 
