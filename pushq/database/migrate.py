@@ -97,6 +97,7 @@ async def repair(url: str | None) -> list[str]:
     """
     session = Session(url, "pushq migrate", settings={"enable_seqscan": "on"})
     try:
+        await refuse_hidden(session, url)
         logged = {row["version"] for row in await session.fetch("select version from pushq.migrations")}
         lost = [migration for migration in migrations() if migration.version not in logged]
         for migration in lost:

@@ -33,6 +33,7 @@ _SENTENCES = {
     "hidden": "hides the rows of {} by row-level security, for which nobody has written a policy; "
     f"{_ROLES}, which switches it off there.",
     "owner": "has parts that belong to others than the table of jobs: {}; `alter … owner to` its owner.",
+    "day": "has days without an index by which their jobs are found: {}; `create index on` each `(id)`.",
     "row": "has lost rows that belong to the schema: {}; run `pushq migrate`.",
 }
 _SHOWN = 8

@@ -79,6 +79,9 @@ OPEN = {
     "grant select (payload) on pushq.jobs to public": "select on jobs.payload",
     "grant update on sequence pushq.gate_3 to public": "update on gate_N",
 }
+DROP_THE_INDEX_OF_A_DAY = """
+    do $$ begin execute format('drop index pushq.%I', to_char(pushq.utc_today(), '"jobs_"YYYY_MM_DD"_id"')); end $$
+"""
 OTHERS = {
     "alter table pushq.jobs add note text": "a job finishes: note; keep such values in your own table, by the job's",
     "alter table pushq.jobs add note text, add stars int not null default 1": "when a job finishes: note, stars; keep",
@@ -86,6 +89,7 @@ OTHERS = {
     "alter table pushq.tasks owner to {observer}": "belong to others than the table of jobs: tasks to {observer}; `",
     "alter function pushq.make_days(int) owner to {worker}": "make_days() to {worker}; `alter … owner to` its owner.",
     "delete from pushq.migrations where version = 2": "lost rows that belong to the schema: migrations 2; run `pushq",
+    DROP_THE_INDEX_OF_A_DAY: "has days without an index by which their jobs are found: pushq.jobs_",
     "delete from pushq.days": "lost rows that belong to the schema: days 2",
 }
 SAID = {

@@ -160,6 +160,7 @@ async def test_row_level_security_for_every_new_table_is_told_as_such_and_switch
         for login, command in (
             ("worker", ["supervise", "tests.support.handlers:tasks", "--http-port", "0"]),
             ("worker", ["sweep"]),
+            ("worker", ["migrate"]),
             ("observer", ["exporter", "--http-port", "0"]),
             ("observer", ["jobs"]),
             ("observer", ["queues"]),

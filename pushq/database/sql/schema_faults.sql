@@ -1,6 +1,6 @@
 -- What else keeps the schema from working, by its kind: tables that row-level security hides from everybody but their owner,
--- since nobody has written a policy; what does not belong to the owner of the table of jobs, who makes and empties days; and
--- rows that are lost.
+-- since nobody has written a policy; what does not belong to the owner of the table of jobs, who makes and empties days; days
+-- without an index of their ids, by which jobs are found; and rows that are lost.
 select 'hidden' as kind, relname::text as name
 from pg_class as class
 where relnamespace = 'pushq'::regnamespace and relkind in ('r', 'p') and relrowsecurity
@@ -16,6 +16,15 @@ select 'owner', proname || '() to ' || pg_get_userbyid(proowner)
 from pg_proc
 where pronamespace = 'pushq'::regnamespace and prosecdef
 and proowner <> (select relowner from pg_class where oid = 'pushq.jobs'::regclass)
+union all
+select 'day', its_table::text
+from pushq.attached_days() as day
+cross join to_regclass(to_char(day, '"pushq.jobs_"YYYY_MM_DD')) as its_table
+where not exists (
+    select
+    from pg_index
+    join pg_attribute on attrelid = indrelid and attnum = indkey[0]
+    where indrelid = its_table and attname = 'id' and indisvalid and indpred is null)
 union all
 select 'row', 'days ' || day
 from pushq.attached_days() as day
