@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
+from types import ModuleType
 
 from pushq.errors import PushqError, TasksError, TasksRaised
 from pushq.task import Tasks
@@ -65,7 +68,7 @@ def _current_directory() -> str | None:
 
 def _import(module_name: str) -> object:
     try:
-        return importlib.import_module(module_name)
+        return _namesake(module_name) or importlib.import_module(module_name)
     except TasksError:
         raise
     except ModuleNotFoundError as error:
@@ -76,6 +79,20 @@ def _import(module_name: str) -> object:
         raise TasksError(_failed(module_name, error)) from None
     except BaseException as error:  # noqa: BLE001 - a module may do anything, also sys.exit()
         raise TasksRaised(_failed(module_name, error)) from None
+
+
+def _namesake(module_name: str) -> ModuleType | None:
+    """A file of the current directory that is named like a module of Python's own, such as `gc.py`.
+
+    Whoever names it on the command line means that file; to everybody else the name stays Python's.
+    """
+    here = _current_directory()
+    spec = PathFinder.find_spec(module_name, [here]) if here and module_name in sys.stdlib_module_names else None
+    if spec is None or spec.loader is None:
+        return None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _not_found(name: str) -> PushqError:
