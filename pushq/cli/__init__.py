@@ -7,6 +7,7 @@ import signal
 import sys
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
 
 import click
 
@@ -90,4 +91,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a row may hold what the terminal's encoding has not
+    _leave_a_closed_home()
     cli(prog_name="pushq")
+
+
+def _leave_a_closed_home() -> None:
+    """Where HOME is still that of whoever has changed the user, root's, asyncpg fails on the passwords and certificates
+    for which it looks there. Without HOME it looks in the home of the user that we are, if there is any.
+    """
+    home = os.environ.get("HOME")
+    if home and Path(home).exists() and not os.access(home, os.X_OK):
+        del os.environ["HOME"]

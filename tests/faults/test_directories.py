@@ -1,18 +1,23 @@
-"""The directory that a supervisor is started in: what lies there, and what if it is removed."""
+"""The directory that a supervisor is started in, what lies there, and what if it is removed; a home that is closed."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 from tests.support.jobs import Connection, finished, insert
-from tests.support.supervisors import supervising
+from tests.support.proxy import proxied
+from tests.support.supervisors import QUICK, ROOT, RunningSupervisor, environment, supervising
 from tests.support.waiting import wait_until
 
 APP = """
@@ -76,3 +81,37 @@ def test_where_the_removed_directory_held_their_code_the_supervisor_asks_to_be_s
 
     assert "There is no module 'jobs_of_ours' among the installed packages, and the current directory has been" in said
     assert "Traceback" not in said
+
+
+async def test_a_user_who_is_a_number_and_has_the_home_of_another_runs_jobs(
+    database_url: str, connection: Connection, tmp_path: Path
+) -> None:
+    """As in a container, or where supervisord has changed the user: asyncpg looks for certificates in that home."""
+    async with proxied(database_url) as proxy:
+        with _nameless(f"{proxy.url}&sslmode=prefer", tmp_path) as supervisor:
+            (row,) = await finished(connection, *await insert(connection, "echo"))
+            assert await asyncio.to_thread(supervisor.stop) == 0
+
+    assert row["status"] == "succeeded"
+
+
+@contextmanager
+def _nameless(url: str, directory: Path) -> Iterator[RunningSupervisor]:
+    (directory / "home").mkdir(mode=0o000)
+    begin = ["unshare", "--user", "--map-user=54321", "--map-group=54321", sys.executable, "-m", "pushq", "supervise"]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*begin, "tests.support.handlers:tasks", "--http-port", "0"],
+            env=environment(url, **QUICK) | {"HOME": str(directory / "home"), "LOGNAME": "", "USER": ""},
+            cwd=ROOT,
+            stderr=log,
+            start_new_session=True,
+        )
+    supervisor = RunningSupervisor(process, directory / "log")
+    try:
+        yield supervisor
+    except BaseException:
+        print(supervisor.said)
+        raise
+    finally:
+        supervisor.end()
