@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture torture-bell torture-drain soak check bench lock clean
+.PHONY: help setup demo quick test prove torture torture-bell torture-drain soak check bench lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +16,15 @@ setup: $(READY) ## make .venv with pushq, the embedded PostgreSQL and the tools 
 demo: $(READY) ## start a PostgreSQL of its own, run real jobs, show what happened, end
 	@$(BIN)/pushq demo
 
-test: $(READY) ## run every test against a real PostgreSQL
-	@$(BIN)/pytest
+quick: $(READY) ## test within a minute what needs little: pure parts, the pool's, the tables, two promises
+	@$(BIN)/pytest tests/test_*.py tests/exporter tests/pool tests/migrations \
+		tests/promises/test_claims_ahead.py tests/promises/test_one_owner.py
+
+test: $(READY) ## test within six minutes all that a change can break, against a real PostgreSQL
+	@$(BIN)/pytest --ignore=tests/prove
+
+prove: $(READY) ## test the tests, within half an hour: planted bugs, checkers, all pairs, the largest models
+	@$(BIN)/pytest --session-timeout=1800 tests/prove
 
 torture-bell: $(READY) ## try to make it lose a wake-up (MINUTES=30 SEED=… PLANTED=… chooses a bug to be found)
 	@$(BIN)/python -m tests.torture_bell --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED))

@@ -790,3 +790,9 @@ def _jobs(numbers: Iterable[int]) -> str:
 
 def _gate(is_open: bool) -> str:
     return "open" if is_open else "shut"
+
+
+def assert_loses_nothing(found: Exploration, *, at_least: int) -> None:
+    assert found.lost is None, "\n".join(found.lost)
+    assert found.stuck == 0
+    assert found.states >= at_least

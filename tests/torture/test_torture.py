@@ -32,24 +32,6 @@ def test_a_run_of_random_faults_breaks_no_promise(tmp_path: Path) -> None:
     assert ended.returncode == 0
 
 
-@pytest.mark.timeout(150)
-def test_a_planted_bug_is_found_told_and_kept_to_be_played_again(tmp_path: Path) -> None:
-    schedule = Schedule(SEED, 40, 3, (Fault(1, "kill supervisor", 0, 0.5),))
-    schedule.write(tmp_path / "schedule.json")
-    command = [sys.executable, "-m", "tests.torture", "--json", "--replay", str(tmp_path / "schedule.json")]
-    command += ["--planted", "pools-outlive", "--record", str(tmp_path / "record.jsonl")]
-
-    ended = subprocess.run(command, env=environment(None), cwd=ROOT, capture_output=True, text=True, check=False)
-
-    assert ended.stdout, ended.stderr
-    assert "CLEAN" in {violation["code"] for violation in json.loads(ended.stdout)["violations"]}
-    assert ended.returncode == 1
-    assert f"again: make torture REPLAY=build/torture/{SEED}.json" in ended.stderr
-    assert Schedule.read(ROOT / "build" / "torture" / f"{SEED}.json") == schedule
-    assert (ROOT / "build" / "torture" / str(SEED) / "host0.log").exists()
-    assert not (tmp_path / "record.jsonl").exists()  # a replay is no run of a battery
-
-
 def test_a_schedule_is_drawn_from_its_seed_alone_and_can_be_written_down(tmp_path: Path) -> None:
     drawn = Schedule.drawn(5)
     drawn.write(tmp_path / "schedule.json")
@@ -64,19 +46,3 @@ def test_what_is_no_schedule_is_refused_in_a_sentence(tmp_path: Path, text: str)
 
     with pytest.raises(ValueError, match="is no schedule of a torture"):
         Schedule.read(file)
-
-
-def test_every_bug_can_still_be_planted() -> None:
-    """Each in a process of its own, as a bug changes the program for good."""
-    program = (
-        "import os\n"
-        "from tests.torture.planted import BUGS, plant\n"
-        "for name in BUGS:\n"
-        "    if (child := os.fork()) == 0:\n"
-        "        plant(name)\n"
-        "        os._exit(0)\n"
-        "    assert os.waitpid(child, 0)[1] == 0, name\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-
-    assert ended.returncode == 0, ended.stderr

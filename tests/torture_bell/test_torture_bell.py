@@ -31,10 +31,3 @@ def test_nothing_is_lost_and_nothing_that_was_rolled_back_runs() -> None:
     assert report["ended"] == {"succeeded": sum(report["inserted"].values())}
     assert report["rolled_back"] > 0
     assert report["transitions"]["gate opened"] > 0
-
-
-def test_a_planted_bug_is_found() -> None:
-    code, report = torture("--minutes", "3", "--planted", "shuts-without-ringing")
-
-    assert code == 1
-    assert report["first_found_after"] is not None

@@ -8,7 +8,7 @@ from pushq.database import statements
 from tests.isolation.operations import PARTS, sessions_of
 from tests.isolation.permute import Violation, interleavings, text_of
 from tests.isolation.stage import Stage
-from tests.isolation.test_triples import FROM_BOTH_ENDS
+from tests.prove.isolation.test_triples import FROM_BOTH_ENDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -1,0 +1,112 @@
+"""The table and its model agree in many histories, and the model tells a table that does otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import (
+    run_state_machine_as_test,
+)
+
+from pushq.database import statements
+from pushq.database.statements import statement
+from pushq.errors import PushqError
+from tests.model.machine import HISTORIES, TableMachine
+from tests.model.real_table import RealTable
+
+NOTABLE = (
+    "an insert was refused",
+    "an insert was left out",
+    "a claim took jobs",
+    "a suspect was claimed",
+    "a batch was accepted",
+    "a batch was accepted in part",
+    "a batch was refused",
+    "a lost reply was made good",
+    "a job was taken away",
+    "a third crash",
+    "a supervisor was buried",
+    "a job of the dead was requeued",
+    "a job was parked",
+    "a job was unparked",
+    "jobs were retired",
+    "tallies were folded",
+    "cancel: cancelled",
+    "retry: queued",
+    "retry: unknown",
+    "pause: paused",
+    "resume: resumed",
+)
+"""What has to have happened, or agreement proves little."""
+
+
+@pytest.mark.timeout(240)  # some thousand steps, beside everything else
+def test_the_table_and_its_model_agree_after_every_step(table: RealTable) -> None:
+    run_state_machine_as_test(TableMachine, settings=HISTORIES)
+
+    print(dict(table.happened))
+    assert [happening for happening in NOTABLE if not table.happened[happening]] == []
+
+
+# Bugs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A statement, or a function in the database, in which `text` is replaced wherever it stands."""
+
+    place: str
+    text: str
+    by: str = ""
+
+    def planted_in(self, text: str) -> str:
+        assert self.text in text
+        return text.replace(self.text, self.by)
+
+
+FOUND_WITHIN = 50
+"""Histories. What needs several rare things in a row is looked for in tests/isolation, by every order of few steps."""
+
+BUGS = {
+    "finishes without the token": Bug("finish", " and job.token = outcome.token"),
+    "forgets the token of what is finished": Bug("finish", "pool, token, last_error", "pool, null, last_error"),
+    "charges a snooze as a failure": Bug("finish", "outcome.kind = 'retried'", "outcome.kind <> 'released'"),
+    "delays what is released": Bug("finish", "case when outcome.kind = 'released'", "case when false"),
+    "claims from a paused queue": Bug("claim", "paused.paused_at is not null", "false"),
+    "claims what is not due": Bug("claim", " and job.run_at <= (select due_by from mark)"),
+    "claims suspects beside others": Bug("claim", " and job.crashes < 2"),
+    "claims tasks that the pool does not know": Bug("claim", "job.task = any($2::text[])", "$2::text[] is not null"),
+    "claims for a supervisor whose lease has run out": Bug("claim", " and lease_until > now()"),
+    "claims the oldest id first": Bug("claim", "order by job.run_at, job.id", "order by job.id"),
+    "claims by queue before priority": Bug("claim", "and job.priority = level.priority", ""),
+    "claims from any queue first": Bug("claim", "order by queue.position", "order by queue.position desc"),
+    "claims its limit of each priority": Bug("claim", "now())\n    limit $6", "now())"),
+    "counts no attempt": Bug("claim", "attempt = attempt + (attempt < 2147483647)::int", "attempt = attempt"),
+    "charges a crash as a failure": Bug("requeue", "crashes = crashes + $3", "failures = failures + $3"),
+    "forgives a third crash": Bug("requeue", "job.crashes + 1 >= 3", "job.crashes + 1 >= 4"),
+    "takes the jobs of the pool's neighbours": Bug("requeue", "or pool = $2", "or pool > 0"),
+    "parks what somebody knows": Bug("park", "task <> all(array(select task from known))", "true"),
+    "folds anew what was folded": Bug("fold", "sums.jobs + excluded.jobs", "excluded.jobs"),
+    "does not count who was cancelled": Bug("pushq.cancel(uuid)", "'cancelled', -1, -1, 1", "'cancelled', -1, -1, 0"),
+    "resumes every queue": Bug("pushq.resume(text)", "known.name = resume.queue and "),
+    "retires a day that may still be young": Bug(
+        "pushq.retire_days(interval)", "and newer.day <= (now() - keep) at time zone 'utc'"
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS.keys())
+def test_the_model_tells_a_table_that(table: RealTable, monkeypatch: pytest.MonkeyPatch, bug: Bug) -> None:
+    if "(" in bug.place:
+        definition = table.connection.fetchval(f"select pg_get_functiondef('{bug.place}'::regprocedure)")
+        table.wait(table.connection.execute(bug.planted_in(table.wait(definition))))
+    else:
+        monkeypatch.setitem(statements._STATEMENTS, bug.place, bug.planted_in(statement(bug.place)))
+
+    with pytest.raises((AssertionError, PushqError)):
+        run_state_machine_as_test(
+            TableMachine, settings=settings(HISTORIES, max_examples=FOUND_WITHIN, phases=[Phase.generate])
+        )
+    print(f"found within {table.histories} histories")
