@@ -119,7 +119,7 @@ async def test_no_job_of_a_dead_pool_is_compared_with_all_the_others(database_ur
     )
     ours = Session(database_url, "test")
     explain = "explain (analyze, format json) " + statement("requeue")
-    ((plan,),) = await ours.fetch(explain, ["anna"], 1, True, False)
+    ((plan,),) = await ours.fetch(explain, ["anna"], 1, True, False, None)
     await ours.close()
 
     lists = [node.get("Filter", "") for node in nodes(json.loads(plan)[0]["Plan"]) if "ANY" in node.get("Filter", "")]
