@@ -10,6 +10,7 @@ declare
     unmade text[];
     homeless text[];
     its_table regclass;
+    gates text;
 begin
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     select pg_get_userbyid(relowner) into tables_owner
@@ -48,14 +49,21 @@ begin
     -- row from everybody but the owner.
     for its_table in
         select oid::regclass from pg_class as class
-        where relnamespace = 'pushq'::regnamespace and relkind in ('r', 'p') and relrowsecurity
+        where oid = any('{{
+            pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
+            pushq.tally_log, pushq.census, pushq.census_clock, pushq.days, pushq.migrations}}'::regclass[])
+        and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
     loop
         execute format('alter table %s disable row level security', its_table);
     end loop;
 
     -- As the migrations have it: to read a gate is all that an INSERT does; two functions act with their owner's rights.
-    grant select on all sequences in schema pushq to public;
+    select string_agg(oid::regclass::text, ', ') into gates
+    from pg_class
+    where relnamespace = 'pushq'::regnamespace and relkind = 'S' and relname ~ '^gate_\d+$';
+    execute format('grant select on sequence %s to public, %I', gates, roles[1]);
+    execute format('grant usage, select, update on sequence %s to %I', gates, roles[2]);
     revoke execute on function pushq.make_days(int), pushq.retire_days(interval) from public;
 
     grant insert (
@@ -63,7 +71,6 @@ begin
         submitted_by
     ) on pushq.jobs to {producer};
     grant select (id) on pushq.jobs to {producer};
-    grant select on all sequences in schema pushq to {producer};
     grant execute on function pushq.uuidv7(), pushq.ring_bell(text), pushq.ring(text) to {producer};
     -- To say that a program and the schema do not fit.
     grant select on pushq.migrations to {producer};
@@ -71,13 +78,18 @@ begin
 
     -- For `pushq supervise`, `pushq sweep`, and the commands that change jobs and queues. It need not own the tables. Then
     -- the empty partitions of days past retention stay until a `pushq sweep` of the owner drops them.
-    grant select, insert, update, delete on all tables in schema pushq to {worker};
-    revoke insert, update, delete on pushq.migrations from {worker};
-    grant usage, select, update on all sequences in schema pushq to {worker};
+    grant select, insert, update, delete on
+        pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
+        pushq.tally_log, pushq.census, pushq.census_clock, pushq.days
+        to {worker};
+    grant select on pushq.migrations to {worker};
     grant execute on all functions in schema pushq to {worker};
 
     -- For `pushq exporter`, `pushq jobs` and `pushq queues` where they only list.
-    grant select on all tables in schema pushq to {observer};
+    grant select on
+        pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
+        pushq.tally_log, pushq.census, pushq.census_clock, pushq.days, pushq.migrations
+        to {observer};
     grant execute on function pushq.run_bounds(), pushq.wait_bounds() to {observer};
 
     perform set_config('search_path', path, true);

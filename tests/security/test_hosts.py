@@ -187,3 +187,20 @@ async def test_the_printed_roles_call_nothing_of_their_runner_s_search_path(conn
     assert await connection.fetchval("show search_path") == "trap, pg_catalog"
     for name in names:
         await connection.execute(f"drop owned by {name}; drop role {name}")
+
+
+async def test_the_printed_roles_say_nothing_of_what_others_have_made_in_the_schema(connection: Connection) -> None:
+    """Whose user is called pushq finds its own tables there."""
+    await connection.execute(
+        "create table pushq.of_mine (); create sequence pushq.gate_of_mine;"
+        "alter table pushq.of_mine enable row level security;"
+        "grant select on pushq.of_mine to current_user"
+    )
+    what = "select relrowsecurity, relacl::text from pg_class where relname ~ 'of_mine' order by relname"
+    before = await connection.fetch(what)
+    names = [f"pushq_{group}_{uuid4().hex[:8]}" for group in GROUPS]
+    await connection.execute(roles(*names))
+
+    assert await connection.fetch(what) == before
+    for name in names:
+        await connection.execute(f"drop owned by {name}; drop role {name}")
