@@ -8,9 +8,7 @@ import os
 import signal
 import socket
 import sys
-import threading
 import traceback
-from contextlib import suppress
 
 import anyio
 from anyio import to_thread
@@ -19,46 +17,31 @@ from pushq.errors import TasksError, TasksRaised
 from pushq.exporter.logs import log_events
 from pushq.link import Assignment, Link, Unable, receive_first, send_last
 from pushq.pool import run_pool
+from pushq.pool.leaving import LAST_WORDS, LAST_WORDS_OF_A_FAULT, be_gone_within, call_exit_functions, leave
 from pushq.pool.loading import load_tasks
 from pushq.pool.loop import PoolLoop
+from pushq.pool.signals import OTHERS, STOPPING, leave_to_the_supervisor, spare_children
 from pushq.task import Tasks
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGPWR)
-OTHERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO)
-"""Which a module of tasks may take for itself."""
-
 _PR_SET_PDEATHSIG = 1
+_LEFT_TASKS = 1.0
+"""Seconds for the tasks that handlers have left to heed that they are cancelled."""
 
 
 def main() -> None:
     parent = int(sys.argv[2])
     _die_with(parent)
-    _leave_to_the_supervisor(*STOPPING, *OTHERS)
-    code = 0
-    try:
-        _begin(socket.socket(fileno=int(sys.argv[1])))
-    except BaseException:  # noqa: BLE001 - it is printed, and the process ends
-        code = 1
-        _end_soon(code)
-        traceback.print_exc()
-    _end_soon(code)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # whoever read what handlers print is gone
-            stream.flush()
-    os._exit(code)  # threads of handlers that never return must not keep the process
-
-
-def _end_soon(code: int) -> None:
-    """Whether or not somebody reads what is still to be written."""
-    last = threading.Timer(1.0, os._exit, (code,))
-    last.daemon = True
-    last.start()
-
-
-def _leave_to_the_supervisor(*signals: signal.Signals) -> None:
-    """A terminal and systemd signal the whole group: only the supervisor answers, and tells us."""
-    for number in signals:
-        signal.signal(number, signal.SIG_IGN)
+    leave_to_the_supervisor(*STOPPING, *OTHERS)
+    spare_children()
+    end = socket.socket(fileno=int(sys.argv[1]))
+    end.set_inheritable(False)  # a child that a handler leaves behind must not hold the line
+    assignment = receive_first(end)
+    assert isinstance(assignment, Assignment)
+    form, level, errors = assignment.log_format, assignment.log_level, assignment.log_errors
+    with log_events(form, level, errors, source=f"pool {assignment.pool}"):
+        code = _run(end, assignment)
+        call_exit_functions()
+    leave(code)
 
 
 def _die_with(parent: int) -> None:
@@ -69,19 +52,27 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _begin(end: socket.socket) -> None:
+def _run(end: socket.socket, assignment: Assignment) -> int:
+    """Its exit code."""
+    try:
+        _begin(end, assignment)
+    except BaseException:  # noqa: BLE001 - it is printed, and the process ends
+        be_gone_within(LAST_WORDS_OF_A_FAULT)
+        traceback.print_exc()
+        return 1
+    be_gone_within(LAST_WORDS)
+    return 0
+
+
+def _begin(end: socket.socket, assignment: Assignment) -> None:
     """Imports the tasks before there is an event loop: a module may run one of its own meanwhile."""
-    assignment = receive_first(end)
-    assert isinstance(assignment, Assignment)
-    form, level, errors = assignment.log_format, assignment.log_level, assignment.log_errors
-    with log_events(form, level, errors, source=f"pool {assignment.pool}"):
-        try:
-            tasks = load_tasks(assignment.tasks)
-        except (TasksError, TasksRaised) as error:
-            send_last(end, Unable(str(error), may_pass=isinstance(error, TasksRaised)))
-            return
-        _leave_to_the_supervisor(*STOPPING)  # whatever that module has done about them
-        anyio.run(_serve, end, assignment, tasks, backend_options={"loop_factory": PoolLoop})
+    try:
+        tasks = load_tasks(assignment.tasks)
+    except (TasksError, TasksRaised) as error:
+        send_last(end, Unable(str(error), may_pass=isinstance(error, TasksRaised)))
+        return
+    leave_to_the_supervisor(*STOPPING)  # whatever that module has done about them
+    anyio.run(_serve, end, assignment, tasks, backend_options={"loop_factory": PoolLoop})
 
 
 async def _serve(end: socket.socket, assignment: Assignment, tasks: Tasks) -> None:
@@ -90,7 +81,14 @@ async def _serve(end: socket.socket, assignment: Assignment, tasks: Tasks) -> No
     assert isinstance(loop, PoolLoop)
     await to_thread.run_sync(int)  # anyio looks for the first task at its first thread: it would not find it later
     loop.hide_tasks()
-    await run_pool(assignment, tasks, await Link.over(end))
+    try:
+        await run_pool(assignment, tasks, await Link.over(end))
+        be_gone_within(LAST_WORDS)
+    except BaseException:
+        be_gone_within(LAST_WORDS_OF_A_FAULT)
+        raise
+    finally:
+        await loop.end_tasks(_LEFT_TASKS)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,15 @@ class PoolLoop(asyncio.SelectorEventLoop):
             _unregister_task(task)
         self.set_task_factory(_make_task)
 
+    async def end_tasks(self, within: float) -> None:
+        """Cancels the tasks that handlers have left, and waits no longer for them."""
+        if left := asyncio.all_tasks(self):
+            for task in left:
+                task.cancel()
+            _, deaf = await asyncio.wait(left, timeout=within)
+            for task in deaf:
+                _unregister_task(task)  # or the loop, when it is closed, would wait for its end
+
     if sys.version_info >= (3, 12):
 
         def begin(self, coroutine: Coroutine[Any, Any, None], context: Context, name: str) -> asyncio.Task[None]:

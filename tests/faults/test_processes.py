@@ -9,6 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import UUID
+
+import pytest
 
 from tests.faults.process_handlers import CHILDREN
 from tests.support.jobs import Connection, count, finished, has_count, insert
@@ -134,6 +137,64 @@ async def test_handlers_that_fork_harm_neither_their_pool_nor_its_connections(
 
 async def _has_no_children(pool: int) -> bool:
     return not any(task.joinpath("children").read_text() for task in Path(f"/proc/{pool}/task").iterdir())
+
+
+async def test_what_a_handler_starts_gets_signals_as_any_program_does(
+    database_url: str, connection: Connection
+) -> None:
+    """Though they mean nothing to the pool, and though they may come before the child has done anything."""
+    term, others = signal.SIGTERM, (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    expected: dict[tuple[str, int], int] = {(how, term): -term for how in ("program", "fork", "process, forked")}
+    expected |= {(how, number): -number for how in ("program", "fork") for number in others}
+    expected |= {("shell", term): 7, ("process, spawned", term): -term, ("pool", term): 15}
+    with supervising(database_url, "--concurrency", "4", tasks=TASKS) as supervisor:
+        jobs: dict[UUID, tuple[str, int]] = {}
+        for (how, number), code in expected.items():
+            times = 5 if how == "process, forked" else 1
+            payload = {"how": how, "number": number}
+            jobs |= dict.fromkeys(await insert(connection, "start.and.signal", times, payload=payload), (how, code))
+        (open_files,) = await finished(connection, *await insert(connection, "inheritable"))
+        rows = await finished(connection, *jobs, within=40)
+        await eventually(lambda: _has_no_children_but(supervisor.pools[0], "resource_tracker"))
+        assert "pool died" not in supervisor.said
+
+    assert {row["id"]: (jobs[row["id"]][0], row["result"]) for row in rows} == {
+        job: (how, str(code)) for job, (how, code) in jobs.items()
+    }
+    assert open_files["result"] == "[]"
+
+
+async def _has_no_children_but(pool: int, name: str) -> bool:
+    commands = [Path(f"/proc/{child}/cmdline") for child in _children(pool)]
+    with suppress(OSError):
+        return all(name in command.read_text() for command in commands)
+    return False
+
+
+# Modules that have something to do at exit ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["returns", "hangs"])
+async def test_a_pool_that_ends_does_what_modules_do_at_exit_and_hangs_for_none(
+    database_url: str, connection: Connection, tmp_path: Path, name: str
+) -> None:
+    """An ordinary pool, and one for a suspect; also where a handler has left a task that heeds no cancellation."""
+    exits = tmp_path / name
+    exits.touch()
+    (suspect,) = await insert(connection, "echo")
+    await connection.execute("update pushq.jobs_unfinished set crashes = 2")
+    with supervising(database_url, tasks=TASKS, TEST_EXITS=str(exits)) as supervisor:
+        pool = supervisor.pools[0]
+        (row,) = await finished(connection, suspect)
+        wait_until(lambda: len(exits.read_text().splitlines()) == 1)
+        await finished(connection, *await insert(connection, "leave.deaf.task"))
+        assert supervisor.stop() == 0
+        said = supervisor.said
+
+    assert row["status"] == "succeeded"
+    assert exits.read_text().splitlines()[1:] == [str(pool)]
+    assert said.count("goodbye") == 2
+    assert "died" not in said
 
 
 # The first process of a container -------------------------------------------------------------------------------------

@@ -286,6 +286,17 @@ async def cancel_all() -> int:
     return len(others)
 
 
+@tasks.register("leave.deaf.task")
+async def leave_a_deaf_task() -> None:
+    async def hear_nothing() -> None:
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    kept.append(asyncio.create_task(hear_nothing()))
+    await asyncio.sleep(0)
+
+
 @tasks.register("end.in.child", max_attempts=1)
 async def end_in_a_child(error: str, place: str) -> str:
     """Raises what ends a program: in a task that it waits for, in one that it does not wait for, in a callback."""
