@@ -66,7 +66,10 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
+    """at: what it was stopped by, or raised after its time, which tells where it was."""
+
     after: timedelta
+    at: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +143,9 @@ def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
             return _failed(job, error)
         case Raised(error):
             return _failed_or_retried(job, error, most, backoff)
-        case TimedOut(after):
+        case TimedOut(after, at):
             error = TimeoutError(f"the attempt took longer than {after.total_seconds():g} s")
+            error = error.with_traceback(at.__traceback__ if at else None)
             return _failed_or_retried(job, error, most, backoff)
         case Stopped():
             return released(job)

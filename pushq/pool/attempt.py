@@ -204,7 +204,7 @@ def _decide(job: Job, task: Task[..., Any], ending: Ending, until: float = inf) 
     """By the clock where there is a limit: a loop that was blocked has not had the time to cancel."""
     ended, limit = monotonic(), job.timeout or task.timeout
     if limit and ended >= until:
-        ending = TimedOut(limit)
+        ending = TimedOut(limit, ending.error if isinstance(ending, Raised) else None)
     outcome = decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)
     outcome.ended = ended
     return outcome

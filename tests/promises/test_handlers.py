@@ -52,7 +52,10 @@ async def test_where_the_last_attempt_s_error_came_from_is_kept_with_the_job_and
     with supervising(database_url) as supervisor:
         (failing,) = await insert(connection, "fail", payload={})
         (recovering,) = await insert(connection, "fail.until", payload={"attempt": 3})
-        failed, recovered = await finished(connection, failing, recovering)
+        (slow,) = await insert(
+            connection, "sleep", payload={"seconds": 60}, timeout=timedelta(seconds=0.1), max_attempts=1
+        )
+        failed, recovered, timed_out = await finished(connection, failing, recovering, slow)
         place = r"place=tests/support/handlers\.py:\d+"
         lines = await eventually(lambda: said(supervisor, f"outcome=failed .*error=ValueError {place}$"))
     shown = pushq("jobs", "show", str(failing), url=database_url).stdout
@@ -65,6 +68,8 @@ async def test_where_the_last_attempt_s_error_came_from_is_kept_with_the_job_and
     assert "pushq/pool" not in failed["traceback"]
     assert "    raise ValueError(message)" in shown
     assert recovered["traceback"] is None
+    assert "await asyncio.sleep(seconds)" in timed_out["traceback"]
+    assert timed_out["traceback"].endswith("TimeoutError: the attempt took longer than 0.1 s\n")
 
 
 async def test_a_log_that_is_told_to_shows_messages_and_tracebacks(database_url: str, connection: Connection) -> None:

@@ -36,10 +36,12 @@ _run_in_thread = anyio.to_thread.run_sync
 
 
 async def _run_in_thread_if_there_is_one(*arguments: Any, **how: Any) -> Any:
-    with suppress(FileNotFoundError):
-        asked = os.open(_NO_THREADS, os.O_WRONLY | os.O_APPEND)
-        os.write(asked, b".")
-        os.close(asked)
+    is_the_pool_s_own = arguments[0] is int
+    if _NO_THREADS.exists() and not is_the_pool_s_own:
+        with suppress(FileNotFoundError):
+            asked = os.open(_NO_THREADS, os.O_WRONLY | os.O_APPEND)
+            os.write(asked, b".")
+            os.close(asked)
         raise RuntimeError("can't start new thread")
     return await _run_in_thread(*arguments, **how)
 
