@@ -111,30 +111,31 @@ language sql immutable parallel safe
 return greatest(started_at - greatest(run_at, enqueued_at), interval '0');
 
 -- Whether a pair of a queue and a task has labels, after giving it a place if one is left. For statements of pushq's own
--- alone: it holds up others that would take a place until the transaction ends. Where somebody else holds it up, the pair
--- has none yet.
+-- alone: it holds up others that would take a place until the transaction ends. Where somebody else holds it up for too
+-- long, the pair has none yet, and neither has any after it in the same transaction, which waits no more.
 create function pushq.label(queue text, task text) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '200ms'
+set lock_timeout = '1s'
 as $$
 begin
-    if not exists (select from pushq.labels as known where known.queue = label.queue and known.task = label.task)
+    if current_setting('pushq.labels', true) = 'held' then
+        return false;
+    elsif not exists (select from pushq.labels as known where known.queue = label.queue and known.task = label.task)
         and not exists (select from pushq.labels where place = 1000) then
-        begin
-            -- By turns, so that nobody takes a place twice. The row may be missing: somebody has emptied the table.
-            insert into pushq.labels (queue, task) values ('_other', '_other')
-            on conflict on constraint labels_pkey do update set place = null;
+        -- By turns, so that nobody takes a place twice. The row may be missing: somebody has emptied the table.
+        insert into pushq.labels (queue, task) values ('_other', '_other')
+        on conflict on constraint labels_pkey do update set place = null;
 
-            insert into pushq.labels (queue, task, place)
-            select label.queue, label.task, coalesce(max(place), 0) + 1
-            from pushq.labels
-            having coalesce(max(place), 0) < 1000
-            on conflict on constraint labels_pkey do nothing;
-        exception when lock_not_available then
-            null;
-        end;
+        insert into pushq.labels (queue, task, place)
+        select label.queue, label.task, coalesce(max(place), 0) + 1
+        from pushq.labels
+        having coalesce(max(place), 0) < 1000
+        on conflict on constraint labels_pkey do nothing;
     end if;
     return exists (select from pushq.labels as known where known.queue = label.queue and known.task = label.task);
+exception when lock_not_available then
+    perform set_config('pushq.labels', 'held', true);
+    return false;
 end
 $$;

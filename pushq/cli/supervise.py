@@ -118,7 +118,7 @@ def sweep(as_json: bool, **flags: object) -> None:
         sweeper = Sweeper(Store(session), retention=settings.retention)
         try:
             await _watch(sweeper, settings.lease)
-            return await sweeper.sweep()
+            return await sweeper.sweep_whole()
         finally:
             await session.close()
 

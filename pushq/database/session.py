@@ -53,8 +53,14 @@ _OUT_OF_IDS = ("varsup.c", "multixact.c")
 exceeds. Its sentences are translated, the files' names are not."""
 
 # The planner's guesses about a table that empties and fills within seconds are always stale. The statements are written
-# for one plan each, by index; these settings keep it.
-_PLANS = {"jit": "off", "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+# for one plan each, by index; these settings keep it. A table without one is read from its beginning by everybody.
+_PLANS = {
+    "jit": "off",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "synchronize_seqscans": "off",
+}
 
 
 class Session:

@@ -297,8 +297,9 @@ class Store:
         await self._fetch("forget_day", retired.day)
         return True
 
-    async def fold(self) -> int:
-        row = await self._one("fold")
+    async def fold(self, at_most: int) -> int:
+        """How many entries of the tallies' log were folded: none where another folds them."""
+        row = await self._one("fold", at_most)
         return int(row["entries"])
 
     async def take_census(self) -> Census | None:

@@ -22,6 +22,10 @@ from pushq.sweeper.witness import Witness
 
 WORTH_PARKING = 1000
 """Queued jobs from which on it is worth looking for those that nobody can run."""
+FOLDED_AT_ONCE = 20_000
+"""Entries of the tallies' log: a statement of half a second."""
+LONGEST_FOLD = 2.0
+"""Seconds for which a sweep folds; then its other chores have their turn, and the next sweep comes at once."""
 DAYS_INTERVAL = 300.0
 """Seconds between two looks at the days; three are made ahead."""
 
@@ -57,6 +61,7 @@ class Sweeper:
         self._dead: list[tuple[str, int]] = []  # as last seen, with their counters
         self._buried = set[str]()  # by us, and jobs of theirs may be left
         self._days_are_due_at = 0.0
+        self._is_behind = False  # more tallies wait to be folded
         self._undone_since: dict[str, float] = {}  # by chore
 
     async def run(self, interval: float) -> None:
@@ -72,7 +77,7 @@ class Sweeper:
                 if lost_at:
                     publish(DatabaseBack(anyio.current_time() - lost_at))
                 lost_at = None
-            await anyio.sleep(interval)
+            await anyio.sleep(0 if self._is_behind else interval)
 
     async def observe(self) -> None:
         """Only looks at the supervisors: the first half of telling who is dead."""
@@ -87,6 +92,13 @@ class Sweeper:
             await self._try("days", swept, self._care_for_days)
         await self._try("fold", swept, self._fold)
         await self._try("park", swept, self._park_the_unknown)
+        return swept
+
+    async def sweep_whole(self) -> Swept:
+        """The same, for who will not come back: all tallies are folded, however long it takes."""
+        swept = await self.sweep()
+        while self._is_behind:
+            await self._try("fold", swept, self._fold)
         return swept
 
     async def _try(self, name: str, swept: Swept, chore: Chore) -> None:
@@ -146,7 +158,14 @@ class Sweeper:
             publish(JobsRequeued(swept.dead, swept.requeued, swept.failed))
 
     async def _fold(self, swept: Swept) -> None:
-        swept.folded = await self._store.fold()
+        self._is_behind = False
+        until = anyio.current_time() + LONGEST_FOLD
+        while not self._is_behind:
+            folded = await self._store.fold(FOLDED_AT_ONCE)
+            swept.folded += folded
+            if folded < FOLDED_AT_ONCE:
+                return
+            self._is_behind = anyio.current_time() >= until
 
     async def _park_the_unknown(self, _: Swept) -> None:
         """Jobs of unknown tasks stand in the way of others only when there are many."""

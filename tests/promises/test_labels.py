@@ -97,7 +97,7 @@ async def test_a_pair_keeps_its_labels_whatever_else_happens_and_whoever_counts(
         assert len(await pools[0].claim(claimant(1), uuid4(), 500)) == 500
         assert len(await pools[0].requeue(["living"], crashed=True)) == 500
         await connection.execute("select pushq.cancel(id) from pushq.jobs_unfinished")
-        while await pools[1].fold():
+        while await pools[1].fold(20_000):
             pass
         last = await counted(pools[2])
 
@@ -143,15 +143,17 @@ async def test_somebody_s_open_cancel_gives_no_labels_and_holds_up_nobody(
 
 
 async def test_whoever_keeps_the_labels_locked_holds_up_no_outcome(database_url: str, connection: Connection) -> None:
-    """It is counted as `_other`."""
+    """For long: it is counted as `_other`, and a batch waits once, however many pairs it brings."""
     async with stores(database_url, 1) as (store,):
-        await insert(connection, "task00", queue="queue05")
-        jobs = await store.claim(claimant(1), uuid4(), 1)
+        await insert_a_job_of_each_pair(connection)
+        jobs = await store.claim(claimant(1), uuid4(), 300)
         async with connection.transaction():
             await connection.execute("select from pushq.labels for update")
             await store.finish([Outcome(job, Kind.SUCCEEDED) for job in jobs])
+        sums = await counted(store)
 
-        assert (await counted(store))[OTHER] == 1
+    own = sum(job.queue == "queue00" for job in jobs)
+    assert (sums.total(), sums[OTHER], sum(sums[pair] for pair in OWN)) == (300, 300 - own, own)
 
 
 async def test_labels_go_on_where_somebody_has_emptied_their_table(database_url: str, connection: Connection) -> None:

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from pushq.database.session import Session
+from pushq.database.statements import statement
 from pushq.database.store import Claimant, Sighting, Store
 from pushq.events import ChoreDone, ChoreUndone, Event, subscribe
 from pushq.sweeper import Sweeper
@@ -62,6 +63,86 @@ async def test_any_number_of_sweepers_requeue_each_job_once(database_url: str, c
     assert [tuple(row) for row in counts] == [("queued", 1, 3000)]
     requeued = "select sum(jobs) from (select * from pushq.tallies union all select * from pushq.tally_log) as t"
     assert await connection.fetchval(requeued) == 3000
+
+
+async def _append_tallies(connection: Connection, entries: int) -> None:
+    await connection.execute(
+        "insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds) "
+        "select 'default', 'task' || n % 100, 'succeeded', n % 3, n % 4, 2, 0.5, 0.25 from generate_series(1, $1) as n",
+        entries,
+    )
+
+
+async def _is_folded(connection: Connection) -> bool:
+    return not await connection.fetchval("select exists (select from pushq.tally_log)")
+
+
+async def test_a_sweep_folds_all_tallies_there_are(database_url: str, connection: Connection) -> None:
+    await _append_tallies(connection, 70_000)
+    session = Session(database_url, "test")
+    swept = await Sweeper(Store(session), retention=604800).sweep()
+    await session.close()
+
+    assert (swept.folded, await _is_folded(connection)) == (70_000, True)
+    sums = "select sum(jobs), sum(run_seconds)::int, sum(wait_seconds)::int from pushq.tallies"
+    assert tuple(await connection.fetchrow(sums) or ()) == (140_000, 35_000, 17_500)
+
+
+async def test_while_there_is_more_to_fold_sweeps_follow_one_another_with_all_their_chores(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dead are buried by the second look at them."""
+    monkeypatch.setattr("pushq.sweeper.LONGEST_FOLD", 0.0)
+    await _append_tallies(connection, 70_000)
+    await insert(connection, "echo", 3)
+    await die_with_them(connection)
+    session = Session(database_url, "test")
+    sweeping = asyncio.create_task(Sweeper(Store(session), retention=604800).run(3600))
+    await has_count(connection, 3, "status = 'queued' and crashes = 1")
+    await eventually(lambda: _is_folded(connection))
+    sweeping.cancel()
+    await session.close()
+
+
+async def test_a_log_that_never_stands_still_keeps_no_sweeper_from_resting(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes while it folds is for the next time."""
+    monkeypatch.setattr("pushq.sweeper.LONGEST_FOLD", 0.0)
+    session = Session(database_url, "test")
+    sweeper = Sweeper(Store(session), retention=604800)
+    for _ in range(3):
+        await _append_tallies(connection, 1)
+        assert (await sweeper.sweep()).folded == 1
+        assert not sweeper._is_behind
+    await session.close()
+
+
+async def test_who_sweeps_once_folds_all_tallies_however_long_it_takes(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushq.sweeper.LONGEST_FOLD", 0.0)
+    await _append_tallies(connection, 70_000)
+    session = Session(database_url, "test")
+    swept = await Sweeper(Store(session), retention=604800).sweep_whole()
+    await session.close()
+
+    assert (swept.folded, await _is_folded(connection)) == (70_000, True)
+
+
+async def test_what_another_sweeper_folds_is_left_to_it_and_not_waited_for(
+    database_url: str, connection: Connection
+) -> None:
+    await _append_tallies(connection, 70_000)
+    session = Session(database_url, "test", settings={"lock_timeout": "100ms"})
+    async with connection.transaction():
+        assert await connection.fetchval(statement("fold"), 20_000) == 20_000
+        assert await Store(session).fold(20_000) == 0
+    while await Store(session).fold(20_000):
+        pass
+    await session.close()
+
+    assert await connection.fetchval("select sum(jobs) from pushq.tallies") == 140_000
 
 
 async def _lock_tallies(connection: Connection) -> str:

@@ -73,11 +73,14 @@ ended as (
 tallied as (
     insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
     select
-        coalesce(label.queue, case when pushq.label(ended.queue, ended.task) then ended.queue else '_other' end),
-        coalesce(label.task, case when pushq.label(ended.queue, ended.task) then ended.task else '_other' end),
+        case when has_label then queue else '_other' end, case when has_label then task else '_other' end,
         kind, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds
-    from ended
-    left join pushq.labels as label on label.queue = ended.queue and label.task = ended.task
+    from (
+        select ended.*, label.task is not null or pushq.label(ended.queue, ended.task) as has_label
+        from ended
+        left join pushq.labels as label on label.queue = ended.queue and label.task = ended.task
+        offset 0  -- asked once a row
+    ) as labelled
 ),
 rung as (
     select pushq.ring_if_idle(queue)

@@ -1,8 +1,15 @@
--- Folds the tallies that batches have appended into the sums. Any number of sweepers may do this at once: each takes
--- entries of its own, and all add to the sums in one order. Returns the number of entries folded.
-with taken as (
+-- Folds up to $1 of the tallies that batches have appended into the sums. Any number of sweepers may do this at once: where
+-- another is at the first entry already, this one leaves them all to it; else the two would wait for each other's sums,
+-- which all add to in one order. Returns the number of entries folded.
+with waiting as materialized (
+    select ctid from pushq.tally_log limit $1
+),
+turn as materialized (
+    select from pushq.tally_log where ctid = (select ctid from waiting limit 1) for update skip locked
+),
+taken as (
     delete from pushq.tally_log
-    where ctid = any(array(select ctid from pushq.tally_log limit 20000 for update skip locked))
+    where ctid = any(array(select ctid from waiting where exists (select from turn)))
     returning *
 ),
 folded as (
