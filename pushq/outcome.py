@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
-from types import CoroutineType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -151,11 +151,15 @@ def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
             return released(job)
 
 
+_UNDONE = (CoroutineType, GeneratorType, AsyncGeneratorType)
+
+
 def _returned(job: Job, value: object) -> Outcome:
     if value is None:
         return Outcome(job, Kind.SUCCEEDED)
-    if type(value) is CoroutineType:  # isinstance would look at its class, which may do anything
-        return _failed(job, TypeError("the handler returned a coroutine, which nothing runs; make it an `async def`"))
+    if type(value) in _UNDONE:  # isinstance would look at its class, which may do anything
+        kind = type(value).__name__
+        return _failed(job, TypeError(f"the handler returned a {kind}, which nothing runs; return what comes of it"))
     try:
         return Outcome(job, Kind.SUCCEEDED, result=storable_result(value))
     except ResultError as error:

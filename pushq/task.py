@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from functools import partial
 from types import GenericAlias
 from typing import Any, Generic, Never, ParamSpec, TypeVar, Unpack, get_origin, get_type_hints
 
@@ -18,6 +17,7 @@ from pydantic_core import PydanticSerializationError
 
 from pushq.backoff import Backoff, exponential
 from pushq.errors import PayloadError, PushqError, TasksError
+from pushq.handler import caller, code_of, is_async, parameters_of, place_of
 from pushq.job import Job, NewJob
 from pushq.outcome import refuse_nul
 from pushq.roundtrip import Check, alike, doubts, loses, read, unreadable
@@ -50,7 +50,8 @@ class Task(Generic[P, R]):
     """A named handler. Call it like the function it wraps; `.job(…)` makes a job of the same arguments."""
 
     name: str
-    function: Callable[P, R]
+    original: Callable[P, R]
+    function: Callable[P, R]  # how a worker calls it
     queue: str
     max_attempts: int
     timeout: timedelta | None
@@ -62,7 +63,7 @@ class Task(Generic[P, R]):
     is_async: bool
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self.function(*args, **kwargs)
+        return self.original(*args, **kwargs)
 
     def job(self, /, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """A job that calls the handler with these arguments, on the task's queue.
@@ -196,11 +197,12 @@ class Tasks:
 
         def decorate(function: Callable[P, R]) -> Task[P, R]:
             if isinstance(function, Task):  # one function under two names
-                function = function.function
+                function = function.original
             model = _model(name, function)
-            task = Task(
+            task: Task[P, R] = Task(
                 name,
                 function,
+                caller(name, function),
                 queue,
                 max_attempts,
                 timeout,
@@ -209,7 +211,7 @@ class Tasks:
                 payload_model=model,
                 parameters=tuple((field.alias or own, own) for own, field in model.model_fields.items()),
                 doubts=doubts(model),
-                is_async=inspect.iscoroutinefunction(_code(function)),
+                is_async=is_async(function),
             )
             return self._add(task)
 
@@ -217,7 +219,7 @@ class Tasks:
 
     def _add(self, task: Task[P, R]) -> Task[P, R]:
         if other := self._tasks.get(task.name):
-            places = f"{_place(other.function)} and {_place(task.function)}"
+            places = f"{place_of(other.original)} and {place_of(task.original)}"
             raise TasksError(f"Two tasks are named {task.name!r}: {places}; rename one.")
         self._tasks[task.name] = task
         return task
@@ -277,7 +279,7 @@ def _check_options(
     name: str, queue: str, max_attempts: int, timeout: timedelta | None, backoff: Backoff | None
 ) -> None:
     if callable(name):
-        raise TasksError(f"A task needs a name; write @tasks.register('a.name') above {_place(name)}.")
+        raise TasksError(f"A task needs a name; write @tasks.register('a.name') above {place_of(name)}.")
     if not _is_name(name):
         raise TasksError(f"A task's name has 1 to 200 printable characters, not {name!r}.")
     if not _is_name(queue):
@@ -295,23 +297,9 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str) and 1 <= len(name) <= 200 and name.isprintable()
 
 
-def _place(function: object) -> str:
-    while isinstance(function, partial):
-        function = function.func
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def _code(function: Any) -> Callable[..., object]:
-    """The def that runs: in a partial, or in an object that can be called."""
-    while isinstance(function, partial):
-        function = function.func
-    return function if inspect.isroutine(function) else function.__call__
-
-
 def _model(name: str, function: Callable[..., object]) -> type[BaseModel]:
     """A pydantic model with a field a parameter: the payload's keys are the handler's arguments."""
-    parameters = _parameters(name, function)
+    parameters = parameters_of(name, function)
     hints = _hints(name, function)
     fields: dict[str, Any] = {}
     config = ConfigDict(
@@ -321,6 +309,7 @@ def _model(name: str, function: Callable[..., object]) -> type[BaseModel]:
         ser_json_inf_nan="constants",  # in what has no annotation: else they become null
     )
     for number, parameter in enumerate(parameters):
+        _check_parameter(f"Task {name!r}: parameter {parameter.name!r} of {place_of(function)}", parameter)
         hint = hints.get(parameter.name, Any)
         if parameter.kind is not parameter.VAR_KEYWORD:
             # Fields have names of our own, since pydantic refuses some that are fine for parameters.
@@ -334,25 +323,9 @@ def _model(name: str, function: Callable[..., object]) -> type[BaseModel]:
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise TasksError(
-            f"Task {name!r}: {_place(function)} has an annotation that JSON cannot fill: {reason}"
+            f"Task {name!r}: {place_of(function)} has an annotation that JSON cannot fill: {reason}"
         ) from error
     return model
-
-
-def _parameters(name: str, function: Callable[..., object]) -> list[inspect.Parameter]:
-    """What the handler takes. Raises TasksError where a payload could not give it, or where it is no handler."""
-    if not callable(function) or inspect.isclass(function):
-        raise TasksError(f"Task {name!r}: {function!r} is not a function; put @tasks.register(…) above a def.")
-    place, code = _place(function), _code(function)
-    if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
-        raise TasksError(f"Task {name!r}: {place} is a generator; a handler returns its result.")
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except ValueError:
-        raise TasksError(f"Task {name!r}: {place} does not tell its parameters; call it from a def.") from None
-    for parameter in parameters:
-        _check_parameter(f"Task {name!r}: parameter {parameter.name!r} of {place}", parameter)
-    return parameters
 
 
 def _check_parameter(subject: str, parameter: inspect.Parameter) -> None:
@@ -370,9 +343,9 @@ def _field(parameter: inspect.Parameter) -> Any:
 
 def _hints(name: str, function: Callable[..., object]) -> dict[str, Any]:
     try:
-        return get_type_hints(_code(function), include_extras=True)
+        return get_type_hints(code_of(function), include_extras=True)
     except Exception as error:  # an annotation is evaluated, and may raise anything
         raise TasksError(
-            f"Task {name!r}: an annotation of {_place(function)} cannot be resolved: {error}; "
+            f"Task {name!r}: an annotation of {place_of(function)} cannot be resolved: {error}; "
             "define or import what it names above the handler, not only for type checkers."
         ) from error

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "pushq"
 
 LAYERS = (
     ("errors", "settings", "backoff", "roundtrip", "trace"),
-    ("job",),
+    ("job", "handler"),
     ("task", "outcome"),
     ("events",),
     ("database",),

@@ -321,15 +321,15 @@ def test_a_result_that_cannot_be_stored_fails_the_job_at_once_and_says_that_the_
         assert outcome.error == "ResultError: the work is done, but its result cannot be stored: SystemExit"
 
 
-def test_a_coroutine_that_nobody_awaited_is_not_called_work_that_is_done() -> None:
+def test_what_nobody_has_run_is_not_called_work_that_is_done() -> None:
     async def forgotten() -> None: ...
 
     coroutine = forgotten()
-    outcome = decided(Returned(coroutine))
+    for value, kind in ((coroutine, "coroutine"), ((n for n in range(3)), "generator")):
+        outcome = decided(Returned(value))
+        error = f"TypeError: the handler returned a {kind}, which nothing runs; return what comes of it"
+        assert (outcome.kind, outcome.error) == (Kind.FAILED, error)
     coroutine.close()
-
-    assert outcome.kind is Kind.FAILED
-    assert "make it an `async def`" in (outcome.error or "")
 
 
 def test_a_delay_out_of_range_is_refused() -> None:

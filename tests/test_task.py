@@ -162,11 +162,11 @@ def test_what_cannot_work_is_refused_when_it_is_registered(function: Any, compla
 
 def test_two_tasks_of_one_name_are_refused_and_both_are_named() -> None:
     registry = Tasks()
-    registry.register("taken")(odd_names.function)
+    registry.register("taken")(odd_names)
     with pytest.raises(TasksError, match=r"Two tasks are named 'taken': .*\.odd_names and .*\.add; rename one"):
         registry.register("taken")(add)
 
-    assert registry.find("taken").function is odd_names.function
+    assert registry.find("taken").original is odd_names.original
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_one_function_may_have_two_names() -> None:
     registry = Tasks()
     first = registry.register("first")(add)
 
-    assert registry.register("second")(first).function is add
+    assert registry.register("second")(first).original is add
 
 
 def test_the_others_are_checked_by_their_annotation_too() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import decimal
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
@@ -34,6 +35,8 @@ from pushq.task import Task, set_current_job
 LoadPayload = Callable[[Job], Awaitable[str | None]]
 """Fetches a payload that was too large to come with its claim; None: the job is no longer ours."""
 
+_CANCELLED = (asyncio.CancelledError, futures.CancelledError)
+"""The second where a `def` waits in its thread for what happens on the loop."""
 REST = 1.0
 """Seconds."""
 
@@ -185,7 +188,7 @@ class Attempts:
     def _raised(self, error: BaseException, job: Job, task: Task[..., Any], until: float) -> Outcome:
         if forked:
             end_child(error)
-        if self._stopped and issubclass(type(error), asyncio.CancelledError):
+        if self._stopped and issubclass(type(error), _CANCELLED):
             return _decide(job, task, Stopped(), until)
         return _decide(job, task, Raised(error), inf if issubclass(type(error), PayloadError) else until)
 

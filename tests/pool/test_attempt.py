@@ -7,6 +7,7 @@ import contextvars
 import decimal
 import threading
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial, wraps
 from typing import Any
 from uuid import UUID
@@ -146,6 +147,37 @@ async def test_what_a_validator_or_a_backoff_sets_is_gone_too() -> None:
 
     assert seen == ["nobody"] * 3
     assert tenant.get() == "nobody"
+
+
+@on_a_pool_s_loop
+async def test_the_coroutine_that_a_def_returns_is_run_on_the_pool_s_loop_in_its_time() -> None:
+    loop = asyncio.get_running_loop()
+    limit = timedelta(seconds=0.05)
+
+    async def work(seconds: float) -> bool:
+        await asyncio.sleep(seconds)
+        return loop is asyncio.get_running_loop() and current_job().task == "it"
+
+    def it(seconds: float) -> object:
+        return work(seconds)
+
+    task = handler(it)
+    makes = await attempts()
+    outcomes = [await makes.make(job(task, '{"seconds": 0}'), task)]
+    outcomes.append(await makes.make(job(task, '{"seconds": 10}')._replace(timeout=limit), task))
+
+    async def make() -> None:
+        outcomes.append(await makes.make(job(task, '{"seconds": 10}'), task))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(make)
+        await anyio.sleep(0.05)
+        makes.stop()
+
+    assert [(outcome.kind, outcome.result) for outcome in outcomes] == [
+        ("succeeded", "true"), ("failed", None), ("released", None),
+    ]  # fmt: skip
+    assert outcomes[1].error == "TimeoutError: the attempt took longer than 0.05 s"
 
 
 @on_a_pool_s_loop
