@@ -325,6 +325,23 @@ async def test_a_paused_queue_waits_until_it_is_resumed(database_url: str, conne
     assert listed(database_url, "queues", "resume", "mail") == [{"queue": "mail", "did": "not paused"}]
 
 
+async def test_a_queue_is_served_while_a_supervisor_lives_that_serves_it(
+    database_url: str, connection: Connection
+) -> None:
+    await insert(connection, "echo", queue="misspelt")
+    with supervising(database_url, "--queue", "mail") as supervisor:
+        assert served(database_url) == {"mail": True, "misspelt": False}
+        supervisor.kill_all()
+        await connection.execute("update pushq.supervisors set lease_until = now()")
+        assert served(database_url) == {"mail": False, "misspelt": False}
+    with supervising(database_url, "--queue", "other"):
+        assert served(database_url) == {"mail": False, "misspelt": False, "other": True}
+
+
+def served(url: str) -> dict[str, bool]:
+    return {queue["queue"]: queue["served"] for queue in listed(url, "queues", "list")}
+
+
 async def test_all_queues_wait_until_they_are_resumed_also_those_that_nobody_knows_yet(
     database_url: str, connection: Connection
 ) -> None:

@@ -1,11 +1,14 @@
 -- The queues that are known or hold unfinished jobs, with those jobs counted now; and '*' while all are paused.
+-- served: by a supervisor that lives.
 select
     queue,
     count(job.id) filter (where job.status = 'queued') as queued,
     count(job.id) filter (where job.status = 'running') as running,
     extract(epoch from now() - min(greatest(job.run_at, job.enqueued_at))
         filter (where job.status = 'queued' and job.run_at <= now()))::float8 as oldest_seconds,
-    coalesce(bool_or(known.served_since is not null), false) as served,
+    exists (
+        select from pushq.supervisors as living where lease_until > now() and named.queue = any(living.queues)
+    ) as served,
     coalesce(bool_or(known.paused_at is not null), false)
         or exists (select from pushq.queues where name = '*' and paused_at is not null) as paused
 from (
