@@ -16,7 +16,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import (
     AfterValidator,
@@ -422,7 +422,7 @@ def _model_of(one: Typed) -> Typed:
 TYPED = st.recursive(st.sampled_from([*LEAVES.items()]), contained, max_leaves=3)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TYPED.flatmap(lambda typed: st.tuples(st.just(typed[0]), typed[1])))
 def test_whatever_is_taken_comes_back_equal(typed: tuple[Any, Any]) -> None:
     annotation, value = typed

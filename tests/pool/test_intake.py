@@ -93,6 +93,7 @@ async def test_without_a_backlog_nothing_is_claimed_ahead(clock: Clock) -> None:
         assert intake.room == 10
 
 
+@pytest.mark.usefixtures("clock")
 async def test_the_claimer_is_woken_before_the_workers_run_dry() -> None:
     intake = Intake(2)
     intake._pace._is_trusted, intake._pace._last_span = True, FURTHEST_AHEAD
