@@ -140,6 +140,22 @@ class JobsClaimed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobsPassedOver(Event):
+    """The database does not let so many jobs be claimed, each for a reason of its own: they are tried again."""
+
+    jobs: int
+    reason: str
+
+    @property
+    def level(self) -> Level:
+        return "warning"
+
+    @property
+    def topic(self) -> str | None:
+        return "claims"
+
+
+@dataclass(frozen=True, slots=True)
 class WokenUp(Event):
     """An idle pool looks for jobs again."""
 

@@ -50,14 +50,14 @@ def is_objection(error: Trouble) -> bool:
 
 def trouble(error: Trouble) -> DatabaseLost:
     """As an event."""
-    return (DatabaseObjects if isinstance(error, UnexpectedState) else DatabaseLost)(str(error))
+    return (DatabaseObjects if is_objection(error) else DatabaseLost)(str(error))
 
 
 async def piecewise(call: Callable[[Sequence[T]], Awaitable[object]], items: Sequence[T]) -> list[tuple[T, str]]:
     """Calls with all items; where the database undoes that, with half as many, and so on, and then with more again.
 
-    Returns those that it undoes alone, with what it says of each. To find one among n takes some 2 log n calls; where
-    it undoes each of them, n + log n. What it does not answer at all is raised, and what was done until then is done.
+    Returns those that it undoes alone, with what it says of each. To find one among n takes at most 3 log n calls, and
+    where it undoes each of them, n + log n. What it does not answer is raised, and what was done until then is done.
     """
     faults: list[tuple[T, str]] = []
     rest, size = list(items), len(items)

@@ -167,7 +167,10 @@ class Session:
 
     def _raised(self, error: Said) -> DatabaseAway | DatabaseRefused:
         """What it is to us that the server says."""
-        kind, state = kind_of(error), "" if _is_fatal(error) else error.sqlstate or ""
+        kind = kind_of(error)
+        # asyncpg itself says, with a state, that a connection is gone, and that it cannot send a value.
+        is_answer = not _is_fatal(error) and (kind is not DatabaseAway or bool(_severity(error)))
+        state = (error.sqlstate or "") if is_answer else ""
         message, where = _message(error), describe(self._url)
         sentences: Mapping[type[PushqError], str] = {
             DatabaseAway: f"{blame(self._url)} is away: {message}.",
@@ -209,7 +212,11 @@ def kind_of(error: Said) -> type[DatabaseAway | DatabaseRefused]:
 
 def _is_fatal(error: Said) -> bool:
     """Whether the connection has ended with it."""
-    return getattr(error, "severity_en", None) in ("FATAL", "PANIC")
+    return _severity(error) in ("FATAL", "PANIC")
+
+
+def _severity(error: Said) -> str | None:
+    return getattr(error, "severity_en", None)
 
 
 def _said_in(error: Said) -> str | None:

@@ -124,8 +124,21 @@ class Store:
         """Takes due jobs, at most `limit`; only such as became due at most `since` and at least `until` seconds ago."""
         return _jobs(await self._fetch("claim", *_claim(claimant, token), limit, since, until))
 
-    async def claim_suspect(self, claimant: Claimant, token: UUID) -> list[Job]:
-        return _jobs(await self._fetch("claim_suspect", *_claim(claimant, token)))
+    async def claimable(self, claimant: Claimant, limit: int) -> list[UUID]:
+        """The ids of what a claim would take."""
+        asked = (list(claimant.queues), list(claimant.tasks), claimant.supervisor, limit)
+        return [row["id"] for row in await self._fetch("claimable", *asked)]
+
+    async def claim_these(self, claimant: Claimant, token: UUID, job_ids: Sequence[UUID]) -> list[Job]:
+        return _jobs(await self._fetch("claim_these", job_ids, claimant.supervisor, claimant.pool, token))
+
+    async def claim_suspect(self, claimant: Claimant, token: UUID, passed_over: Sequence[UUID] = ()) -> list[Job]:
+        return _jobs(await self._fetch("claim_suspect", *_claim(claimant, token), passed_over))
+
+    async def next_suspect(self, claimant: Claimant, passed_over: Sequence[UUID]) -> list[UUID]:
+        """What claim_suspect would take: one or none."""
+        asked = (list(claimant.queues), list(claimant.tasks), passed_over)
+        return [row["id"] for row in await self._fetch("next_suspect", *asked)]
 
     async def take_back(self, supervisor: str, token: UUID) -> list[Job]:
         return _jobs(await self._fetch("take_back", supervisor, token))

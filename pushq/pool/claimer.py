@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from math import inf
 from time import monotonic
@@ -12,10 +14,10 @@ from uuid import UUID, uuid4
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from pushq.database.patience import reconnect_delay, trouble
+from pushq.database.patience import is_objection, piecewise, reconnect_delay, trouble
 from pushq.database.store import Claimant, Store
-from pushq.errors import DatabaseAway, DatabaseRefused
-from pushq.events import DatabaseBack, JobsClaimed, Wakeup, WokenUp, publish
+from pushq.errors import DatabaseAway, DatabaseRefused, UnexpectedState
+from pushq.events import DatabaseBack, JobsClaimed, JobsPassedOver, Wakeup, WokenUp, publish
 from pushq.job import Job
 from pushq.outcome import released
 from pushq.pool.doorbell import Doorbell
@@ -23,6 +25,7 @@ from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
 from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
+from pushq.pool.passed_over import PassedOver
 
 Alarm: TypeAlias = Wakeup | Literal["gate"]
 """What ends a sleep. That the gate wants attention need not mean that there is something to claim."""
@@ -40,6 +43,9 @@ DUE_AND_NOT_OURS = 0.005
 """Seconds until the next claim where something is due that we did not get: somebody else holds it. Twice as long with
 each claim in vain, up to LONGEST_IN_VAIN."""
 LONGEST_IN_VAIN = 0.5
+IN_VAIN = 4
+"""Claims in vain after which what is due and not ours is looked at apart: a trigger of somebody's may skip it."""
+SKIPPED = "the job stays as it is, as where a trigger of somebody's skips it"
 IN_DOUBT_AGAIN = 1.0
 """Seconds between two looks at what a claim may have taken whose reply was lost."""
 CLAIM_IN_DOUBT = 45.0
@@ -80,6 +86,7 @@ class Claimer:
         self._in_vain = 0  # how many claims in a row, for what is due, have taken nothing
         self._was_rung = False  # whether the bell was heard, and charged for, since the gate was last forgotten
         self._lookback = Lookback()
+        self._passed_over = PassedOver()
 
     async def run(self) -> None:
         """Claims until it is cancelled; then the workers' intake ends."""
@@ -163,19 +170,78 @@ class Claimer:
         return jobs
 
     async def _look(self, limit: int) -> list[Job]:
-        token, span, began = uuid4(), self._lookback.span, monotonic()
+        jobs: list[Job] = []
         try:
-            jobs = await self._store.claim(self._claimant, token, limit, span.since, span.until)
+            if self._passed_over or self._is_skipped_perhaps or not await self._claim_at_once(limit, jobs):
+                await self._claim_apart(limit, jobs)
         except (DatabaseAway, DatabaseRefused) as error:
-            self._in_doubt[token] = inf
             self._failures += 1
             self._note_trouble(error)
-            return []
-        self._note_answer()
+        else:
+            self._note_answer()
+        return jobs
+
+    async def _claim_at_once(self, limit: int, jobs: list[Job]) -> bool:
+        """False: the database undoes it, perhaps for one of them."""
+        token, span, began = uuid4(), self._lookback.span, monotonic()
+        try:
+            jobs += await self._store.claim(self._claimant, token, limit, span.since, span.until)
+        except (DatabaseAway, DatabaseRefused) as error:
+            if is_objection(error):
+                return False
+            if not error.state:
+                self._in_doubt[token] = inf
+            raise
         self._lookback.note(span, began=began, jobs=len(jobs), room=limit)
         if not self._lookback.was_at_the_past:
             self._looked_at = anyio.current_time()
-        return jobs
+        return True
+
+    async def _claim_apart(self, limit: int, jobs: list[Job]) -> None:
+        """One by one in the end, so that a job which the database does not let be claimed holds up no other."""
+        await self._claim_these(jobs, [])  # undone, too, if it is no job's fault
+        self._looked_at = anyio.current_time()
+        there = await self._store.claimable(self._claimant, limit + len(self._passed_over))
+        fresh = self._passed_over.among(there)[:limit]
+        faults = await self._claim_piecewise(fresh, there, jobs)
+        due = self._passed_over.due(limit - len(jobs))
+        again = await self._claim_piecewise(due, there, jobs)
+        self._passed_over.forget(job_id for job_id in due if job_id not in again)
+        if self._passed_over:
+            self._lookback = Lookback()  # it will be long before it is asked again, and tells nothing of this
+        if faults := faults | again:
+            reason = next(iter(faults.values()))
+            publish(JobsPassedOver(len(self._passed_over), reason))
+            if self._passed_over.is_full and not jobs:
+                raise UnexpectedState(f"So many jobs cannot be claimed that claims do not get past them: {reason}")
+
+    @property
+    def _is_skipped_perhaps(self) -> bool:
+        """Whether something has been due and not ours so often that it is looked at apart: less and less often."""
+        return self._in_vain >= IN_VAIN and self._in_vain & (self._in_vain - 1) == 0
+
+    async def _claim_piecewise(
+        self, job_ids: Sequence[UUID], there: Sequence[UUID], jobs: list[Job]
+    ) -> dict[UUID, str]:
+        """Claims what it can of that, and passes over the rest. Returns what the database says of the rest."""
+        began = monotonic()
+        faults = dict(await piecewise(partial(self._claim_these, jobs), job_ids))
+        if self._passed_over or self._is_skipped_perhaps:
+            claimed = {job.id for job in jobs}
+            skipped = set(there).intersection(job_ids) - claimed - faults.keys()
+            faults |= dict.fromkeys(skipped, SKIPPED)
+        if faults:
+            self._passed_over.put(faults, took=(monotonic() - began) / len(job_ids))
+        return faults
+
+    async def _claim_these(self, jobs: list[Job], job_ids: Sequence[UUID]) -> None:
+        token = uuid4()
+        try:
+            jobs += await self._store.claim_these(self._claimant, token, job_ids)
+        except (DatabaseAway, DatabaseRefused) as error:
+            if not error.state:
+                self._in_doubt[token] = inf
+            raise
 
     async def _take_back(self) -> list[Job]:
         """The jobs of claims whose replies were lost: else they would run nowhere under a living heartbeat."""
@@ -245,8 +311,8 @@ class Claimer:
         if outlook.due_in is None or outlook.due_in > 0:
             self._in_vain = 0
             return await self._sleep(None if outlook.due_in is None else asked_at + outlook.due_in)
-        pause = min(DUE_AND_NOT_OURS * 2 ** (self._in_vain - 1), LONGEST_IN_VAIN) if self._in_vain else 0.0
-        self._in_vain = min(self._in_vain + 1, 20)
+        pause = min(DUE_AND_NOT_OURS * 2 ** min(self._in_vain - 1, 20), LONGEST_IN_VAIN) if self._in_vain else 0.0
+        self._in_vain += 1
         return await self._sleep(asked_at + pause)  # at first at once: it has become due since we claimed
 
     async def _sleep(self, due_at: float | None) -> Wakeup:
@@ -291,6 +357,8 @@ class Claimer:
             alarms.append((self._left_of(POLL_WHEN_DEAF), "poll"))
         if (seconds := self._lookback.slice_due_in) < inf:
             alarms.append((seconds, "linger"))
+        if self._passed_over:
+            alarms.append((max(0.0, self._passed_over.next_try_at - anyio.current_time()), "poll"))
         if self._in_doubt:
             alarms.append((self._left_of(IN_DOUBT_AGAIN), "poll"))
         return alarms

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 
-from pushq.database.patience import trouble
+from pushq.database.patience import is_objection, trouble
 from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused
-from pushq.events import publish
+from pushq.events import JobsPassedOver, publish
+from pushq.job import Job
 from pushq.outcome import Kind, Outcome
 from pushq.pool.attempt import Attempts
 from pushq.pool.finisher import apart_delay, write_out
 from pushq.pool.intake import Intake
 from pushq.task import Tasks
+
+MOST_PASSED_OVER = 100
+"""Suspects that cannot be claimed, in a solo pool's life."""
 
 
 async def run_suspects(
@@ -31,10 +35,11 @@ async def run_suspects(
     A claim whose reply is lost ends it too. It is not taken back: it may be carried out late, beside another suspect.
     The supervisor releases what the pool still holds when it has ended.
     """
+    passed_over: list[UUID] = []
     while True:
         with anyio.CancelScope(shield=True):
             try:
-                suspects = await claims.claim_suspect(claimant, uuid4())
+                suspects = await _claim(claims, claimant, passed_over)
             except (DatabaseAway, DatabaseRefused) as error:
                 publish(trouble(error))
                 return
@@ -48,6 +53,21 @@ async def run_suspects(
         if not suspects:
             return
         await anyio.lowlevel.checkpoint()
+
+
+async def _claim(claims: Store, claimant: Claimant, passed_over: list[UUID]) -> list[Job]:
+    """Those that the database does not let be claimed are passed over, for as long as this pool lives."""
+    while True:
+        try:
+            return await claims.claim_suspect(claimant, uuid4(), passed_over)
+        except (DatabaseAway, DatabaseRefused) as error:
+            if not is_objection(error) or len(passed_over) >= MOST_PASSED_OVER:
+                raise
+            found = await claims.next_suspect(claimant, passed_over)
+            if not found:
+                raise
+            publish(JobsPassedOver(len(passed_over) + 1, str(error)))
+            passed_over += found
 
 
 async def _write_again_and_again(outcomes: Store, unwritten: Sequence[Outcome]) -> None:

@@ -64,6 +64,19 @@ def test_what_is_waited_out_and_what_may_be_one_row_s_own(kind: type[PushqError]
             assert kind_of(said("FATAL", state)) is DatabaseAway, state
 
 
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"), ""),
+        (asyncpg.DataError("invalid input for query argument $1"), "22000"),
+    ],
+)
+def test_what_the_driver_says_by_itself_is_no_answer_but_for_a_value_that_it_does_not_send(
+    error: asyncpg.PostgresError, state: str
+) -> None:
+    assert Session("postgresql://h/d", "test")._raised(error).state == state
+
+
 def said(severity: str, state: str) -> asyncpg.PostgresError:
     error = asyncpg.PostgresError.new({"S": severity, "V": severity, "C": state, "M": "no"})
     assert isinstance(error, asyncpg.PostgresError)

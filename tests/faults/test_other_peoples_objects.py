@@ -13,7 +13,7 @@ from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.sweeper import Sweeper
 from tests.support.days import make_day
-from tests.support.jobs import Connection, die_with_them, finished, has_count, insert, row_of
+from tests.support.jobs import Connection, count, die_with_them, finished, has_count, insert, row_of
 from tests.support.roles import a_login_each
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually, wait_until
@@ -124,7 +124,7 @@ async def test_a_pool_that_may_not_open_its_gate_looks_for_jobs_all_the_same_and
         with supervising(logins.url_as("worker"), ready=False, POLL_INTERVAL="600") as supervisor:
             for _ in range(3):
                 await finished(connection, *await insert(connection, "echo", 3))
-            assert "permission denied for sequence" in supervisor.get("/readyz")[1]
+            wait_until(lambda: "permission denied for sequence" in supervisor.get("/readyz")[1])
 
 
 FORBID = """
@@ -181,6 +181,61 @@ async def test_a_job_that_a_trigger_does_not_let_go_of_keeps_no_other_from_being
 
     assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 2, 1)}
     assert (held["status"], held["attempt"], held["crashes"]) == ("running", 1, 0)
+
+
+CLAIMS: Mapping[str, str] = {
+    "before it is updated": "create trigger objection before update on pushq.jobs_unfinished for each row",
+    "after it is updated": "create trigger objection after update on pushq.jobs_unfinished for each row",
+    "when that is committed": (
+        "create constraint trigger objection after update on pushq.jobs_unfinished deferrable initially deferred "
+        "for each row"
+    ),
+}
+"""When a trigger of somebody's objects to a claim."""
+OBJECTION = """
+create or replace function public.objection() returns trigger language plpgsql as $$ begin {body} end $$;
+{when} when (old.status = 'queued' and old.correlation_id = 'forbidden') execute function public.objection();
+"""
+BODIES = ("raise exception 'no';", "raise sqlstate '42501';", "raise sqlstate '23514';", "return null;")
+
+
+async def test_jobs_that_a_trigger_does_not_let_be_claimed_hold_up_no_others_and_run_when_it_is_gone(
+    database_url: str, connection: Connection
+) -> None:
+    """They are the first of their queue, and more than the pool has workers."""
+    cases = [(when, BODIES[0]) for when in CLAIMS.values()]
+    cases += [(CLAIMS["before it is updated"], body) for body in BODIES[1:]]
+    with supervising(database_url, "--concurrency", "4") as supervisor:
+        pools = supervisor.pools
+        for when, body in cases:
+            await connection.execute(OBJECTION.format(when=when, body=body))
+            forbidden = await insert(connection, "echo", 30, correlation_id="forbidden")
+            others = await finished(connection, *await insert(connection, "echo", 100))
+            assert await count(connection, "status = 'queued'") == 30
+            late = await finished(connection, *await insert(connection, "echo", 3), within=5)
+            await connection.execute("drop function public.objection cascade")
+            rows = await finished(connection, *forbidden)
+            costs = {(row["status"], row["attempt"], row["crashes"]) for row in [*others, *late, *rows]}
+            assert costs == {("succeeded", 1, 0)}
+        assert supervisor.pools == pools
+        assert "jobs passed over" in supervisor.said
+        assert supervisor.stop() == 0
+
+
+async def test_a_suspect_that_a_trigger_does_not_let_be_claimed_holds_up_no_other_suspect(
+    database_url: str, connection: Connection
+) -> None:
+    forbidden = await insert(connection, "echo", correlation_id="forbidden")
+    others = await insert(connection, "echo", 2)
+    await connection.execute("update pushq.jobs set crashes = 2")
+    await connection.execute(OBJECTION.format(when=CLAIMS["before it is updated"], body=BODIES[0]))
+    with supervising(database_url) as supervisor:
+        rows = await finished(connection, *others)
+        await connection.execute("drop function public.objection cascade")
+        rows += await finished(connection, *forbidden)
+        assert supervisor.stop() == 0
+
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 2)}
 
 
 async def _says(supervisor: RunningSupervisor, words: str) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import combinations_with_replacement, pairwise
 from math import inf
 from typing import Any
+from uuid import UUID
 
 import anyio
 import pytest
@@ -69,6 +70,14 @@ class Quiet(Store):
         else:
             is_slow = since is None and "dead entries under a pinned horizon" in self.disturbances
             await self._answer("look at what is new", 0.05 if is_slow else 0.001)
+        return []
+
+    async def claimable(self, *_: Any, **__: Any) -> list[UUID]:
+        await self.claim(None, None, 1, None, None)
+        return []
+
+    async def claim_these(self, *_: Any, **__: Any) -> list[Job]:
+        await self._answer("claim of nothing")
         return []
 
     async def take_back(self, *_: Any, **__: Any) -> list[Job]:

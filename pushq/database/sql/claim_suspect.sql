@@ -1,10 +1,10 @@
 -- Takes the most urgent due job that has already killed two processes, of the queues $1 and the tasks $2, for pool $4 of
--- supervisor $3, under the token $5. Its pool runs nothing beside it: a third death is charged to nobody else.
+-- supervisor $3, under the token $5, but for those of $6. Its pool runs nothing beside it: a third death is charged to nobody else.
 with claimable as materialized (
     select job.id
     from pushq.jobs_unfinished as job
     where job.status = 'queued' and job.crashes >= 2 and job.queue = any($1::text[])
-    and job.run_at <= now() and job.task = any($2::text[])
+    and job.run_at <= now() and job.task = any($2::text[]) and job.id <> all($6::uuid[])
     and exists (select from pushq.supervisors where name = $3 and lease_until > now())
     and not exists (
         select from pushq.queues as paused where paused.name in (job.queue, '*') and paused.paused_at is not null)
