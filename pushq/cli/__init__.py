@@ -19,7 +19,7 @@ _MODULES = {
     "bench": "bench",
     "demo": "demo",
     "enqueue": "jobs",
-    "exporter": "supervise",
+    "exporter": "exporter",
     "jobs": "jobs",
     "migrate": "migrate",
     "queues": "queues",

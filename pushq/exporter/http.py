@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -18,8 +16,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
-
-from pushq.errors import PushqError, UsageError
 
 Metrics = Callable[[str], Awaitable[tuple[Sequence[bytes], str]]]
 """From what the scraper accepts to an exposition, in pieces, and its content type."""
@@ -73,27 +69,6 @@ async def _one_by_one(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 def _has_token(request: Request, token: str) -> bool:
     given = request.headers.get("authorization", "").encode("latin-1")  # the bytes that were sent
     return secrets.compare_digest(given, f"Bearer {token}".encode())
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError when the port is not for us, PushqError when it is taken, or when the host
-    is not ours: whoever has the port may be about to end, and an address may be yet to come."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=128)
-    except OSError as error:
-        remedy = (
-            "choose another port with --http-port (0: any free one) or PUSHQ_HTTP_PORT"
-            if error.errno in (errno.EADDRINUSE, errno.EACCES)
-            else "give an address of this machine with --http-host or PUSHQ_HTTP_HOST"
-        )
-        kind = UsageError if error.errno == errno.EACCES else PushqError
-        raise kind(f"Cannot listen on {host}:{port}: {_reason(error)}; {remedy}.") from None
-
-
-def _reason(error: OSError) -> str:
-    """What the system says, without what Python adds to it."""
-    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.strerror).lower()
 
 
 class _Server(uvicorn.Server):

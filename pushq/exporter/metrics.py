@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, groupby, islice
 from operator import itemgetter
 from typing import Any
@@ -19,27 +19,15 @@ from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import DatabaseBack, DatabaseLost, publish
+from pushq.exporter.figures import WAKEUPS, ProcessFigures
 
 FINISHED = ("succeeded", "failed", "cancelled")
-WAKEUPS = ("notify", "poll", "timer", "linger")
 LONGEST_READ = 4.0
 """Seconds, twice which a scrape may wait: for one that is under way, and for its own. Prometheus gives up after ten."""
 AT_A_TIME = 20
 """So many pairs of labels are written, a thousand lines or so, before anything else has its turn on the loop."""
 
 _PAIR = itemgetter("queue", "task")
-
-
-@dataclass(slots=True)
-class ProcessFigures:
-    """What a supervisor tells of itself and its pools, dead ones included where it is a count."""
-
-    pools: int = 0
-    busy: int = 0
-    workers: int = 0
-    wakeups: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WAKEUPS, 0))
-    notifications: int = 0
-    listeners_up: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.errors import DatabaseAway, DatabaseRefused, PushqError, TasksError, TasksRaised
 from pushq.events import Draining, SupervisorStarted, SupervisorStopped, publish
-from pushq.exporter.http import application, serve
-from pushq.exporter.metrics import Exposition, session_for_scrapes
+from pushq.exporter.door import serve_who_comes
 from pushq.settings import Settings
 from pushq.supervisor.crew import Crew
 from pushq.supervisor.farewell import LAST_WORDS, Farewell
@@ -50,7 +49,6 @@ class Supervisor:
             settings.url, f"pushq supervisor {self.name}: sweeper", deadline=30.0, settings={"lock_timeout": LOCK_WAIT}
         )
         self._custody = Session(settings.url, f"pushq supervisor {self.name}: jobs", deadline=5.0)
-        self._scrapes = session_for_scrapes(settings.url, f"pushq supervisor {self.name}: scrapes")
         self._store = Store(self._custody)
         self._is_told_to_stop = False  # before it has begun
         self._farewell = Farewell()
@@ -76,14 +74,12 @@ class Supervisor:
                 retention=self._settings.retention,
                 takes_signs_of_life=self._takes_signs_of_life,
             )
-            exposition = Exposition(Store(self._scrapes), self._crew.figures)
-            web = application(exposition, self._readiness.why_not, self._token, self._listening)
             async with anyio.create_task_group() as around:
                 around.start_soon(self._heartbeat.run)
                 around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
                 around.start_soon(sweeper.run, self._settings.sweep_interval)
                 around.start_soon(bury_orphans, self._crew.has)
-                around.start_soon(serve, self._listening, web)
+                around.start_soon(self._serve)
                 around.start_soon(self._obey, signals, around)
                 await self._crew.run()
                 around.cancel_scope.cancel()
@@ -152,7 +148,7 @@ class Supervisor:
         with self._farewell.in_time(), suppress(DatabaseAway, DatabaseRefused):
             self._crew.released += len(await self._store.requeue([self.name], crashed=False))
             await self._store.goodbye(self.name)
-        for session in (self._pulse, self._custody, self._upkeep, self._scrapes):
+        for session in (self._pulse, self._custody, self._upkeep):
             session.discard()
 
     # What the parts ask of one another ------------------------------------------------------------------------
@@ -163,6 +159,13 @@ class Supervisor:
     def _takes_signs_of_life(self) -> bool:
         return self._heartbeat.trouble is None
 
-    @property
-    def _token(self) -> str | None:
-        return self._settings.http_token.get_secret_value() if self._settings.http_token else None
+    async def _serve(self) -> None:
+        token = self._settings.http_token
+        await serve_who_comes(
+            self._listening,
+            url=self._settings.url,
+            name=f"pushq supervisor {self.name}: scrapes",
+            figures=self._crew.figures,
+            not_ready=self._readiness.why_not,
+            token=token.get_secret_value() if token else None,
+        )

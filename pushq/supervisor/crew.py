@@ -17,7 +17,7 @@ from pushq.database.patience import wait_out
 from pushq.database.store import Store, Upkeep
 from pushq.errors import DatabaseAway, DatabaseRefused
 from pushq.events import PoolDied, PoolHeldUp, PoolReady, PoolsGoOn, PoolStarted, PoolStopped, publish
-from pushq.exporter.metrics import ProcessFigures
+from pushq.exporter.figures import ProcessFigures
 from pushq.link import Assignment, Figures, Message, Ready, Unable
 from pushq.settings import Settings
 from pushq.supervisor.farewell import Farewell

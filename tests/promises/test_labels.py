@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pushq.database.session import Session
 from pushq.database.store import Claimant, Store
-from pushq.exporter.metrics import Exposition, ProcessFigures
+from pushq.exporter.figures import ProcessFigures
+from pushq.exporter.metrics import Exposition
 from pushq.outcome import Kind, Outcome
 from tests.support.jobs import Connection, insert
 
