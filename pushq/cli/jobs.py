@@ -17,7 +17,7 @@ from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import Progress, Row, show_rows
 from pushq.database.desk import Desk, Filter
 from pushq.errors import UsageError
-from pushq.exporter.logs import printable
+from pushq.exporter.lines import printable
 from pushq.job import NewJob, Status
 from pushq.settings import TEN_YEARS
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pushq.exporter.logs import printable
+from pushq.exporter.lines import printable
 
 Row = Mapping[str, Any]
 """Column to value."""

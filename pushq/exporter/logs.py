@@ -1,33 +1,22 @@
-"""Writes events to standard error, one a line: for people, or as JSON. Never a payload, never a password.
-
-Whoever reads the log may stand still, or be gone, and a disk may be full: lines are written by a thread of their own,
-and dropped when it cannot keep up, so that nothing else ever waits for a log or fails by it.
-"""
+"""Writes events to standard error, one a line: for people, or as JSON. Never a payload, never a password."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import queue
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from pushq.events import Event, JobEnded, JobsEnded, LogLinesDropped, subscribe
+from pushq.exporter.lines import LineWriter, instant, printable, shown
+from pushq.exporter.records import log_records
 
 LEVELS = ("debug", "info", "warning", "error")
 SAID_EVERY = 60.0
 """Seconds, for what is published again and again while it lasts."""
-MOST_UNWRITTEN = 10_000
-"""Lines."""
-LAST_LINES = 0.5
-"""Seconds, at the end, for what is not written yet."""
 
 
 @contextmanager
@@ -36,65 +25,12 @@ def log_events(
 ) -> Iterator[None]:
     """Logs what is at least as loud as `level`. `source` says which process speaks; `errors` as PUSHQ_LOG_ERRORS."""
     writer = LineWriter(stream or sys.stderr)
-    last_resort, logging.lastResort = logging.lastResort, _LastResort(writer)
+    log = Log(form, level, source, writer, errors)
     try:
-        with subscribe(Log(form, level, source, writer, errors)):
+        with subscribe(log), log_records(form, level, source, log.write):
             yield
     finally:
-        logging.lastResort = last_resort
         writer.close()
-
-
-class _LastResort(logging.Handler):
-    """Takes what libraries log, where nobody has said how. Python's own would wait for the log to be read."""
-
-    def __init__(self, writer: LineWriter) -> None:
-        super().__init__(logging.WARNING)
-        self._writer = writer
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._writer.put(self.format(record))
-
-
-class LineWriter:
-    """Writes lines in a thread of its own, and keeps so many that are not written yet."""
-
-    def __init__(self, stream: TextIO, *, most: int = MOST_UNWRITTEN) -> None:
-        self._stream = stream
-        self._lines: queue.Queue[str | None] = queue.Queue(most)
-        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
-        self._thread.start()
-
-    def put(self, line: str) -> bool:
-        """Whether the line will be written, if the stream takes it."""
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Ends, and waits for what is not written yet, if that takes no longer than LAST_LINES."""
-        until = time.monotonic() + LAST_LINES
-        with suppress(queue.Full):
-            self._lines.put(None, timeout=LAST_LINES)
-        self._thread.join(max(0.0, until - time.monotonic()))
-
-    def _write_all(self) -> None:
-        while (line := self._lines.get()) is not None:
-            with suppress(OSError, ValueError):  # the reader is gone, or the disk full
-                self._write(line + "\n")
-
-    def _write(self, line: str) -> None:
-        """Past the stream's buffer: whoever ends while this thread holds a buffer's lock ends in a fatal error."""
-        try:
-            descriptor = self._stream.fileno()
-        except (OSError, ValueError):
-            self._stream.write(line)
-            return
-        rest = line.encode(self._stream.encoding, "backslashreplace")
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
 
 
 class Log:
@@ -119,9 +55,13 @@ class Log:
             event = replace(event, message=None, traceback=None)
         if self._is_repetition(event) or LEVELS.index(event.level) < self._least:
             return
+        self.write(self._line(event, self._source))
+
+    def write(self, line: str) -> None:
+        """From any thread: handlers log, too."""
         if self._dropped and self._writer.put(self._line(LogLinesDropped(self._dropped), self._source)):
             self._dropped = 0
-        if not self._writer.put(self._line(event, self._source)):
+        if not self._writer.put(line):
             self._dropped += 1
 
     def _is_repetition(self, event: Event) -> bool:
@@ -146,32 +86,14 @@ def _name(event: Event) -> str:
     return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in type(event).__name__).strip()
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _console_line(event: Event, source: str) -> str:
     values = _values(event)
     trace = values.pop("traceback", None) or ""
-    shown = " ".join(f"{name}={_shown(value)}" for name, value in values.items() if value not in (None, ()))
-    line = f"{_now()} {event.level:7} [{source}] {_name(event)} {shown}".rstrip()
+    told = " ".join(f"{name}={shown(value)}" for name, value in values.items() if value not in (None, ()))
+    line = f"{instant()} {event.level:7} [{source}] {_name(event)} {told}".rstrip()
     return "\n    ".join([line, *map(printable, trace.splitlines())])  # indented: no line of a trace is taken for ours
 
 
-def _shown(value: object) -> str:
-    """A value that cannot end before its end: names may hold anything."""
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    text = printable(text.replace("\\", "\\\\").replace('"', '\\"'))
-    return f'"{text}"' if " " in text or "\\" in text else text
-
-
-def printable(text: str) -> str:
-    """Text that cannot move the cursor or forge a line: rows may hold anything."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
 def _json_line(event: Event, source: str) -> str:
-    line = {"time": _now(), "level": event.level, "source": source, "event": _name(event), **_values(event)}
+    line = {"time": instant(), "level": event.level, "source": source, "event": _name(event), **_values(event)}
     return json.dumps({key: value for key, value in line.items() if value is not None}, default=str)

@@ -15,6 +15,7 @@ from anyio import to_thread
 
 from pushq.errors import TasksError, TasksRaised
 from pushq.exporter.logs import log_events
+from pushq.exporter.records import log_as_loud_as
 from pushq.link import Assignment, Link, Unable, receive_first, send_last
 from pushq.pool import run_pool
 from pushq.pool.leaving import LAST_WORDS, LAST_WORDS_OF_A_FAULT, be_gone_within, call_exit_functions, leave
@@ -71,6 +72,7 @@ def _begin(end: socket.socket, assignment: Assignment) -> None:
     except (TasksError, TasksRaised) as error:
         send_last(end, Unable(str(error), may_pass=isinstance(error, TasksRaised)))
         return
+    log_as_loud_as(assignment.log_level)
     leave_to_the_supervisor(*STOPPING)  # whatever that module has done about them
     anyio.run(_serve, end, assignment, tasks, backend_options={"loop_factory": PoolLoop})
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from uuid import UUID
 
 from pushq.events import DatabaseBack, DatabaseLost, JobEnded, PoolReady, WokenUp, publish
-from pushq.exporter.logs import LineWriter, Log, log_events
+from pushq.exporter.lines import LineWriter
+from pushq.exporter.logs import Log, log_events
 
 ENDED = JobEnded(UUID(int=0), "mail", "default", 1, "failed", 0.25, "ValueError")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from datetime import timedelta
 from typing import Any
@@ -320,6 +321,29 @@ async def test_a_handler_that_cancels_or_ends_whatever_it_finds_meets_nothing_bu
         assert (end["error"] in row["error"]) if where_it_waits else row["result"] == '"went on"'
     assert "pool died" not in said
     assert said.count("pool started") == 1
+
+
+async def test_what_a_handler_logs_names_its_job_in_the_log_s_format_and_at_its_level(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url, LOG_FORMAT="json") as supervisor:
+        jobs = await insert(connection, "say", 2, payload={"words": "hello"})
+        jobs += await insert(connection, "say.thread", payload={"words": "hello"})
+        rows = await finished(connection, *jobs)
+        lines = await eventually(lambda: _lines_of(supervisor, "app", 5))
+
+    told = [(line["id"], line["task"], line["attempt"], line["message"], line["level"]) for line in lines]
+    says = [(row["id"], row["task"], row["attempt"]) for row in rows]
+    expected = [(*one, words, "info") for one in says[:2] for words in ("in a handler", "in a thread of its own")]
+    expected.append((*says[2], "in a def", "warning"))
+    assert sorted(told) == sorted(
+        (str(job), task, n, f"hello {words}", level) for job, task, n, words, level in expected
+    )
+
+
+async def _lines_of(supervisor: RunningSupervisor, logger: str, count: int) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in supervisor.said.splitlines() if f'"logger": "{logger}"' in line]
+    return lines if len(lines) >= count else []
 
 
 async def test_a_result_that_cannot_be_stored_fails_at_once_since_the_work_is_done(

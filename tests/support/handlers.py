@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import decimal
 import json
+import logging
 import os
 import signal
 import sys
@@ -284,6 +285,20 @@ async def cancel_all() -> int:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     return len(others)
+
+
+@tasks.register("say")
+async def say(words: str) -> None:
+    """By `logging`, which nobody has configured."""
+    logger = logging.getLogger("app")
+    logger.info("%s in a handler", words)
+    await asyncio.create_task(asyncio.to_thread(logger.info, "%s in a thread of its own", words))
+    logger.debug("%s in a whisper", words)
+
+
+@tasks.register("say.thread")
+def say_in_a_thread(words: str) -> None:
+    logging.getLogger("app").warning("%s in a def", words)
 
 
 @tasks.register("leave.deaf.task")

@@ -1,0 +1,99 @@
+"""What handlers and libraries log by Python's `logging`: each record knows its job.
+
+Where nobody has said what becomes of records, they are written as pushq's own events are, in its format and at its
+level. Whoever configures `logging` himself has it his way, and may name the fields: `%(pushq_task)s`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pushq.exporter.lines import instant, printable, shown
+from pushq.task import job_here
+
+_FIELDS = {"id": "pushq_job", "task": "pushq_task", "attempt": "pushq_attempt"}
+"""What a line says of a record's job, and in which field of the record that stands."""
+
+
+@contextmanager
+def log_records(form: str, level: str, source: str, write: Callable[[str], None]) -> Iterator[None]:
+    """Python's own last resort would wait for the log to be read, and writes a message alone."""
+    make, last_resort = logging.getLogRecordFactory(), logging.lastResort
+    logging.setLogRecordFactory(_knowing_its_job(make))
+    logging.lastResort = _Records(form, level, source, write)
+    try:
+        yield
+    finally:
+        logging.lastResort = last_resort
+        logging.setLogRecordFactory(make)
+
+
+def log_as_loud_as(level: str) -> None:
+    """Has records made from this level on, which are made from `warning` on else; where nobody has configured it."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = [handler for logger in loggers if isinstance(logger, logging.Logger) for handler in logger.handlers]
+    if logging.root.level == logging.WARNING and all(isinstance(one, logging.NullHandler) for one in handlers):
+        logging.root.setLevel(level.upper())
+
+
+def _knowing_its_job(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+    def make_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record, job = make(*args, **kwargs), job_here()
+        record.pushq_job = str(job.id) if job else None
+        record.pushq_task = job.task if job else None
+        record.pushq_attempt = job.attempt if job else None
+        return record
+
+    return make_record
+
+
+class _Records(logging.Handler):
+    def __init__(self, form: str, level: str, source: str, write: Callable[[str], None]) -> None:
+        super().__init__(level.upper())
+        self._line = _json_line if form == "json" else _console_line
+        self._source = source
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(self._line(record, self._source))
+
+
+def _console_line(record: logging.LogRecord, source: str) -> str:
+    fields = "".join(f" {name}={shown(value)}" for name, value in _job_of(record).items() if value is not None)
+    name, message = printable(record.name), printable(_message(record))
+    line = f"{instant(record.created)} {printable(record.levelname.lower()):7} [{source}] {name}: {message}{fields}"
+    return "\n    ".join([line, *map(printable, _trace(record).splitlines())])
+
+
+def _json_line(record: logging.LogRecord, source: str) -> str:
+    line = {
+        "time": instant(record.created),
+        "level": record.levelname.lower(),
+        "source": source,
+        "logger": record.name,
+        "message": _message(record),
+        **_job_of(record),
+        "traceback": _trace(record) or None,
+    }
+    return json.dumps({name: value for name, value in line.items() if value is not None})
+
+
+def _job_of(record: logging.LogRecord) -> dict[str, object]:
+    fields = vars(record)  # a record need not come from the factory
+    return {name: fields.get(field) for name, field in _FIELDS.items()}
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception as error:  # noqa: BLE001 - what is logged is the user's, and must not fail his handler
+        return f"{record.msg!s:.1000} (its arguments do not fit: {type(error).__name__})"
+
+
+def _trace(record: logging.LogRecord) -> str:
+    text = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+    return "\n".join(filter(None, (text, record.stack_info)))
