@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from pushq.database.patience import is_objection, piecewise, reconnect_delay, trouble
 from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseAway, DatabaseRefused, UnexpectedState
-from pushq.events import DatabaseBack, JobsClaimed, JobsPassedOver, Wakeup, WokenUp, publish
+from pushq.events import ChoreDone, ChoreUndone, DatabaseBack, JobsClaimed, JobsPassedOver, Wakeup, WokenUp, publish
 from pushq.job import Job
 from pushq.outcome import released
 from pushq.pool.doorbell import Doorbell
@@ -45,6 +45,8 @@ each claim in vain, up to LONGEST_IN_VAIN."""
 LONGEST_IN_VAIN = 0.5
 IN_VAIN = 4
 """Claims in vain after which what is due and not ours is looked at apart: a trigger of somebody's may skip it."""
+WAIT = "wait"
+"""What a claimer does between claims, as a chore."""
 SKIPPED = "the job stays as it is, as where a trigger of somebody's skips it"
 IN_DOUBT_AGAIN = 1.0
 """Seconds between two looks at what a claim may have taken whose reply was lost."""
@@ -76,8 +78,9 @@ class Claimer:
         self._poll_interval = poll_interval
         self._in_doubt: dict[UUID, float] = {}  # tokens of claims whose replies were lost, and until when they matter
         self._failures = 0  # how many claims in a row the database has refused
+        self._lost_at: float | None = None  # since when
         self._unrest = 0  # how many waits in a row it has not let us come to
-        self._lost_at: float | None = None  # since when one of them is so
+        self._unrest_since = 0.0
         self._saturated_since: float | None = None
         self._lingers_until = 0.0
         self._interruptions = (0, 0)  # how often the gate may have been shut behind our back, as far as we know
@@ -262,13 +265,25 @@ class Claimer:
         try:
             woken_by = await self._wait_for_work()
         except (DatabaseAway, DatabaseRefused) as error:
-            # Whatever keeps us from waiting well, a gate that we may not open, say, jobs are looked for all the same.
-            self._unrest += 1
-            self._note_trouble(error)
-            await self._is_rung_within(reconnect_delay(self._unrest).total_seconds())
+            await self._wait_badly(error)
         else:
+            if self._unrest:
+                publish(ChoreDone(WAIT, anyio.current_time() - self._unrest_since))
             self._unrest = 0
             publish(WokenUp(woken_by))
+
+    async def _wait_badly(self, error: DatabaseAway | DatabaseRefused) -> None:
+        """Whatever keeps us from waiting well, a gate that we may not open, say, jobs are looked for all the same."""
+        if not self._unrest:
+            self._unrest_since = anyio.current_time()
+        self._unrest += 1
+        pause = reconnect_delay(self._unrest).total_seconds()
+        if not is_objection(error):
+            self._note_trouble(error)
+            await anyio.sleep(pause)
+            return
+        publish(ChoreUndone(WAIT, str(error)))
+        publish(WokenUp(await self._rest(pause, "poll")))
 
     def _note_trouble(self, error: DatabaseAway | DatabaseRefused) -> None:
         if self._lost_at is None:
@@ -277,7 +292,7 @@ class Claimer:
 
     def _note_answer(self) -> None:
         self._failures = 0
-        if self._lost_at is not None and not self._unrest:
+        if self._lost_at is not None:
             publish(DatabaseBack(anyio.current_time() - self._lost_at))
             self._lost_at = None
 

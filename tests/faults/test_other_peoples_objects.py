@@ -116,15 +116,17 @@ async def test_rights_that_are_taken_away_for_a_while_end_nobody_and_cost_no_att
             assert supervisor.stop() == 0
 
 
-async def test_a_pool_that_may_not_open_its_gate_looks_for_jobs_all_the_same_and_says_why_it_is_not_ready(
+async def test_a_pool_that_may_not_open_its_gate_looks_for_jobs_all_the_same_and_says_so(
     database_url: str, connection: Connection
 ) -> None:
     async with a_login_each(connection, database_url) as logins:
         await connection.execute(f"revoke update on all sequences in schema pushq from {logins.group('worker')}")
-        with supervising(logins.url_as("worker"), ready=False, POLL_INTERVAL="600") as supervisor:
+        with supervising(logins.url_as("worker"), POLL_INTERVAL="600") as supervisor:
             for _ in range(3):
                 await finished(connection, *await insert(connection, "echo", 3))
-            wait_until(lambda: "permission denied for sequence" in supervisor.get("/readyz")[1])
+            wait_until(lambda: "chore undone chore=wait" in supervisor.said)
+            assert "permission denied for sequence" in supervisor.said
+            assert "pool held up" not in supervisor.said
 
 
 FORBID = """
