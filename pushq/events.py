@@ -25,6 +25,11 @@ class Event:
         return "info"
 
     @property
+    def is_asked_for(self) -> bool:
+        """Whether a log says it however quiet it is to be."""
+        return False
+
+    @property
     def topic(self) -> str | None:
         """For what is published again and again while it lasts: a log says it once a minute. None: each time."""
         return None
@@ -294,6 +299,45 @@ class PoolReady(Event):
     pool: int
     tasks: int
     queues: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolShown(Event):
+    """Somebody has asked what the pools are doing. traceback: where it is, while it imports the tasks."""
+
+    busy: int
+    traceback: str | None = None
+
+    @property
+    def is_asked_for(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerShown(Event):
+    """What one of its workers is doing, for how many seconds, and where: the handler's own frames."""
+
+    id: UUID
+    task: str
+    queue: str
+    attempt: int
+    seconds: float
+    traceback: str
+
+    @property
+    def is_asked_for(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSilent(Event):
+    """A pool does not say what it is doing: a handler lets no other code run. It is made to write its stacks."""
+
+    pool: int
+
+    @property
+    def is_asked_for(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True)

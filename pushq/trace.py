@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from traceback import TracebackException
-from types import TracebackType
-from typing import Any
+from traceback import StackSummary, TracebackException
+from types import FrameType, TracebackType
+from typing import Any, TypeAlias
+
+Place: TypeAlias = tuple[FrameType, int]
+"""A frame, and the line where it is."""
 
 LONGEST = 16 * 1024
 """Bytes of a traceback that are kept: its last ones, since the innermost frames tell most."""
 MOST_FRAMES = 60
 
 _PACKAGE = Path(__file__).parent
-_OURS = (f"{_PACKAGE / 'pool'}/", f"{_PACKAGE / 'task.py'}")
+_OURS = (f"{_PACKAGE / 'pool'}/", f"{_PACKAGE / 'task.py'}", f"{_PACKAGE / 'handler.py'}")
 """The files of those who call a handler: what lies between the event loop and the user's code."""
 _LIBRARIES = ("<", *(f"{sysconfig.get_path(scheme)}/" for scheme in ("stdlib", "platstdlib", "purelib", "platlib")))
 _CUT = "… (cut)\n"
@@ -55,6 +58,12 @@ def _of_the_user(error: BaseException) -> TracebackType | None:
     while frames and frames.tb_frame.f_code.co_filename.startswith(_OURS):
         frames = frames.tb_next
     return frames
+
+
+def stack(frames: Sequence[Place]) -> str:
+    """Where something is, the outermost first, as Python prints it, without our own frames."""
+    users = [place for place in frames if not place[0].f_code.co_filename.startswith(_OURS)]
+    return _end_of("".join(StackSummary.extract(iter(users[-MOST_FRAMES:])).format()))
 
 
 def places(error: BaseException) -> list[str]:

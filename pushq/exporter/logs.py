@@ -53,7 +53,7 @@ class Log:
             return
         if isinstance(event, JobEnded) and not self._tells_all:
             event = replace(event, message=None, traceback=None)
-        if self._is_repetition(event) or LEVELS.index(event.level) < self._least:
+        if self._is_repetition(event) or not (event.is_asked_for or LEVELS.index(event.level) >= self._least):
             return
         self.write(self._line(event, self._source))
 

@@ -36,12 +36,13 @@ from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
 from pushq.pool.listener import Listener
 from pushq.pool.outbox import Outbox
+from pushq.pool.roster import Roster
 from pushq.pool.solo import run_suspects
 from pushq.pool.worker import Worker
 from pushq.task import Tasks
 
 
-async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
+async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Roster) -> None:
     """Runs a pool until it is told to drain, or until its supervisor is gone."""
     claimant = Claimant(
         assignment.supervisor,
@@ -57,6 +58,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link) -> None:
     notifications = Session(assignment.listen_url, f"{name}: listens")
     store = Store(claims)
     intake, attempts = Intake(assignment.concurrency), Attempts(partial(_payload, store))
+    roster.attempts = attempts
     pool = Pool(assignment, claimant, tasks, store, Store(outcomes), Store(apart), notifications, intake, attempts)
     keeper = FigureKeeper(assignment.concurrency)
     try:

@@ -1,9 +1,13 @@
-"""Where a pool's process begins: `python -m pushq.pool FD`, the file descriptor being its end of the line."""
+"""Where a pool's process begins: `python -m pushq.pool FD PARENT ASKED`.
+
+FD is the file descriptor of its end of the line, ASKED that of a line on which it is asked what it is doing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import os
 import signal
 import socket
@@ -21,6 +25,7 @@ from pushq.pool import run_pool
 from pushq.pool.leaving import LAST_WORDS, LAST_WORDS_OF_A_FAULT, be_gone_within, call_exit_functions, leave
 from pushq.pool.loading import load_tasks
 from pushq.pool.loop import PoolLoop
+from pushq.pool.roster import Roster
 from pushq.pool.signals import OTHERS, STOPPING, leave_to_the_supervisor, spare_children
 from pushq.task import Tasks
 
@@ -33,16 +38,25 @@ def main() -> None:
     parent = int(sys.argv[2])
     _die_with(parent)
     leave_to_the_supervisor(*STOPPING, *OTHERS)
+    faulthandler.register(signal.SIGUSR2, 2)  # to standard error, where a handler lets no other code run
     spare_children()
-    end = socket.socket(fileno=int(sys.argv[1]))
-    end.set_inheritable(False)  # a child that a handler leaves behind must not hold the line
+    end, asked = _socket(sys.argv[1]), _socket(sys.argv[3])
     assignment = receive_first(end)
     assert isinstance(assignment, Assignment)
     form, level, errors = assignment.log_format, assignment.log_level, assignment.log_errors
     with log_events(form, level, errors, source=f"pool {assignment.pool}"):
-        code = _run(end, assignment)
+        roster = Roster()
+        roster.answer(asked)
+        code = _run(end, assignment, roster)
         call_exit_functions()
     leave(code)
+
+
+def _socket(descriptor: str) -> socket.socket:
+    """A child that a handler leaves behind must not hold the line."""
+    line = socket.socket(fileno=int(descriptor))
+    line.set_inheritable(False)
+    return line
 
 
 def _die_with(parent: int) -> None:
@@ -53,10 +67,10 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _run(end: socket.socket, assignment: Assignment) -> int:
+def _run(end: socket.socket, assignment: Assignment, roster: Roster) -> int:
     """Its exit code."""
     try:
-        _begin(end, assignment)
+        _begin(end, assignment, roster)
     except BaseException:  # noqa: BLE001 - it is printed, and the process ends
         be_gone_within(LAST_WORDS_OF_A_FAULT)
         traceback.print_exc()
@@ -65,7 +79,7 @@ def _run(end: socket.socket, assignment: Assignment) -> int:
     return 0
 
 
-def _begin(end: socket.socket, assignment: Assignment) -> None:
+def _begin(end: socket.socket, assignment: Assignment, roster: Roster) -> None:
     """Imports the tasks before there is an event loop: a module may run one of its own meanwhile."""
     try:
         tasks = load_tasks(assignment.tasks)
@@ -74,17 +88,17 @@ def _begin(end: socket.socket, assignment: Assignment) -> None:
         return
     log_as_loud_as(assignment.log_level)
     leave_to_the_supervisor(*STOPPING)  # whatever that module has done about them
-    anyio.run(_serve, end, assignment, tasks, backend_options={"loop_factory": PoolLoop})
+    anyio.run(_serve, end, assignment, tasks, roster, backend_options={"loop_factory": PoolLoop})
 
 
-async def _serve(end: socket.socket, assignment: Assignment, tasks: Tasks) -> None:
+async def _serve(end: socket.socket, assignment: Assignment, tasks: Tasks, roster: Roster) -> None:
     end.setblocking(False)
     loop = asyncio.get_running_loop()
     assert isinstance(loop, PoolLoop)
     await to_thread.run_sync(int)  # anyio looks for the first task at its first thread: it would not find it later
     loop.hide_tasks()
     try:
-        await run_pool(assignment, tasks, await Link.over(end))
+        await run_pool(assignment, tasks, await Link.over(end), roster)
         be_gone_within(LAST_WORDS)
     except BaseException:
         be_gone_within(LAST_WORDS_OF_A_FAULT)

@@ -18,6 +18,7 @@ from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
 import anyio
 from anyio import to_thread
@@ -56,7 +57,8 @@ class Attempts:
         self._context = copy_context()  # as the tasks' module has left it
         self._decimal = next((it for it in self._context.values() if isinstance(it, decimal.Context)), None)
         self._threads = anyio.CapacityLimiter(inf)  # a worker has one call at a time
-        self._waiting = dict[asyncio.Task[None], Job]()  # attempts on the loop
+        self._waiting = dict[asyncio.Task[None], tuple[Job, float]]()  # attempts on the loop, and when they began
+        self._called = dict[tuple[UUID, UUID], tuple[Job, float]]()  # the same in threads, by id and token
         self._scopes = set[anyio.CancelScope]()  # around those in threads, and around payloads that are fetched
         self._stopped = False
 
@@ -66,6 +68,11 @@ class Attempts:
         for scope in self._scopes:
             scope.cancel()
         self._cancel_waiting()
+
+    def under_way(self) -> list[tuple[Job, float, asyncio.Task[None] | None]]:
+        """Those that wait or run in a thread, when they began, and the tasks of those on the loop. For any thread."""
+        on_loop = [(job, began, task) for task, (job, began) in list(self._waiting.items())]
+        return on_loop + [(job, began, None) for job, began in list(self._called.values())]
 
     def _cancel_waiting(self) -> None:
         """Again and again until they have ended, as a scope of anyio's would. One for each would cost too much."""
@@ -83,12 +90,16 @@ class Attempts:
         if not given or self._stopped:
             return made[0] if made else released(job)
         if not task.is_async:
-            await self._call_in_thread(job, task, given, made, limit)
+            self._called[job.id, job.token] = job, began
+            try:
+                await self._call_in_thread(job, task, given, made, limit)
+            finally:
+                del self._called[job.id, job.token]
         else:
             run = self._run_within(limit, job, task, given, made) if limit else self._run(job, task, given, made)
             attempt = self._loop.begin(run, self._context.copy(), task.name)
             if not attempt.done():
-                await self._wait_ended(attempt, job, made)
+                await self._wait_ended(attempt, job, began, made)
             if not made:
                 attempt.result()  # raises what is a fault of ours
         (outcome,) = made
@@ -137,8 +148,8 @@ class Attempts:
         except RuntimeError:  # the handler has left a scope open in ours
             scope.deadline = inf
 
-    async def _wait_ended(self, attempt: asyncio.Task[None], job: Job, made: list[Outcome]) -> None:
-        self._waiting[attempt] = job
+    async def _wait_ended(self, attempt: asyncio.Task[None], job: Job, began: float, made: list[Outcome]) -> None:
+        self._waiting[attempt] = job, began
         while not attempt.done():
             try:
                 await attempt  # which is cancelled if we are

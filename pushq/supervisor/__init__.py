@@ -26,7 +26,7 @@ from pushq.supervisor.farewell import LAST_WORDS, Farewell
 from pushq.supervisor.heartbeat import Heartbeat, new_name
 from pushq.supervisor.orphans import bury_orphans
 from pushq.supervisor.readiness import Readiness
-from pushq.supervisor.signals import DRAIN, STOP
+from pushq.supervisor.signals import DRAIN, SHOW, STOP
 from pushq.supervisor.systemd import feed_watchdog, tell_systemd
 from pushq.sweeper import Sweeper
 
@@ -123,7 +123,9 @@ class Supervisor:
     async def _obey(self, signals: AsyncIterator[signal.Signals], around: TaskGroup) -> None:
         is_draining = False
         async for number in signals:
-            if number in STOP and is_draining:
+            if number == SHOW:
+                around.start_soon(self._crew.show)
+            elif number in STOP and is_draining:
                 self._stop_at_once()
             elif number in (*STOP, *DRAIN) and not is_draining:
                 is_draining = True

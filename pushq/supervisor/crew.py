@@ -237,6 +237,12 @@ class Crew:
         for pool in list(self._pools.values()):
             await pool.drain(grace)
 
+    async def show(self) -> None:
+        """Has every pool write down what its workers are doing."""
+        async with anyio.create_task_group() as asking:
+            for pool in list(self._pools.values()):
+                asking.start_soon(pool.show)
+
     def kill(self) -> None:
         for pool in self._pools.values():
             pool.kill()

@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process
 
+from pushq.events import PoolSilent, publish
 from pushq.link import Assignment, Done, Drain, Figures, Link, Look, Message, Ready, Unable
 from pushq.settings import SECRETS
 
@@ -27,6 +28,8 @@ _OURS_ALONE = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"} | SECRETS
 
 LINE_LOST_AFTER = 1.0
 """Seconds that a process may outlive its line: it hears no orders any more, and says nothing of itself."""
+SILENT_AFTER = 2.0
+"""Seconds for an answer to what a pool is doing."""
 DEAF_WHILE_IMPORTING = 1.0
 """Seconds after which a pool that is told to drain, and has not begun, is ended: it imports the user's modules, hears
 nothing meanwhile, and has no jobs."""
@@ -52,6 +55,7 @@ class PoolProcess:
         self._link: Link | None = None
         self._drain: Drain | None = None
         self._told_to_drain = anyio.Event()
+        self._asking: socket.socket | None = None
         self._heard_all = anyio.Event()
 
     @property
@@ -81,16 +85,20 @@ class PoolProcess:
 
     async def _run(self, spawned: Callable[[], None]) -> str:
         ours, theirs = socket.socketpair()
-        with ours, theirs:
+        asking, asked = socket.socketpair()
+        with ours, theirs, asking, asked:
+            line, other = theirs.fileno(), asked.fileno()
             self._process = await anyio.open_process(
-                [sys.executable, *_FLAGS, "-m", "pushq.pool", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, *_FLAGS, "-m", "pushq.pool", str(line), str(os.getpid()), str(other)],
                 stdin=None,
                 stdout=None,
                 stderr=None,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(line, other),
                 env={name: value for name, value in os.environ.items() if name.upper() not in _OURS_ALONE},
             )
             theirs.close()
+            asked.close()
+            self._asking = asking
             spawned()
             if self._is_unwanted:
                 self.kill()
@@ -129,6 +137,16 @@ class PoolProcess:
     async def look(self) -> None:
         await self._say(Look())
 
+    async def show(self) -> None:
+        """Has the pool write down what its workers are doing; where no other code of it runs, its stacks alone."""
+        asking, self._asking = self._asking, None  # one who asks at the same time is answered with it
+        if asking is None or self._process is None:
+            return
+        if not await _has_answered(asking) and self.ready and self._process.returncode is None:
+            publish(PoolSilent(self.number))
+            self._process.send_signal(signal.SIGUSR2)
+        self._asking = asking
+
     def kill(self) -> None:
         """Ends the process at once, or as soon as it is there. What it ran is ours to release."""
         self._is_unwanted = True
@@ -166,3 +184,14 @@ class PoolProcess:
         if self._process:
             with suppress(ProcessLookupError):
                 self._process.kill()
+
+
+async def _has_answered(asking: socket.socket) -> bool:
+    asking.setblocking(False)
+    with suppress(OSError):
+        asking.recv(64)  # an answer that came too late
+    with suppress(OSError), anyio.move_on_after(SILENT_AFTER):
+        asking.send(b"?")
+        await anyio.wait_readable(asking)
+        return bool(asking.recv(64))
+    return False

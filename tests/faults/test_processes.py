@@ -130,7 +130,8 @@ async def test_handlers_that_fork_harm_neither_their_pool_nor_its_connections(
         said = supervisor.said
 
     assert {row["id"]: row["result"] for row in rows} == expected
-    assert {(row["status"], row["attempt"]) for row in rows} == {("succeeded", 1)}
+    # What a busy machine claims too far ahead is given back: that is an attempt more, and no fault.
+    assert {(row["status"], row["failures"], row["crashes"]) for row in rows} == {("succeeded", 0, 0)}
     for trouble in ("pool died", "database lost", "bell down", "outcome refused"):
         assert trouble not in said
 

@@ -7,6 +7,7 @@ import decimal
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -55,6 +56,12 @@ def sleep_in_thread(seconds: float) -> str:
 async def block(seconds: float) -> str:
     time.sleep(seconds)  # noqa: ASYNC251 - a handler that does what it must not
     return "blocked"
+
+
+@tasks.register("compute.in.c")
+def compute_in_c() -> None:
+    """For ages, and no other thread runs meanwhile."""
+    re.match("(a+)+$", "a" * 60 + "b")
 
 
 @tasks.register("typed")
