@@ -54,7 +54,10 @@ async def serve_who_comes(
     """Serves until it is cancelled. name: of the session for scrapes. not_ready: why; None: we are ready."""
     with anyio.move_on_after(OPENED_AFTER):
         await anyio.wait_readable(listening)
-    await run_sync(_import_what_serves)  # in a thread: the loop has pools to hear meanwhile
+    try:
+        await run_sync(_import_what_serves)  # in a thread: the loop has pools to hear meanwhile
+    except RuntimeError:  # the system has none to give
+        _import_what_serves()
     from pushq.exporter.http import application, serve  # noqa: PLC0415
     from pushq.exporter.metrics import Exposition, session_for_scrapes  # noqa: PLC0415
 

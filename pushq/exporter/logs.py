@@ -34,7 +34,7 @@ def log_events(
 
 
 class Log:
-    """A subscriber. What lasts is said once a minute; that the database is away, not by the pools."""
+    """A subscriber. What lasts is said once a minute; that the database is away, by the supervisor alone."""
 
     def __init__(self, form: str, level: str, source: str, writer: LineWriter, errors: str = "brief") -> None:
         self._line = _json_line if form == "json" else _console_line
@@ -65,7 +65,7 @@ class Log:
             self._dropped += 1
 
     def _is_repetition(self, event: Event) -> bool:
-        if self._source.startswith("pool") and "database" in (event.topic, event.ends):
+        if self._source != "supervisor" and "database" in (event.topic, event.ends):
             return True
         if event.ends:
             return self._silent_until.pop(event.ends, None) is None

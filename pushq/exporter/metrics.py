@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.errors import DatabaseAway, DatabaseRefused
-from pushq.events import DatabaseBack, DatabaseLost, publish
+from pushq.events import ChoreDone, ChoreUndone, publish
 from pushq.exporter.figures import WAKEUPS, ProcessFigures
 
 FINISHED = ("succeeded", "failed", "cancelled")
@@ -60,7 +60,7 @@ class Exposition:
         self._figures = figures
         self._turn = anyio.Lock()
         self._taken_at = -math.inf
-        self._lost_at: float | None = None
+        self._failing_since: float | None = None
         self._table: _Table | None = None
         self._of_process = ProcessFigures()
         self._texts: dict[str, list[bytes]] = {}
@@ -90,19 +90,19 @@ class Exposition:
             with anyio.fail_after(LONGEST_READ):
                 table = _Table(await self._store.live(), await self._store.gauges(), await self._store.tallies())
         except (DatabaseAway, DatabaseRefused) as error:
-            self._note_loss(str(error))
+            self._note_failure(str(error))
         except TimeoutError:
-            self._note_loss(f"the database has not answered a scrape for {LONGEST_READ:g} seconds")
+            self._note_failure(f"the database has not answered a scrape for {LONGEST_READ:g} seconds")
         else:
-            if self._lost_at is not None:
-                publish(DatabaseBack(anyio.current_time() - self._lost_at))
-            self._lost_at = None
+            if self._failing_since is not None:
+                publish(ChoreDone("scrape", anyio.current_time() - self._failing_since))
+            self._failing_since = None
             return table
         return None
 
-    def _note_loss(self, reason: str) -> None:
-        self._lost_at = self._lost_at or anyio.current_time()
-        publish(DatabaseLost(reason))
+    def _note_failure(self, reason: str) -> None:
+        self._failing_since = self._failing_since or anyio.current_time()
+        publish(ChoreUndone("scrape", reason))
 
 
 def session_for_scrapes(url: str | None, name: str) -> Session:

@@ -187,7 +187,7 @@ async def test_while_the_database_does_not_answer_the_metrics_say_so_and_tell_of
 ) -> None:
     async with proxied(database_url) as proxy:
         with ExitStack() as stack:
-            _, place = await asyncio.to_thread(stack.enter_context, exporting(proxy.url))
+            process, place = await asyncio.to_thread(stack.enter_context, exporting(proxy.url))
 
             async def scraped() -> dict[str, float]:
                 """Samples by name; and every name is there."""
@@ -201,12 +201,15 @@ async def test_while_the_database_does_not_answer_the_metrics_say_so_and_tell_of
             away = await scraped()
             proxy.is_silent = False
             back = await scraped()
+            process.send_signal(signal.SIGTERM)
+            _, said = await asyncio.to_thread(process.communicate, timeout=10)
 
     of_process = {"pushq_workers", "pushq_wakeups_total", "pushq_notifications_received_total"}
     of_process |= {"pushq_pools", "pushq_listener_up", "pushq_database_up"}
     assert (sound["pushq_database_up"], away["pushq_database_up"]) == (1, 0)
     assert away.keys() == of_process
     assert back == sound
+    assert re.findall(r"chore (\w+) chore=scrape", said) == ["undone", "done"]
 
 
 async def _time_for_a_census(connection: Connection) -> None:
