@@ -117,7 +117,12 @@ begin
 exception
     when unique_violation then
         get stacked diagnostics rule = constraint_name;
-        return case rule when 'jobs_unfinished_unique_key' then 'unique_key is taken' else 'id is taken' end;
+        if rule = 'jobs_unfinished_unique_key' then
+            return 'unique_key is taken';
+        elsif rule = 'jobs_unfinished_id_is_unique' then
+            return 'id is taken';
+        end if;
+        raise;  -- of an index that somebody has made
 end
 $$;
 

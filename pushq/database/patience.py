@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 import anyio
 
 from pushq.backoff import exponential
-from pushq.errors import DatabaseAway, DatabaseRefused, UnexpectedState
+from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, UnexpectedState
 from pushq.events import DatabaseBack, DatabaseLost, DatabaseObjects, publish
 
 T = TypeVar("T")
@@ -48,16 +48,30 @@ def is_objection(error: Trouble) -> bool:
     return bool(error.state) and isinstance(error, UnexpectedState | DatabaseRefused)
 
 
+def is_all_s(error: Trouble) -> bool:
+    """Whether it can be no single row's fault: the database has not answered, or says that it cannot serve."""
+    return not error.state or not isinstance(error, StatementUndone | DatabaseRefused)
+
+
+def is_no_answer(error: Trouble) -> bool:
+    return not error.state
+
+
 def trouble(error: Trouble) -> DatabaseLost:
     """As an event."""
     return (DatabaseObjects if is_objection(error) else DatabaseLost)(str(error))
 
 
-async def piecewise(call: Callable[[Sequence[T]], Awaitable[object]], items: Sequence[T]) -> list[tuple[T, str]]:
+async def piecewise(
+    call: Callable[[Sequence[T]], Awaitable[object]],
+    items: Sequence[T],
+    *,
+    unless: Callable[[Trouble], bool] = is_all_s,
+) -> list[tuple[T, str]]:
     """Calls with all items; where the database undoes that, with half as many, and so on, and then with more again.
 
     Returns those that it undoes alone, with what it says of each. To find one among n takes at most 3 log n calls, and
-    where it undoes each of them, n + log n. What it does not answer is raised, and what was done until then is done.
+    where it undoes each of them, n + log n. unless: what is raised; what was done until then is done.
     """
     faults: list[tuple[T, str]] = []
     rest, size = list(items), len(items)
@@ -66,7 +80,7 @@ async def piecewise(call: Callable[[Sequence[T]], Awaitable[object]], items: Seq
         try:
             await call(piece)
         except (DatabaseAway, DatabaseRefused) as error:
-            if not error.state:
+            if unless(error):
                 raise
             if len(piece) > 1:
                 size = len(piece) // 2

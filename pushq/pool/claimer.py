@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from pushq.database.patience import is_objection, piecewise, reconnect_delay, trouble
 from pushq.database.store import Claimant, Store
-from pushq.errors import DatabaseAway, DatabaseRefused, UnexpectedState
+from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, UnexpectedState
 from pushq.events import ChoreDone, ChoreUndone, DatabaseBack, JobsClaimed, JobsPassedOver, Wakeup, WokenUp, publish
 from pushq.job import Job
 from pushq.outcome import released
@@ -43,6 +43,9 @@ DUE_AND_NOT_OURS = 0.005
 """Seconds until the next claim where something is due that we did not get: somebody else holds it. Twice as long with
 each claim in vain, up to LONGEST_IN_VAIN."""
 LONGEST_IN_VAIN = 0.5
+UNDONE = 5
+"""Claims in a row that are undone for what should pass, after which they are tried apart: a lock for which a trigger of
+somebody's waits, say."""
 IN_VAIN = 4
 """Claims in vain after which what is due and not ours is looked at apart: a trigger of somebody's may skip it."""
 WAIT = "wait"
@@ -190,7 +193,7 @@ class Claimer:
         try:
             jobs += await self._store.claim(self._claimant, token, limit, span.since, span.until)
         except (DatabaseAway, DatabaseRefused) as error:
-            if is_objection(error):
+            if is_objection(error) or (isinstance(error, StatementUndone) and self._failures >= UNDONE):
                 return False
             if not error.state:
                 self._in_doubt[token] = inf

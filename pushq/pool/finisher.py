@@ -21,7 +21,7 @@ from math import inf
 import anyio
 
 from pushq.backoff import exponential
-from pushq.database.patience import Trouble, is_objection, piecewise, trouble, wait_out
+from pushq.database.patience import Trouble, is_no_answer, is_objection, piecewise, trouble, wait_out
 from pushq.database.store import Fence, Store
 from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, ValueRefused
 from pushq.events import JobsEnded, OutcomeRefused, OutcomesHeldUp, OutcomesPutAside, publish
@@ -213,7 +213,7 @@ class Aside:
     async def _try(self, due: Sequence[_Held]) -> None:
         if not due:
             return
-        faults = await piecewise(self._write, due)
+        faults = await piecewise(self._write, due, unless=is_no_answer)
         reason = faults[0][1] if faults else SKIPPED
         self._held = [one for one in self._held if not one.is_settled]
         for one in due:

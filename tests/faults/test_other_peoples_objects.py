@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from datetime import date
 from functools import partial
 
+import asyncpg
+import pytest
+
 from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.sweeper import Sweeper
@@ -38,6 +41,14 @@ async def test_every_table_may_be_changed_under_a_publication_for_all_tables(con
         )
         await connection.execute(f"update pushq.{table} set {column} = {column} where tableoid = 0")
         await connection.execute(f"delete from pushq.{table} where tableoid = 0")
+
+
+async def test_a_retry_that_an_index_of_somebody_s_forbids_names_that_index(connection: Connection) -> None:
+    first, _ = await insert(connection, "echo", 2)
+    await connection.execute(f"select pushq.cancel('{first}')")
+    await connection.execute("create unique index one_of_each on pushq.jobs_unfinished (task)")
+    with pytest.raises(asyncpg.UniqueViolationError, match="one_of_each"):
+        await connection.execute(f"select pushq.retry('{first}')")
 
 
 RAISE = """
@@ -222,6 +233,24 @@ async def test_jobs_that_a_trigger_does_not_let_be_claimed_hold_up_no_others_and
         assert supervisor.pools == pools
         assert "jobs passed over" in supervisor.said
         assert supervisor.stop() == 0
+
+
+async def test_a_suspect_whose_outcome_a_trigger_refuses_holds_up_no_other_suspect_and_no_drain(
+    database_url: str, connection: Connection
+) -> None:
+    (forbidden,) = await insert(connection, "echo", correlation_id="forbidden")
+    await connection.execute("update pushq.jobs set crashes = 2")
+    await connection.execute(FORBID.format(when="delete"))
+    with supervising(database_url, SHUTDOWN_TIMEOUT="20") as supervisor:
+        await eventually(partial(_says, supervisor, "outcomes put aside"))
+        others = await insert(connection, "echo", 2)
+        await connection.execute("update pushq.jobs set crashes = 2 where id = any($1)", others)
+        rows = await finished(connection, *others, within=30)
+        assert supervisor.stop(within=10) == 0
+    released = await row_of(connection, forbidden)
+
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("succeeded", 1, 2)}
+    assert (released["status"], released["attempt"], released["crashes"]) == ("queued", 1, 2)
 
 
 async def test_a_suspect_that_a_trigger_does_not_let_be_claimed_holds_up_no_other_suspect(

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+import pytest
 
 from pushq.database.session import Session
 from pushq.database.store import Claimant, Store
 from pushq.events import DatabaseObjects, Event, JobsPassedOver, subscribe
+from pushq.pool import claimer
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.intake import Intake
@@ -31,9 +33,9 @@ async def claiming(url: str, connection: Connection) -> AsyncIterator[list[Event
         "insert into pushq.supervisors (name, host, pid, lease, lease_until) "
         "values ('here', 'here', 1, '1 hour', now() + interval '1 hour')"
     )
-    session = Session(url, "test", settings={"statement_timeout": "300ms"})
+    session = Session(url, "test", settings={"statement_timeout": "300ms", "lock_timeout": "100ms"})
     intake, events = Intake(50), list[Event]()
-    claimer = Claimer(
+    one = Claimer(
         Store(session),
         Claimant("here", 1, ("default",), ("echo",)),
         intake=intake,
@@ -49,7 +51,7 @@ async def claiming(url: str, connection: Connection) -> AsyncIterator[list[Event
 
     with subscribe(events.append):
         async with anyio.create_task_group() as group:
-            group.start_soon(claimer.run)
+            group.start_soon(one.run)
             for _ in range(intake.workers):
                 group.start_soon(work)
             yield events
@@ -67,6 +69,20 @@ async def test_a_job_whose_claim_takes_too_long_is_passed_over_and_holds_up_no_o
         await has_count(connection, 7, "status = 'running'")
         assert any(isinstance(event, JobsPassedOver) for event in events)
         await connection.execute("drop function public.dawdle cascade")
+        await has_count(connection, 8, "status = 'running'")
+
+
+async def test_a_job_whose_trigger_waits_for_a_lock_is_passed_over_in_the_end(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claimer, "UNDONE", 2)
+    await connection.execute(DAWDLE.replace("pg_sleep(60)", "pg_advisory_xact_lock(7)"))
+    await insert(connection, "echo", correlation_id="slow")
+    await insert(connection, "echo", 7)
+    await connection.execute("select pg_advisory_lock(7)")
+    async with claiming(database_url, connection):
+        await has_count(connection, 7, "status = 'running'")
+        await connection.execute("select pg_advisory_unlock(7)")
         await has_count(connection, 8, "status = 'running'")
 
 

@@ -245,17 +245,35 @@ async def test_what_somebody_objects_to_when_the_pool_drains_is_left_and_still_h
         assert them.told == them.others
 
 
+STATEMENT_TRIGGER = """
+create function public.say_no() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+create trigger say_no before delete on pushq.jobs_unfinished execute function public.say_no();
+"""
+FOR_ALL: Mapping[str, tuple[str, str]] = {
+    "a function that is gone": (
+        "alter function pushq.current_day() rename to gone",
+        "alter function pushq.gone() rename to current_day",
+    ),
+    "a rule": (
+        "create rule nothing as on delete to pushq.jobs_unfinished do instead nothing",
+        "drop rule nothing on pushq.jobs_unfinished",
+    ),
+    "a trigger of the statement": (STATEMENT_TRIGGER, "drop function public.say_no cascade"),
+}
+
+
+@pytest.mark.parametrize("what", FOR_ALL)
 async def test_what_is_the_same_for_all_is_waited_out_and_nothing_is_put_aside(
-    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """A function that somebody has dropped, and makes again."""
+    install, uninstall = FOR_ALL[what]
     async with ended(database_url, connection, monkeypatch) as them:
-        await connection.execute("alter function pushq.current_day() rename to gone")
+        await connection.execute(install)
         async with anyio.create_task_group() as group:
             group.start_soon(finish, them.store, them.apart, them.outbox)
             await eventually(lambda: _is_published(them.events, DatabaseObjects))
             assert them.told == set()
-            await connection.execute("alter function pushq.gone() rename to current_day")
+            await connection.execute(uninstall)
             them.outbox.close()
         assert them.told == {*them.others, them.forbidden}
         assert not await _is_published(them.events, OutcomesPutAside)
