@@ -89,13 +89,22 @@ async def test_while_no_listener_can_be_had_the_gauge_is_down_and_the_pool_polls
         assert supervisor.said.count("bell down") == 1
 
 
+async def settled_at(supervisor: RunningSupervisor) -> str:
+    """When the pool, which was woken by its bell being up, had opened its gate anew and looked again."""
+    heard = "woken up source=notify"
+
+    async def look() -> list[str]:
+        _, _, since = supervisor.said.partition(heard)
+        return [line.split()[0] for line in since.splitlines() if "woken up source=linger" in line]
+
+    return (await eventually(look))[0]
+
+
 async def test_without_the_canary_nobody_would_ever_notice(database_url: str, connection: Connection) -> None:
     """The negative control: it is the canary that the tests above see at work."""
-    async with listening_through_a_proxy(database_url, TEST_CANARY=QUICK_CANARY, TEST_PLANTED="no-canary") as (
-        proxy,
-        supervisor,
-    ):
-        await asleep(connection)
+    given = {"TEST_CANARY": QUICK_CANARY, "TEST_PLANTED": "no-canary", "LOG_LEVEL": "debug"}
+    async with listening_through_a_proxy(database_url, **given) as (proxy, supervisor):
+        await asleep(connection, since=await settled_at(supervisor))
         proxy.leave_half_open()
         missed = await insert(connection, "echo")
         with pytest.raises(AssertionError, match="did not come true"):
