@@ -138,15 +138,22 @@ def _awaited(coroutine: CoroutineType[Any, Any, Any]) -> object:
 
     from anyio import from_thread  # noqa: PLC0415
 
-    async def wait() -> object:
-        return await coroutine
+    async def wait() -> tuple[object, BaseException | None]:
+        try:
+            return await coroutine, None
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for, without what lies between
+            return None, error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
+    ended: tuple[object, BaseException | None] | None = None
     try:
-        return from_thread.run(wait)
+        ended = from_thread.run(wait)
     except RuntimeError:
         if inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED:
-            raise  # it is the handler's own
-        return asyncio.run(wait())
+            raise
+    value, error = ended or asyncio.run(wait())
+    if error:
+        raise error
+    return value
 
 
 def _layers(function: Any) -> Iterator[object]:

@@ -14,6 +14,7 @@ import pytest
 
 from pushq import Tasks
 from pushq.errors import TasksError
+from pushq.trace import trace
 
 
 async def waits(to: str, times: int = 2) -> str:
@@ -26,6 +27,15 @@ def calls(to: str, times: int = 2) -> str:
 
 def returns_a_coroutine(to: str) -> Any:
     return waits(to)
+
+
+async def fails_in_an_async_def() -> None:
+    await asyncio.sleep(0)
+    raise KeyError("missing")
+
+
+def fails_in_a_def() -> None:
+    raise KeyError("missing")
 
 
 def passes_on(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,3 +204,17 @@ def test_a_task_is_still_called_as_the_function_that_it_is() -> None:
 
     assert asyncio.run(task("x")) == "xx"
     assert Tasks().register("it")(functools.singledispatch(calls))("x", times=3) == "xxx"
+
+
+@pytest.mark.parametrize("fails", [passes_on(fails_in_an_async_def), fails_in_a_def])
+def test_a_traceback_begins_in_the_user_s_code_however_it_is_called(fails: Callable[..., Any]) -> None:
+    task = Tasks().register("it")(fails)
+    with pytest.raises(KeyError) as raised:
+        task.function()
+
+    frames = raised.value.__traceback__
+    found = trace(raised.value.with_traceback(frames and frames.tb_next))  # without this test's own
+    assert found
+    assert "pushq/handler.py" not in found.text
+    assert "anyio" not in found.text
+    assert found.place.startswith("tests/test_handler.py:")

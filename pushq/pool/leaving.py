@@ -26,6 +26,7 @@ def be_gone_within(seconds: float) -> None:
     The kernel ends the process: it needs no thread for that, of which there may be none, and no turn at the GIL.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
