@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Mapping
 from datetime import date
 from functools import partial
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from pushq.database.desk import Desk, Filter
 from pushq.database.session import Session
-from pushq.database.store import Store
+from pushq.database.store import Claimant, Store
+from pushq.outcome import Kind, Outcome
 from pushq.sweeper import Sweeper
 from tests.support.days import make_day
 from tests.support.jobs import Connection, count, die_with_them, finished, has_count, insert, row_of
 from tests.support.roles import a_login_each
-from tests.support.supervisors import RunningSupervisor, supervising
+from tests.support.supervisors import ROOT, RunningSupervisor, supervising
 from tests.support.waiting import eventually, wait_until
 
 LEAVES = """
@@ -41,6 +45,49 @@ async def test_every_table_may_be_changed_under_a_publication_for_all_tables(con
         )
         await connection.execute(f"update pushq.{table} set {column} = {column} where tableoid = 0")
         await connection.execute(f"delete from pushq.{table} where tableoid = 0")
+
+
+async def test_a_column_of_somebody_s_may_have_any_name(database_url: str, connection: Connection) -> None:
+    """Also one that a statement or a function of pushq's uses for something else."""
+    files = [*(ROOT / "migrations").glob("*.sql"), *(ROOT / "pushq" / "database" / "sql").glob("*.sql")]
+    words = set(re.findall(r"[a-z_]+", " ".join(re.sub("--.*", "", file.read_text()) for file in files)))
+    taken = await connection.fetch("select attname from pg_attribute where attrelid = 'pushq.jobs'::regclass")
+    names = sorted(words - {row["attname"] for row in taken})
+    await connection.execute("alter table pushq.jobs " + ", ".join(f'add "{name}" int' for name in names))
+    session = Session(database_url, "test", settings={"enable_seqscan": "on"})
+    store, desk = Store(session), Desk(session)
+    claimant = Claimant("here", 1, ("default",), ("echo",))
+    await store.heartbeat("here", "here", 1, 3600)
+    await store.register(claimant)
+    ids = await insert(connection, "echo", 12)
+    await store.next_due(claimant)
+    assert len(await store.claimable(claimant, 12)) == 12
+    jobs = await store.claim(claimant, token := uuid4(), 9)
+    jobs += await store.claim_these(claimant, uuid4(), ids[9:])
+    assert len(jobs) == 12
+    assert len(await store.take_back("here", token)) == 9
+    kinds = [Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED, Kind.RETRIED, Kind.SNOOZED, Kind.RELEASED]
+    outcomes = [Outcome(job, kind) for job, kind in zip(jobs, kinds, strict=False)]
+    assert await store.still_held(outcomes) == {one.job.fence for one in outcomes}
+    assert await store.locked(outcomes) == set()
+    assert len(await store.finish(outcomes)) == 6
+    assert len(await store.finished_with_token(outcomes)) == 3
+    assert len(await store.requeue(["here"], crashed=False)) == 6
+    await connection.execute("update pushq.jobs_unfinished set crashes = 2, run_at = now()")
+    assert len(await store.next_suspect(claimant, [])) == 1
+    (suspect,) = await store.claim_suspect(claimant, uuid4())
+    await store.upkeep("here", ("default",), ("echo",), 10)
+    assert [one.status for one in await store.requeue(["here"], crashed=True)] == ["failed"]
+    assert await desk.change("retry", suspect.id) == "queued"
+    assert await desk.change("cancel", suspect.id) == "cancelled"
+    await desk.change("pause", "default")
+    await desk.change("resume", "default")
+    assert len(await desk.list_jobs(Filter(), 100)) == 12
+    assert await desk.find(suspect.id)
+    swept = await Sweeper(store, retention=604800).sweep()
+    await session.close()
+
+    assert swept.undone == ()
 
 
 async def test_a_retry_that_an_index_of_somebody_s_forbids_names_that_index(connection: Connection) -> None:

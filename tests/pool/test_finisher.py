@@ -245,6 +245,31 @@ async def test_what_somebody_objects_to_when_the_pool_drains_is_left_and_still_h
         assert them.told == them.others
 
 
+HARMLESS: Mapping[str, str] = {
+    "a key that cascades": FOREIGN_KEY.replace("unfinished)", "unfinished on delete cascade)"),
+    "a key that is set null": FOREIGN_KEY.replace("unfinished)", "unfinished on delete set null)"),
+    "a publication": "set client_min_messages = error; create publication everything for all tables",
+    "a view": "create view public.open_jobs as select * from pushq.jobs",
+    "a trigger that skips the day": (
+        "create function public.skip() returns trigger language plpgsql as 'begin return null; end';"
+        "create trigger skip before insert on pushq.jobs for each row when (new.status <> 'queued') "
+        "execute function public.skip()"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HARMLESS)
+async def test_what_harms_nobody_puts_nothing_aside(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async with ended(database_url, connection, monkeypatch) as them:
+        await connection.execute(HARMLESS[what])
+        them.outbox.close()
+        assert await finish(them.store, them.apart, them.outbox) == []
+        assert them.told == {*them.others, them.forbidden}
+        assert {type(event) for event in them.events} == {JobsEnded}
+
+
 STATEMENT_TRIGGER = """
 create function public.say_no() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
 create trigger say_no before delete on pushq.jobs_unfinished execute function public.say_no();

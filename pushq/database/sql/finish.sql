@@ -20,9 +20,11 @@ finished as (
     using outcome
     where job.id = outcome.id and job.token = outcome.token
     and outcome.kind in ('succeeded', 'failed', 'cancelled')
-    returning
-        job.*, outcome.place, outcome.kind, outcome.error as last_error, outcome.traceback as last_traceback,
-        outcome.result as returned,
+    returning  -- by name: somebody's own column may be named like one of these
+        job.id, job.task, job.payload, job.queue, job.priority, job.run_at, job.max_attempts, job.timeout, job.unique_key,
+        job.tenant_id, job.correlation_id, job.submitted_by, job.attempt, job.failures, job.crashes, job.enqueued_at,
+        job.supervisor, job.pool, job.token, outcome.place, outcome.kind, outcome.error as last_error,
+        outcome.traceback as last_traceback, outcome.result as returned,
         greatest(clock_timestamp() - outcome.began * interval '1 second', job.started_at) as began_at,
         (outcome.began - outcome.ended) * interval '1 second' as ran
 ),

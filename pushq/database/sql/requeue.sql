@@ -23,7 +23,11 @@ failed as (
     delete from pushq.jobs_unfinished as job
     using held
     where job.id = held.id and $3::boolean and job.crashes + 1 >= 3
-    returning job.*, greatest(clock_timestamp(), job.started_at) as ended_at  -- the clock may have been set back
+    returning  -- by name: somebody's own column may be named like the last
+        job.id, job.task, job.payload, job.queue, job.priority, job.run_at, job.max_attempts, job.timeout, job.unique_key,
+        job.tenant_id, job.correlation_id, job.submitted_by, job.attempt, job.failures, job.crashes, job.enqueued_at,
+        job.started_at, job.supervisor, job.pool,
+        greatest(clock_timestamp(), job.started_at) as ended_at  -- the clock may have been set back
 ),
 kept as (
     insert into pushq.jobs (
