@@ -16,7 +16,7 @@ from pushq.cli.output import Progress
 from pushq.database.migrate import check_schema
 from pushq.database.session import Session
 from pushq.database.store import Store
-from pushq.exporter.door import bind
+from pushq.exporter.door import bind, import_what_serves
 from pushq.exporter.logs import log_events
 from pushq.supervisor import Supervisor
 from pushq.supervisor.signals import obeyed
@@ -50,6 +50,7 @@ def supervise(tasks: str, **flags: object) -> None:
                 await Supervisor(settings, tasks, listening).run(signals)
             _end_at_once()
 
+    import_what_serves()  # now: an import that comes later, in a thread too, holds up the loop that sends the heartbeat
     anyio.run(run)
 
 

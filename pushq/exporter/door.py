@@ -55,9 +55,9 @@ async def serve_who_comes(
     with anyio.move_on_after(OPENED_AFTER):
         await anyio.wait_readable(listening)
     try:
-        await run_sync(_import_what_serves)  # in a thread: the loop has pools to hear meanwhile
+        await run_sync(import_what_serves)  # in a thread: the loop has pools to hear meanwhile
     except RuntimeError:  # the system has none to give
-        _import_what_serves()
+        import_what_serves()
     from pushq.exporter.http import application, serve  # noqa: PLC0415
     from pushq.exporter.metrics import Exposition, session_for_scrapes  # noqa: PLC0415
 
@@ -68,6 +68,6 @@ async def serve_who_comes(
         session.discard()
 
 
-def _import_what_serves() -> None:
+def import_what_serves() -> None:
     import pushq.exporter.http  # noqa: PLC0415
     import pushq.exporter.metrics  # noqa: F401, PLC0415
