@@ -32,7 +32,7 @@ def test_all_are_done_but_those_at_fault_and_each_of_them_is_found_in_some_log_n
 
     assert sorted(done) == [one for one in range(count) if one not in bad]
     assert faults == [(one, f"no {one}") for one in sorted(bad)]
-    assert calls <= 1 + len(bad) * (3 * log2(max(count, 1)) + 4)
+    assert calls <= 1 + len(bad) * (2 * log2(max(count, 1)) + 4)
 
 
 def test_where_each_is_at_fault_each_is_tried_alone_once() -> None:
