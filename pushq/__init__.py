@@ -1,9 +1,34 @@
 """pushq: your PostgreSQL table is the queue, an INSERT from any language is the API."""
 
-from pushq.job import Job, NewJob
-from pushq.outcome import Cancel, Retry
-from pushq.queue import Queue
-from pushq.task import Task, Tasks, current_job
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pushq.current import current_job
+    from pushq.job import Job, NewJob
+    from pushq.outcome import Cancel, Retry
+    from pushq.queue import Queue
+    from pushq.task import Task, Tasks
 
 __all__ = ["Cancel", "Job", "NewJob", "Queue", "Retry", "Task", "Tasks", "current_job"]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Cancel": "outcome",
+    "Job": "job",
+    "NewJob": "job",
+    "Queue": "queue",
+    "Retry": "outcome",
+    "Task": "task",
+    "Tasks": "task",
+    "current_job": "current",
+}
+
+
+def __getattr__(name: str) -> object:
+    """A public name, imported when it is asked for: our own commands, which begin here too, ask for none."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pushq' has no attribute {name!r}")
+    return getattr(import_module(f"pushq.{_HOMES[name]}"), name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from types import GenericAlias
@@ -16,33 +15,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError
 
 from pushq.backoff import Backoff, exponential
-from pushq.errors import PayloadError, PushqError, TasksError
+from pushq.errors import PayloadError, TasksError
 from pushq.handler import caller, code_of, is_async, parameters_of, place_of
-from pushq.job import Job, NewJob
+from pushq.job import NewJob
 from pushq.outcome import refuse_nul
 from pushq.roundtrip import Check, alike, doubts, loses, read, unreadable
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_running: ContextVar[Job] = ContextVar("pushq_job")
-
-
-def current_job() -> Job:
-    """The job whose handler is running here. Raises PushqError outside of one."""
-    try:
-        return _running.get()
-    except LookupError:
-        raise PushqError("current_job() is for handlers: no job is running here.") from None
-
-
-set_current_job = _running.set
-"""Says which job a worker runs now."""
-
-
-def job_here() -> Job | None:
-    """The same; None outside of one."""
-    return _running.get(None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,8 +14,8 @@ import pytest
 from pydantic import AfterValidator, BaseModel, Field
 
 from pushq import NewJob, Task, Tasks, current_job
+from pushq.current import set_current_job
 from pushq.errors import PayloadError, PushqError, TasksError
-from pushq.task import set_current_job
 from tests.test_outcome import JOB
 
 tasks = Tasks()

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pushq.current import job_here
 from pushq.exporter.lines import instant, printable, shown
-from pushq.task import job_here
 
 _FIELDS = {"id": "pushq_job", "task": "pushq_task", "attempt": "pushq_attempt"}
 """What a line says of a record's job, and in which field of the record that stands."""

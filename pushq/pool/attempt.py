@@ -25,13 +25,14 @@ from anyio import to_thread
 from anyio._backends._asyncio import _task_states
 from anyio.lowlevel import checkpoint
 
+from pushq.current import set_current_job
 from pushq.errors import PayloadError, UnexpectedState
 from pushq.events import NoThread, publish
 from pushq.job import Job
 from pushq.outcome import Ending, Kind, Outcome, Raised, Returned, Stopped, TimedOut, decide, released
 from pushq.pool.forks import end_child, forked
 from pushq.pool.loop import PoolLoop
-from pushq.task import Task, set_current_job
+from pushq.task import Task
 
 LoadPayload = Callable[[Job], Awaitable[str | None]]
 """Fetches a payload that was too large to come with its claim; None: the job is no longer ours."""

@@ -21,8 +21,8 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
+from pushq.current import job_here
 from pushq.pool.forks import end_child, forked
-from pushq.task import job_here
 
 
 class PoolLoop(asyncio.SelectorEventLoop):

@@ -14,10 +14,10 @@ from uuid import UUID
 
 import pytest
 
+from pushq.current import set_current_job
 from pushq.exporter.logs import log_events
 from pushq.exporter.records import log_as_loud_as
 from pushq.job import Job
-from pushq.task import set_current_job
 
 JOB = Job(UUID(int=7), "mail.welcome", "mail", "{}", 3, 0, 0, None, None, None, None, UUID(int=8))
 logger = logging.getLogger("app.mail")
