@@ -54,6 +54,7 @@ class PoolProcess:
         self._process: Process | None = None
         self._link: Link | None = None
         self._drain: Drain | None = None
+        self._line_was_lost = False
         self._told_to_drain = anyio.Event()
         self._asking: socket.socket | None = None
         self._heard_all = anyio.Event()
@@ -120,7 +121,13 @@ class PoolProcess:
                 self.kill()
                 self._link = None
                 await link.aclose()
-        return f"exit {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        return self._told_of_end(code)
+
+    def _told_of_end(self, code: int) -> str:
+        if self._line_was_lost and code == -signal.SIGKILL:
+            return "its line was cut"
+        ended = f"exit {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        return f"{ended}, untold" if self._is_done and not self.has_ended_as_told else ended
 
     async def drain(self, seconds: float) -> None:
         """Has the pool claim no more, and stop its jobs after a while. One that is just being started is told then."""
@@ -181,6 +188,7 @@ class PoolProcess:
     async def _end_what_cannot_be_told(self) -> None:
         """A handler may have closed the pool's end of the line, or written into it."""
         await anyio.sleep(LINE_LOST_AFTER)
+        self._line_was_lost = True
         if self._process:
             with suppress(ProcessLookupError):
                 self._process.kill()
