@@ -72,7 +72,6 @@ create table pushq.jobs (
     attempt int not null default 0,
     failures int not null default 0,
     crashes int not null default 0,
-    parked boolean not null default false,
     payload_is_too_long boolean,
     enqueued_at timestamptz not null default now(),
     started_at timestamptz,
@@ -106,8 +105,6 @@ comment on column pushq.jobs.traceback is
     'Where the last attempt''s error came from, as Python prints it, the last 16 KiB; null after a success, and where no code of the handler''s raised it.';
 comment on column pushq.jobs.payload_is_too_long is
     'True where the numbers in the payload have so many digits that its text is over 256 KiB and 32 times its size. Nobody reads it: the job fails when it is begun.';
-comment on column pushq.jobs.parked is
-    'Whether the job stands apart because no supervisor knows its task. A sweeper parks and unparks.';
 comment on column pushq.jobs.finished_on is
     'Partition key: infinity until the job is finished, then the day whose partition holds the row.';
 
@@ -190,15 +187,19 @@ create unique index jobs_unfinished_unique_key
 on pushq.jobs_unfinished (tenant_id, unique_key) nulls not distinct
 where unique_key is not null;
 
--- What a pool may claim, in the order in which it does. Jobs that have already killed two processes stand apart, and so
--- do those whose task no supervisor knows: else claims would have to pass them.
+-- What a pool may claim: a lane for each task in a queue, so that claims need not pass jobs of tasks that they cannot run, nor
+-- jobs that wait for a later time. By their bytes, as Python sorts names too. Jobs that have already killed two processes
+-- stand apart, and so do those of another priority than 0: a task's that were due when they were inserted by priority, and
+-- those for later, among them what is retried, by run_at alone.
 create index jobs_unfinished_claimable
-on pushq.jobs_unfinished (queue, priority, run_at, id)
-where status = 'queued' and crashes < 2 and not parked;
+on pushq.jobs_unfinished (queue collate "C", task collate "C", run_at, id)
+where status = 'queued' and crashes < 2 and priority = 0;
 
-create index jobs_unfinished_parked
-on pushq.jobs_unfinished (task)
-where parked;
+create index jobs_unfinished_claimable_by_priority
+on pushq.jobs_unfinished (
+    queue collate "C", sign(priority), task collate "C",
+    (case when run_at <= enqueued_at then priority else -32769 end), run_at, id)
+where status = 'queued' and crashes < 2 and priority <> 0;
 
 create index jobs_unfinished_suspect
 on pushq.jobs_unfinished (queue, priority, run_at, id)

@@ -31,6 +31,10 @@ class Filter:
     is_unknown: bool = False
 
 
+# Nothing here is asked twice, and what is depends on which filters are given.
+_PLANS = {"enable_seqscan": "on", "enable_hashjoin": "on", "plan_cache_mode": "auto"}
+
+
 class Desk:
     """A session for one command."""
 
@@ -45,7 +49,7 @@ class Desk:
 
         The schema is looked at only when something proves to be missing: a producer may insert, and not look.
         """
-        session = Session(url, "pushq", deadline=60, settings={"enable_seqscan": "on", "enable_hashjoin": "on"})
+        session = Session(url, "pushq", deadline=60, settings=_PLANS)
         try:
             yield cls(session, url)
         except ValueRefused as error:

@@ -59,6 +59,8 @@ _PLANS = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_memoize": "off",
+    "plan_cache_mode": "force_generic_plan",
     "synchronize_seqscans": "off",
 }
 

@@ -81,14 +81,6 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
-    """How many jobs wait to be claimed, and how many are parked beside them."""
-
-    queued: int
-    parked: int
-
-
-@dataclass(frozen=True, slots=True)
 class EmptiedDay:
     """A day past retention. trouble: why it could not be emptied."""
 
@@ -126,7 +118,7 @@ class Store:
 
     async def claimable(self, claimant: Claimant, limit: int) -> list[UUID]:
         """The ids of what a claim would take."""
-        asked = (list(claimant.queues), list(claimant.tasks), claimant.supervisor, limit)
+        asked = (*_wanted(claimant), claimant.supervisor, limit)
         return [row["id"] for row in await self._fetch("claimable", *asked)]
 
     async def claim_these(self, claimant: Claimant, token: UUID, job_ids: Sequence[UUID]) -> list[Job]:
@@ -156,7 +148,7 @@ class Store:
         return str(rows[0]["payload"])
 
     async def next_due(self, claimant: Claimant, lookback: float | None = None) -> Outlook:
-        row = await self._one("next_due", list(claimant.queues), list(claimant.tasks), claimant.supervisor, lookback)
+        row = await self._one("next_due", *_wanted(claimant), claimant.supervisor, lookback)
         return Outlook(row["due_in"], row["lease_is_live"])
 
     async def register(self, claimant: Claimant) -> None:
@@ -315,20 +307,10 @@ class Store:
         row = await self._one("fold", at_most)
         return int(row["entries"])
 
-    async def take_census(self) -> Census | None:
-        """None: it was not time for one."""
+    async def take_census(self) -> int | None:
+        """How many jobs are unfinished. None: it was not time for a census."""
         rows = await self._fetch("census")
-        return Census(**rows[0]) if rows else None
-
-    async def park(self) -> int:
-        """How many jobs of unknown tasks were parked: at most 10,000."""
-        row = await self._one("park")
-        return int(row["jobs"])
-
-    async def unpark(self) -> int:
-        """How many parked jobs whose task has become known can be claimed again: at most 10,000."""
-        row = await self._one("unpark")
-        return int(row["jobs"])
+        return int(rows[0]["jobs"]) if rows else None
 
     # The exporter ---------------------------------------------------------------------------------------------
 
@@ -358,7 +340,12 @@ class Store:
 
 
 def _claim(claimant: Claimant, token: UUID) -> tuple[object, ...]:
-    return list(claimant.queues), list(claimant.tasks), claimant.supervisor, claimant.pool, token
+    return *_wanted(claimant), claimant.supervisor, claimant.pool, token
+
+
+def _wanted(claimant: Claimant) -> tuple[list[str], list[str]]:
+    """Queues and tasks. Python sorts names as the index does: by their code points, which is by the bytes of UTF-8."""
+    return list(claimant.queues), sorted(claimant.tasks)
 
 
 def _unless_all(usual: T, values: list[T]) -> list[T]:

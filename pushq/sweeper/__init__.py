@@ -20,8 +20,6 @@ from pushq.events import ChoreDone, ChoreUndone, DatabaseBack, DatabaseLost, Day
 from pushq.sweeper import witness
 from pushq.sweeper.witness import Witness
 
-WORTH_PARKING = 1000
-"""Queued jobs from which on it is worth looking for those that nobody can run."""
 FOLDED_AT_ONCE = 20_000
 """Entries of the tallies' log: a statement of half a second."""
 LONGEST_FOLD = 2.0
@@ -91,7 +89,7 @@ class Sweeper:
         if anyio.current_time() >= self._days_are_due_at:
             await self._try("days", swept, self._care_for_days)
         await self._try("fold", swept, self._fold)
-        await self._try("park", swept, self._park_the_unknown)
+        await self._try("census", swept, self._count_jobs)
         return swept
 
     async def sweep_whole(self) -> Swept:
@@ -167,15 +165,8 @@ class Sweeper:
                 return
             self._is_behind = anyio.current_time() >= until
 
-    async def _park_the_unknown(self, _: Swept) -> None:
-        """Jobs of unknown tasks stand in the way of others only when there are many."""
-        census = await self._store.take_census()
-        if census is None:
-            return
-        while census.parked and await self._store.unpark():
-            pass
-        while census.queued >= WORTH_PARKING and await self._store.park():
-            pass
+    async def _count_jobs(self, _: Swept) -> None:
+        await self._store.take_census()
 
     async def _care_for_days(self, swept: Swept) -> list[str]:
         swept.made = tuple(day.isoformat() for day in await self._store.make_days())

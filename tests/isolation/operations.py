@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from itertools import combinations
 from typing import cast
 from uuid import UUID
 
 from pushq.database import migrate
 from pushq.database.desk import Desk
 from pushq.database.session import Session
-from pushq.database.store import Census, Claimant, Fence, Taken
+from pushq.database.store import Claimant, Fence, Taken
 from pushq.job import Job, NewJob
 from pushq.outcome import Kind, Outcome
 from pushq.queue import Queue
@@ -73,7 +72,7 @@ def cancel(name: str) -> Operation:
         row = state.jobs.get(ID[name])
         if row and row.is_unfinished:
             if ran.answer == "cancelled":
-                cancelled = row._replace(status="cancelled", token=None, parked=False)
+                cancelled = row._replace(status="cancelled", token=None)
                 yield state.put(ID[name], cancelled).tally("cancelled")
         elif ran.answer == (f"already {row.status}" if row else "unknown"):
             yield state
@@ -135,7 +134,7 @@ def claim(name: str, supervisor: str, queues: tuple[str, ...], limit: int) -> Op
     async def perform(actor: Actor) -> list[Job]:
         return await actor.store.claim(claimant, token_of(actor.number), limit)
 
-    return Operation(name, perform, _explain_claim(claimant, limit, lambda row: row.crashes < 2 and not row.parked))
+    return Operation(name, perform, _explain_claim(claimant, limit, lambda row: row.crashes < 2))
 
 
 def claim_suspect() -> Operation:
@@ -353,53 +352,12 @@ def requeue(name: str, *, crashed: bool, pool: int | None = None, buried: bool =
     return Operation(name, perform, explain)
 
 
-def park() -> Operation:
-    async def perform(actor: Actor) -> int:
-        return await actor.store.park()
-
-    def explain(state: State, ran: Ran) -> Iterator[State]:
-        known = _known(state)
-        queued = [job for job in state.find(status="queued", parked=False) if state.jobs[job].crashes < 2]
-        strangers = [job for job in queued if state.jobs[job].task not in known and state.supervisors]
-        yield from _parked(state, strangers, ran, parked=True)
-
-    return Operation("park", perform, explain)
-
-
-def unpark() -> Operation:
-    async def perform(actor: Actor) -> int:
-        return await actor.store.unpark()
-
-    def explain(state: State, ran: Ran) -> Iterator[State]:
-        known = _known(state)
-        waiting = [job for job in state.find(parked=True) if state.jobs[job].task in known]
-        yield from _parked(state, waiting, ran, parked=False)
-
-    return Operation("unpark", perform, explain)
-
-
-def _known(state: State) -> set[str]:
-    return {task for seat in state.supervisors.values() for task in seat.tasks}
-
-
-def _parked(state: State, jobs: list[UUID], ran: Ran, *, parked: bool) -> Iterator[State]:
-    """They say only how many they took: any that were there, fewer if somebody else had locked some."""
-    if ran.is_undisturbed and ran.answer < len(jobs):
-        return
-    for chosen in combinations(jobs, ran.answer):
-        following = state
-        for job in chosen:
-            following = following.put(job, state.jobs[job]._replace(parked=parked))
-        yield following
-
-
 def take_census() -> Operation:
-    async def perform(actor: Actor) -> Census | None:
+    async def perform(actor: Actor) -> int | None:
         return await actor.store.take_census()
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
-        unparked, parked = state.find(status="queued", parked=False), state.find(parked=True)
-        if ran.answer == Census(len(unparked), len(parked)) and not state.is_counted:
+        if ran.answer == sum(row.is_unfinished for row in state.jobs.values()) and not state.is_counted:
             yield replace(state, is_counted=True)
         elif ran.answer is None and (state.is_counted or not ran.is_undisturbed):
             yield state
@@ -563,8 +521,8 @@ _PRODUCERS = [
     part(resume("default"), writes="queues", is_producers=True),
 ]
 _POOLS = [
-    part(claim("claim", TWO, ("default", "mail"), 10), writes="q1 s1 new strangers", reads=_CLAIMS),
-    part(claim("claim_two", TWO, ("mail", "default"), 2), writes="q1 new strangers", reads=_CLAIMS),
+    part(claim("claim", TWO, ("default", "mail"), 10), writes="q1 s1 new", reads=_CLAIMS),
+    part(claim("claim_two", TWO, ("mail", "default"), 2), writes="q1 new", reads=_CLAIMS),
     part(claim("claim_without_lease", ONE, ("default", "mail"), 10), reads="supervisors parent"),
     part(claim_suspect(), writes="s1", reads=_CLAIMS),
     part(take_back("take_back", ONE, lambda _: HELD), reads="running"),
@@ -595,9 +553,7 @@ _SWEEPERS = [
         reads=_OUTCOMES,
         name="sweep",
     ),
-    part(park(), writes="strangers", reads="supervisors running parent"),
-    part(unpark(), writes="strangers", reads="supervisors parent"),
-    part(take_census(), writes="census", reads="q1 s1 new running strangers f1"),
+    part(take_census(), writes="census", reads="q1 s1 new running f1"),
     part(fold(), writes="tallies"),
     part(retire(), writes="every_day f0"),
     part(drop(), writes="parent every_day days", days=Days.RETIRED),

@@ -27,8 +27,8 @@ from tests.isolation.permute import (
 )
 from tests.support.jobs import Connection
 
-ID = {name: UUID(int=number) for number, name in enumerate("q1 q2 q3 p1 s1 r1 r2 r3 f1 f0 shared".split(), 1)}
-"""The jobs by name: q queued, p parked, s a suspect, r running, f finished (f0 long ago); shared: not there yet."""
+ID = {name: UUID(int=number) for number, name in enumerate("q1 q2 q3 u1 s1 r1 r2 r3 f1 f0 shared".split(), 1)}
+"""The jobs by name: q queued, u queued and unknown, s a suspect, r running, f finished (f0 long ago); shared: new."""
 HELD = UUID(int=0x70)
 """The token under which supervisor `one`, whose lease has run out, holds r1, r2 and r3."""
 ONE, TWO, THREE, FOUR = "one", "two", "three", "four"
@@ -52,7 +52,6 @@ class Row(NamedTuple):
     attempt: int = 0
     failures: int = 0
     crashes: int = 0
-    parked: bool = False
     queue: str = "default"
     task: str = "echo"
     key: str | None = None
@@ -124,17 +123,17 @@ def _rest(state: State) -> dict[str, object]:
 _SETTING = f"""
 create schema isolation;
 create table isolation.jobs (like pushq.jobs including defaults);
-insert into isolation.jobs (id, task, queue, status, attempt, crashes, parked, unique_key) values
-    ('{ID["q1"]}', 'echo', 'default', 'queued', 0, 0, false, null),
-    ('{ID["q2"]}', 'echo', 'mail', 'queued', 0, 0, false, null),
-    ('{ID["q3"]}', 'newcomer', 'default', 'queued', 1, 0, false, null),
-    ('{ID["p1"]}', 'stranger', 'default', 'queued', 0, 0, true, null),
-    ('{ID["s1"]}', 'echo', 'default', 'queued', 2, 2, false, null),
-    ('{ID["r1"]}', 'echo', 'default', 'running', 1, 0, false, 'R'),
-    ('{ID["r2"]}', 'echo', 'default', 'running', 1, 0, false, null),
-    ('{ID["r3"]}', 'echo', 'default', 'running', 3, 2, false, null),
-    ('{ID["f1"]}', 'echo', 'default', 'succeeded', 1, 0, false, 'F'),
-    ('{ID["f0"]}', 'echo', 'default', 'failed', 5, 0, false, null);
+insert into isolation.jobs (id, task, queue, status, attempt, crashes, unique_key) values
+    ('{ID["q1"]}', 'echo', 'default', 'queued', 0, 0, null),
+    ('{ID["q2"]}', 'echo', 'mail', 'queued', 0, 0, null),
+    ('{ID["q3"]}', 'newcomer', 'default', 'queued', 1, 0, null),
+    ('{ID["u1"]}', 'stranger', 'default', 'queued', 0, 0, null),
+    ('{ID["s1"]}', 'echo', 'default', 'queued', 2, 2, null),
+    ('{ID["r1"]}', 'echo', 'default', 'running', 1, 0, 'R'),
+    ('{ID["r2"]}', 'echo', 'default', 'running', 1, 0, null),
+    ('{ID["r3"]}', 'echo', 'default', 'running', 3, 2, null),
+    ('{ID["f1"]}', 'echo', 'default', 'succeeded', 1, 0, 'F'),
+    ('{ID["f0"]}', 'echo', 'default', 'failed', 5, 0, null);
 update isolation.jobs set run_at = '2020-01-01', enqueued_at = '2020-01-01';
 update isolation.jobs set supervisor = '{ONE}', pool = 1, token = '{HELD}', started_at = now()
 where status = 'running';
@@ -210,7 +209,7 @@ _LOOK = f"""
 select json_build_object(
     'jobs', (
         select json_agg(json_build_array(
-            id, status, attempt, failures, crashes, parked, queue, task, unique_key, token, supervisor,
+            id, status, attempt, failures, crashes, queue, task, unique_key, token, supervisor,
             finished_on = '{OLD_DAY}'))
         from pushq.jobs),
     'supervisors', (

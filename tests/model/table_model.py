@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date, timedelta
+from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
@@ -79,7 +80,6 @@ class Row:
     attempt: int = 0
     failures: int = 0
     crashes: int = 0
-    parked: bool = False
     payload_is_too_long: bool | None = None
     started_at: Moment | None = None
     finished_at: Moment | None = None
@@ -282,14 +282,40 @@ class TableModel:
     # Claims ---------------------------------------------------------------------------------------------------
 
     def claim(
-        self, supervisor: str, pool: int, queues: Sequence[str], tasks: Collection[str], token: UUID, limit: int
+        self,
+        supervisor: str,
+        pool: int,
+        queues: Sequence[str],
+        tasks: Collection[str],
+        token: UUID,
+        limit: int,
+        took: Collection[UUID],
     ) -> list[Row]:
-        """The most urgent that are due: by priority, then by the order of the queues, then the longest due."""
+        """The most urgent that are due: by priority, by the order of the queues, and by when they were due.
+
+        took: what the table has chosen, which decides where the model leaves a choice.
+        """
         if not self.is_live(supervisor):
             return []
         due = [row for row in self._claimable(queues, tasks) if row.run_at <= self.now]
         due.sort(key=lambda row: (row.priority, queues.index(row.queue), row.run_at, row.id))
-        return [self._taken_by(supervisor, pool, token, row) for row in due[:limit]]
+        taken = list[Row]()
+        for (priority, _), in_line in groupby(due, key=lambda row: (row.priority, row.queue)):
+            rows, room = list(in_line), limit - len(taken)
+            taken += _by_shelves(rows)[:room] if priority else self._in_turn(rows, took, room)
+        return [self._taken_by(supervisor, pool, token, row) for row in taken]
+
+    def _in_turn(self, rows: list[Row], took: Collection[UUID], room: int) -> list[Row]:
+        """Jobs of priority 0 in a queue. Between tasks a hundredth of the time for which one is due does not count."""
+        chosen, left = [row for row in rows if row.id in took], [row for row in rows if row.id not in took]
+        assert len(chosen) == min(len(rows), room)
+        assert not chosen or chosen[0] == rows[0]
+        for later in chosen:
+            for row in left:
+                waited = self.now.age - row.run_at.age
+                assert later.run_at.age - row.run_at.age <= waited / 100
+                assert later.task != row.task or (later.run_at, later.id) < (row.run_at, row.id)
+        return chosen
 
     def claim_suspect(
         self, supervisor: str, pool: int, queues: Sequence[str], tasks: Collection[str], token: UUID
@@ -325,7 +351,7 @@ class TableModel:
         return queue in self.queues and self.queues[queue].is_paused
 
     def _claimable(self, queues: Collection[str], tasks: Collection[str]) -> list[Row]:
-        return [row for row in self._waiting(queues, tasks) if row.crashes < MOST_CRASHES - 1 and not row.parked]
+        return [row for row in self._waiting(queues, tasks) if row.crashes < MOST_CRASHES - 1]
 
     def _due_suspects(self, queues: Collection[str], tasks: Collection[str]) -> list[Row]:
         return [row for row in self._suspects(queues, tasks) if row.run_at <= self.now]
@@ -429,8 +455,9 @@ class TableModel:
         crashes = row.crashes + 1
         error = f"ProcessDied: the process that ran the job died (crash {crashes} of {MOST_CRASHES})"
         if crashes >= MOST_CRASHES:
-            self._measure(row, "failed", row.started_at, self.now)
-            columns = {"crashes": crashes, "finished_at": self.now, "token": None, "error": error, "traceback": None}
+            ended = max(self.now, row.started_at)  # the clock may have been set back
+            self._measure(row, "failed", row.started_at, ended)
+            columns = {"crashes": crashes, "finished_at": ended, "token": None, "error": error, "traceback": None}
             self._end(row, Status.FAILED, **columns)
             return Taken(row.id, row.queue, row.task, Status.FAILED, crashes)
         self._count(row, "requeued")
@@ -440,7 +467,7 @@ class TableModel:
     def _end(self, row: Row, status: Status, **columns: object) -> None:
         del self.unfinished[row.id]
         day = max(day for day in self.days if day <= self.today)
-        ended = replace(row, status=status, parked=False, finished_on=day)
+        ended = replace(row, status=status, finished_on=day)
         self.finished.append(replace(ended, **columns))  # type: ignore[arg-type]
 
     def _measure(self, row: Row, outcome: str, began: Moment, ended: Moment) -> None:
@@ -529,30 +556,6 @@ class TableModel:
         failed = sum(job.status == Status.FAILED for job in taken)
         return Swept(frozenset(dead), len(taken) - failed, failed, frozenset(made), frozenset(retired))
 
-    def park(self) -> int:
-        """How many jobs were parked since no supervisor knows their task now. Without any supervisor: none."""
-        known = self._known_tasks()
-        strange = [
-            row
-            for row in self.unfinished.values()
-            if row.status == Status.QUEUED and row.crashes < MOST_CRASHES - 1 and not row.parked
-            if known and row.task not in known
-        ]
-        return self._set_parked(strange, parked=True)
-
-    def unpark(self) -> int:
-        known = self._known_tasks()
-        return self._set_parked([row for row in self.unfinished.values() if row.task in known], parked=False)
-
-    def _known_tasks(self) -> set[str]:
-        return {task for supervisor in self.supervisors.values() for task in supervisor.tasks}
-
-    def _set_parked(self, rows: Iterable[Row], *, parked: bool) -> int:
-        changing = [row for row in rows if row.parked != parked]
-        for row in changing:
-            self._write(replace(row, parked=parked))
-        return len(changing)
-
     def _find_dead(self) -> set[str]:
         """Whose lease does not hold, and whose counter has stood still for a lease by the sweeper's own clock.
 
@@ -605,9 +608,17 @@ class TableModel:
         for row in self.unfinished.values():
             groups.setdefault((self._label(row.queue), row.status), []).append(row)
         self.census = {group: Counted(len(rows), self._oldest_due(rows)) for group, rows in groups.items()}
-        if any(row.parked for row in self.unfinished.values()):
-            self.unpark()
 
     def _oldest_due(self, rows: Iterable[Row]) -> int | None:
         due = [row for row in rows if row.status == Status.QUEUED and row.run_at <= self.now]
         return min((max(row.run_at, row.enqueued_at).age for row in due), default=None)
+
+
+def _by_shelves(rows: list[Row]) -> list[Row]:
+    """Jobs of one queue and one priority that is not 0: of the tasks the one whose first job is due for longest has its
+    turn first. What was for later when it was inserted has a turn of its own.
+    """
+    shelves: dict[tuple[str, bool], list[Row]] = {}
+    for row in rows:
+        shelves.setdefault((row.task, row.run_at > row.enqueued_at), []).append(row)
+    return [row for shelf in shelves.values() for row in shelf]

@@ -422,21 +422,16 @@ async def test_large_payloads_do_not_pile_up_in_a_pool_however_well_they_compres
 # Tasks that somebody does not know ----------------------------------------------------------------------------------
 
 
-async def test_a_task_that_only_a_newer_supervisor_knows_waits_for_it_parked_and_unspent(
+async def test_jobs_of_a_task_that_only_a_newer_supervisor_knows_wait_unspent_and_start_as_soon_as_it_is_there(
     database_url: str, connection: Connection
 ) -> None:
-    async def are_parked(expected: int) -> bool:
-        await connection.execute("update pushq.census_clock set taken_at = '-infinity'")  # so that the next sweep looks
-        return await count(connection, "parked") == expected
-
-    with supervising(database_url) as older:
-        newcomers = await insert(connection, "newcomer", 1100)
-        await eventually(lambda: are_parked(1100))
+    """However many, and without any sweep."""
+    with supervising(database_url, SWEEP_INTERVAL="3600") as older:
+        newcomers = await insert(connection, "newcomer", 20_000)
         await finished(connection, *await insert(connection, "echo"))
-        assert await count(connection, "task = 'newcomer' and status = 'queued' and attempt = 0") == 1100
-        with supervising(database_url, tasks="tests.support.handlers:newer_tasks"):
-            await eventually(lambda: are_parked(0))
-            rows = await finished(connection, *newcomers)
+        assert await count(connection, "task = 'newcomer' and status = 'queued' and attempt = 0") == 20_000
+        with supervising(database_url, tasks="tests.support.handlers:newer_tasks", ready=True, SWEEP_INTERVAL="3600"):
+            rows = await finished(connection, *newcomers[:100], within=5)
         assert "died" not in older.said
 
     assert {(row["status"], row["attempt"]) for row in rows} == {("succeeded", 1)}
@@ -445,7 +440,6 @@ async def test_a_task_that_only_a_newer_supervisor_knows_waits_for_it_parked_and
 async def test_a_supervisor_that_was_buried_and_lives_again_is_known_for_its_tasks_again(
     database_url: str, connection: Connection
 ) -> None:
-    """Else its jobs would be taken for such as nobody knows, and parked."""
     quick = {"HEARTBEAT_INTERVAL": "0.2", "LEASE": "0.6", "SWEEP_INTERVAL": "0.2"}
     knows = "exists (select from pushq.supervisors where 'newcomer' = any(tasks) and 'default' = any(queues))"
 

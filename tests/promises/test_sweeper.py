@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from uuid import uuid4
 
 import pytest
 
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.database.store import Claimant, Sighting, Store
+from pushq.database.store import Sighting, Store
 from pushq.events import ChoreDone, ChoreUndone, Event, subscribe
 from pushq.sweeper import Sweeper
 from pushq.sweeper.witness import Witness
@@ -241,39 +240,3 @@ async def test_days_past_retention_are_emptied_and_dropped_while_an_insert_is_op
     assert swept.dropped == ("2020-01-01",)
     assert await connection.fetchval("select to_regclass('pushq.jobs_2020_01_01')") is None
     assert await connection.fetchval("select count(*) from pushq.days where day = '2020-01-01'") == 0
-
-
-async def test_jobs_of_a_task_that_nobody_knows_stand_in_nobody_s_way_and_run_once_somebody_does(
-    database_url: str, connection: Connection
-) -> None:
-    async def sweep_with(tasks: list[str]) -> None:
-        await connection.execute(
-            "insert into pushq.supervisors (name, host, pid, lease, lease_until, tasks) "
-            "values ('here', 'here', 1, '1 hour', now() + interval '1 hour', $1) "
-            "on conflict (name) do update set tasks = excluded.tasks",
-            tasks,
-        )
-        await connection.execute("update pushq.census_clock set taken_at = '-infinity'")
-        await sweeper.sweep()
-
-    newcomers = await insert(connection, "newcomer", 12_000)
-    (known,) = await insert(connection, "echo")
-    session = Session(database_url, "test")
-    store, sweeper = Store(session), Sweeper(Store(session), retention=604800)
-    claimant = Claimant("here", 1, ("default",), ("echo", "newcomer"))
-
-    await sweep_with(["echo"])
-    assert [job.id for job in await store.claim(claimant, uuid4(), 10)] == [known]
-    await sweep_with(["echo", "newcomer"])
-    assert [job.id for job in await store.claim(claimant, uuid4(), 10)] == newcomers[:10]
-    assert await count(connection, "parked") == 0
-    await session.close()
-
-
-async def test_without_any_supervisor_nothing_is_parked(database_url: str, connection: Connection) -> None:
-    await insert(connection, "echo", 2000)
-    session = Session(database_url, "test")
-    await Sweeper(Store(session), retention=604800).sweep()
-    await session.close()
-
-    assert await count(connection, "parked") == 0

@@ -53,7 +53,7 @@ def check(history: History) -> list[Violation]:
 # What happened to a job -----------------------------------------------------------------------------------------------
 
 Kind: TypeAlias = Literal["insert", "claim", "release", "touch", "finish", "reopen", "rewrite", "appear", "vanish"]
-"""release: running → queued, for whatever reason. touch: any other update, such as parking. finish: into a day. reopen:
+"""release: running → queued, for whatever reason. touch: any other update, such as a retry. finish: into a day. reopen:
 out of it again. The last three should never be: an update of a row in a day, an insert there without the delete that
 belongs to it, a delete without an insert."""
 

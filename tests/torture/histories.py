@@ -213,7 +213,8 @@ class Hero:
         self.row = replace(self.row, **columns)
         return self._commit((before, None), (None, self.row))
 
-    def park(self) -> Self:
+    def touch(self) -> Self:
+        """What changes nothing that matters, such as an owner's UPDATE."""
         return self.update()
 
     def reset(self, **wrong: Any) -> Self:

@@ -64,19 +64,16 @@ def _same_token_for_all() -> None:
 
 def _claim_without_lock() -> None:
     """Two pools read the same job as queued, and both set it running."""
-    _rewrite("claim", "        for no key update skip locked\n", "")
 
 
 def _claim_without_lease() -> None:
     """A supervisor that others believe dead claims on."""
     live = "exists (select from pushq.supervisors where name = $3 and lease_until > now())"
-    _rewrite("claim", live, "$3 > ''")
     _rewrite("next_due", f"{live} as lease_is_live", "$3 > '' as lease_is_live")
 
 
 def _same_attempt_again() -> None:
     """A job that is claimed again is not told apart from its first run."""
-    _rewrite("claim", "    attempt = attempt + (attempt < 2147483647)::int", "    attempt = greatest(attempt, 1)")
 
 
 def _looks_ahead_only() -> None:
@@ -279,7 +276,6 @@ def _no_deadline() -> None:
 
 def _suspects_among_others() -> None:
     """A job that has killed two processes runs beside others, which are charged with it."""
-    _rewrite("claim", "job.crashes < 2", "job.crashes < 3", times=3)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -321,3 +317,17 @@ BUGS: dict[str, Callable[[], None]] = {
     "no-deadline": _no_deadline,
     "suspects-among-others": _suspects_among_others,
 }
+
+IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "claim-without-lock": (("pushq.lock_ordinary", "for no key update skip locked", ""),),
+    "claim-without-lease": (("pushq.lock_claimable", "live.lease_until > now()", "true"),),
+    "same-attempt-again": (
+        (
+            "pushq.claim",
+            "job.attempt + (job.attempt < 2147483647)::int",
+            "greatest(job.attempt, 1)",
+        ),
+    ),
+    "suspects-among-others": (("pushq.lock_ordinary", "job.crashes < 2", "job.crashes < 3"),),
+}
+"""What of a bug stands in functions of the database: function, what stands there, what is to stand there instead."""

@@ -25,6 +25,7 @@ import asyncpg
 
 from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
+from tests.support.planting import spoil
 from tests.support.waiting import eventually
 from tests.torture.checker import check
 from tests.torture.clients import AWAY, Clients
@@ -33,6 +34,7 @@ from tests.torture.faults import GONE_WITHIN, Faults
 from tests.torture.history import Change, History, Leftovers, Registration, Violation
 from tests.torture.hosts import Clock, Host, processes_of
 from tests.torture.neighbours import FOREIGN
+from tests.torture.planted import IN_DATABASE
 from tests.torture.proxy import Proxy
 from tests.torture.runs import RunsLog
 from tests.torture.schedule import (
@@ -93,7 +95,7 @@ async def run(
 ) -> Ended:
     """Plays a schedule in a database of its own. directory: where the logs go."""
     began_at, database = time.monotonic(), f"torture_{schedule.seed}"
-    async with _database(server, database) as url:
+    async with _database(server, database, planted) as url:
         stage = Stage(server, database, url, schedule, directory, planted, clock)
         async with stage.set():
             await stage.play()
@@ -101,9 +103,12 @@ async def run(
 
 
 @asynccontextmanager
-async def _database(server: EmbeddedServer, name: str) -> AsyncIterator[str]:
+async def _database(server: EmbeddedServer, name: str, planted: str | None) -> AsyncIterator[str]:
     await _administrate(server, f"drop database if exists {name} with (force)", f"create database {name}")
     await migrate(server.url(name))
+    async with connected(server.url(name)) as connection:
+        for function, sound, by in IN_DATABASE.get(planted or "", ()):
+            await spoil(connection, function, sound, by)
     yield server.url(name)
     drop_slots = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '{name}'"
     await _administrate(server, drop_slots.format(name=name), f"drop database if exists {name} with (force)")

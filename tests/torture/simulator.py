@@ -114,7 +114,7 @@ class Stage:
         return [
             lambda: part.hero.claim(self._host),
             lambda: part.hero.cancel(did="cancelled"),
-            part.hero.park,
+            part.hero.touch,
             part.hero.retry,
             lambda: self._claim_and_forget(part),
             lambda: part.hero.ask("cancel", "unknown"),

@@ -1,5 +1,5 @@
 -- Counts the unfinished jobs, if the last count is older than 15 seconds and than a hundred times what it took, and if
--- nobody else is counting. Returns, if it did, how many wait to be claimed and how many are parked.
+-- nobody else is counting. Returns, if it did, how many there are.
 with turn as materialized (
     select only_row
     from pushq.census_clock
@@ -16,7 +16,6 @@ counted as materialized (
         coalesce(known.name, '_other') as queue,
         job.status,
         count(*) as jobs,
-        count(*) filter (where job.parked) as parked,
         min(greatest(job.run_at, job.enqueued_at)) filter (where job.status = 'queued' and job.run_at <= now())
             as oldest_due_at
     from pushq.jobs_unfinished as job
@@ -35,11 +34,6 @@ written as (
 )
 update pushq.census_clock
 set taken_at = now(), took = clock_timestamp() - now()
-from (
-    select
-        coalesce(sum(jobs - parked) filter (where status = 'queued'), 0)::bigint as queued,
-        coalesce(sum(parked), 0)::bigint as parked
-    from counted
-) as done
+from (select coalesce(sum(jobs), 0)::bigint as jobs from counted) as done
 where exists (select from turn)
-returning done.queued, done.parked
+returning done.jobs

@@ -45,7 +45,10 @@ part (kind, name, definition) as (
     from relation
     join pg_constraint on conrelid = relation.oid and contype in ('c', 'f', 'p', 'u') and coninhcount = 0
     union all
-    select 'index', relation.name, pg_get_indexdef(relation.oid) || case when indisvalid then '' else ' (invalid)' end
+    select
+        'index', relation.name,
+        regexp_replace(pg_get_indexdef(relation.oid), '\s+', ' ', 'g')
+            || case when indisvalid then '' else ' (invalid)' end
     from relation
     join pg_index on indexrelid = relation.oid
     union all

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import pytest
 
 from pushq.database import statements
@@ -9,15 +11,16 @@ from tests.isolation.operations import PARTS, sessions_of
 from tests.isolation.permute import Violation, interleavings, text_of
 from tests.isolation.stage import Stage
 from tests.prove.isolation.test_triples import FROM_BOTH_ENDS
+from tests.support.planting import spoiled
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 NO_ORDER = "no order of the operations explains this"
 
-# bug: statement, what stands there, what would stand there instead; who meets; how it is found
+# bug: statement or function, what stands there, what would stand there instead; who meets; how it is found
 PLANTED = {
     "a claim that locks nothing claims twice": (
-        ("claim", "for no key update skip locked", ""),
+        ("pushq.lock_ordinary", "for no key update skip locked", ""),
         ("claim", "claim"),
         NO_ORDER,
     ),
@@ -27,17 +30,17 @@ PLANTED = {
         NO_ORDER,
     ),
     "a claim that sets the attempt does not count it": (
-        ("claim", "attempt = attempt + (attempt < 2147483647)::int", "attempt = 1"),
+        ("pushq.claim", "attempt = job.attempt + (job.attempt < 2147483647)::int", "attempt = 1"),
         ("claim", "cancel_q1"),
         NO_ORDER,
     ),
     "a claim that does not look at the lease takes jobs for the dead": (
-        ("claim", "lease_until > now()", "true"),
+        ("pushq.lock_claimable", "live.lease_until > now()", "true"),
         ("claim_without_lease", "bury"),
         NO_ORDER,
     ),
     "a claim that does not look at pauses goes on": (
-        ("claim", "paused.paused_at is not null", "false"),
+        ("pushq.lock_claimable", "paused.paused_at is not null", "false"),
         ("claim", "pause_default"),
         NO_ORDER,
     ),
@@ -65,14 +68,18 @@ PLANTED = {
 
 @pytest.mark.parametrize("bug", PLANTED)
 async def test_a_planted_bug_is_caught(stage: Stage, monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
-    spoiled, names, found_by = PLANTED[bug]
+    bad, names, found_by = PLANTED[bug]
     sessions = sessions_of(*(PARTS[name] for name in names))
     schedules = interleavings(sessions, begins_apart=False)
     await stage.try_every(sessions, schedules)
 
-    plant(monkeypatch, *spoiled)
-    with pytest.raises(Violation, match=found_by) as caught:
-        await stage.try_every(sessions, schedules)
+    async with AsyncExitStack() as planted:
+        if bad[0].startswith("pushq."):
+            await planted.enter_async_context(spoiled(stage.onlooker, *bad))
+        else:
+            plant(monkeypatch, *bad)
+        with pytest.raises(Violation, match=found_by) as caught:
+            await stage.try_every(sessions, schedules)
     assert "s1.begin" in str(caught.value)  # the schedule, to play it again
 
 

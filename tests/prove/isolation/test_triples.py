@@ -36,7 +36,6 @@ TRIPLES = [
     "retry_f1 retry_f1 insert_keyed",
     "retry_f1 cancel_f1 retire",
     "heartbeat_one bury claim_without_lease",
-    "park unpark register",
     "fold fold finish",
     "sweep sweep cancel_r2",
 ]

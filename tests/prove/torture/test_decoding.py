@@ -162,7 +162,7 @@ async def test_all_that_pushq_does_to_jobs_is_told_and_accepted(url: str) -> Non
         await pushq.ends(Kind.CANCELLED, error="not today")
         await _die(pushq)
         await _meddle(pushq)
-        await _park(pushq)
+        await _lose_a_reply(pushq)
         changes = await changes_of(decoder)
 
     assert check(pushq.history(changes)) == []
@@ -209,15 +209,10 @@ async def _meddle(pushq: Witness) -> None:
     await pushq.ask("cancel", job)
 
 
-async def _park(pushq: Witness) -> None:
-    """Jobs of an unknown task stand apart until it is known; a claim whose reply was lost is taken back."""
-    job = await pushq.insert("unknown")
-    assert await pushq.store.park() == 1
-    await pushq.connection.execute("update pushq.supervisors set tasks = tasks || '{unknown}'")
-    assert await pushq.store.unpark() == 1
-    token = uuid4()
-    knows_both = Claimant(CLAIMANT.supervisor, 1, ("default",), ("known", "unknown"))
-    assert await pushq.store.claim(knows_both, token, 1) == await pushq.store.take_back(CLAIMANT.supervisor, token)
+async def _lose_a_reply(pushq: Witness) -> None:
+    """A claim whose reply was lost is taken back."""
+    job, token = await pushq.insert(), uuid4()
+    assert await pushq.store.claim(CLAIMANT, token, 1) == await pushq.store.take_back(CLAIMANT.supervisor, token)
     await pushq.ask("cancel", job)
 
 

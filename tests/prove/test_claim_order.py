@@ -1,0 +1,36 @@
+"""Claims in a wrong order are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.promises.test_claim_order import check_many_at_once, check_one_by_one
+from tests.support.claiming import Claiming
+from tests.support.jobs import Connection
+from tests.support.planting import spoiled
+
+BUGS = {
+    "begins with any lane": ("pushq.lock_ordinary", "order by existing.run_at", "order by existing.run_at desc"),
+    "gives all to the first lane": ("pushq.lock_ordinary", "greatest(its.firsts[2],", "greatest(lock_ordinary.due_by,"),
+    "gives the rest to one lane": (
+        "pushq.lock_ordinary",
+        "(array_agg(lane.head order by lane.head))[2]",
+        "null::timestamptz",
+    ),
+    "takes any task's urgent jobs first": ("pushq.lock_by_priority", "order by lane.place", "order by lane.place desc"),
+    "takes any queue first": ("pushq.lock_claimable", "order by queue.position", "order by queue.position desc"),
+}
+
+
+@pytest.mark.parametrize(("function", "sound", "by"), BUGS.values(), ids=BUGS.keys())
+async def test_the_order_is_told_of_a_claim_that(
+    database_url: str, connection: Connection, function: str, sound: str, by: str
+) -> None:
+    async with Claiming.at(database_url, connection) as pool, spoiled(connection, function, sound, by):
+        with pytest.raises(AssertionError):
+            await check(pool, connection)
+
+
+async def check(pool: Claiming, connection: Connection) -> None:
+    await check_one_by_one(pool, connection)
+    await check_many_at_once(pool, connection)

@@ -1,0 +1,25 @@
+"""Bugs in the functions that stand in the database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.support.jobs import Connection
+
+
+async def spoil(connection: Connection, function: str, sound: str, by: str) -> str:
+    """Replaces a part of a function wherever it stands there; how the function was, to make it sound again."""
+    definition: str = await connection.fetchval("select pg_get_functiondef($1::text::regproc)", function)
+    assert sound in definition, f"{sound!r} is not in {function}: plant this bug elsewhere"
+    await connection.execute(definition.replace(sound, by))
+    return definition
+
+
+@asynccontextmanager
+async def spoiled(connection: Connection, function: str, sound: str, by: str) -> AsyncIterator[None]:
+    definition = await spoil(connection, function, sound, by)
+    try:
+        yield
+    finally:
+        await connection.execute(definition)
