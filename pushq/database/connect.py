@@ -141,7 +141,12 @@ async def _keeps_a_process(destination: str, seconds: float) -> bool:
                     if {await _process(ours), await _process(ours)} != {process}:
                         return False
                 return True
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # not to be told: the careful way always works
+    except (
+        OSError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+    ):  # not to be told: the careful way always works
         return False
 
 

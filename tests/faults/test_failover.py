@@ -31,7 +31,7 @@ from tests.support.waiting import eventually
 RESUMES_WITHIN = 10.0
 """Seconds after the address leads to a server that can be written to."""
 READ_ONLY = 3.0
-AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 pytestmark = pytest.mark.timeout(120)  # two servers have to start beside everything else
 

@@ -35,7 +35,7 @@ FROM = 5
 MOST_GROWTH = 0.03
 CLIENTS = 4
 SETTLES_WITHIN = 60.0
-AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 KINDS = {
     "nothing": (60, "{}"),
     "nap": (15, '{"seconds": 0.02}'),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
-AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 CLIENTS = 5
 """The last of them starts psql."""
 
