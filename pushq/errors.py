@@ -34,15 +34,18 @@ class ResultError(PushqError):
     """A handler returned what cannot be stored as JSON."""
 
 
-class _Said(PushqError):
-    """state: the SQLSTATE, where the server has answered a statement and the connection lives on; else empty."""
+class DatabaseTrouble(PushqError):
+    """The database does not do what it was asked.
+
+    state: the SQLSTATE, where the server has answered a statement and the connection lives on; else empty.
+    """
 
     def __init__(self, message: str, state: str = "") -> None:
         super().__init__(message)
         self.state = state
 
 
-class DatabaseAway(_Said):
+class DatabaseAway(DatabaseTrouble):
     """The database did not answer, or answered that it cannot serve now: wait and try again."""
 
 
@@ -67,5 +70,5 @@ class ValueRefused(UnexpectedState):
     """The database will not store a value: one that it was given, or what somebody's trigger makes of it."""
 
 
-class DatabaseRefused(_Said):
+class DatabaseRefused(DatabaseTrouble):
     """The database answered, and it will not have us: wrong password, unknown database, missing right."""

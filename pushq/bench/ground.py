@@ -42,7 +42,7 @@ class Ground:
     @classmethod
     @asynccontextmanager
     async def opened(cls, url: str, pgbench: Pgbench) -> AsyncIterator[Self]:
-        """The ground with its template. Raises DatabaseAway, DatabaseRefused and SchemaError."""
+        """The ground with its template. Raises DatabaseTrouble and SchemaError."""
         await fetch_once(url, "pushq bench", "select 1")
         ground = cls(url, pgbench)
         try:

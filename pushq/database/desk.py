@@ -14,7 +14,7 @@ from uuid import UUID
 from pushq.database.migrate import check_schema, refuse_hidden
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.errors import DatabaseAway, DatabaseRefused, PayloadError, UnexpectedState, UsageError, ValueRefused
+from pushq.errors import DatabaseTrouble, PayloadError, UnexpectedState, UsageError, ValueRefused
 from pushq.job import NewJob
 from pushq.queue import Queue
 
@@ -45,7 +45,7 @@ class Desk:
     @classmethod
     @asynccontextmanager
     async def opened(cls, url: str | None) -> AsyncIterator[Self]:
-        """Raises DatabaseAway, DatabaseRefused, UsageError for a refused value, and SchemaError.
+        """Raises DatabaseTrouble, UsageError for a refused value, and SchemaError.
 
         The schema is looked at only when something proves to be missing: a producer may insert, and not look.
         """
@@ -75,7 +75,7 @@ class Desk:
         """Why nobody would run such a job now, as a sentence; None: somebody would, or we may not look."""
         try:
             (row,) = await self._session.fetch(statement("prospects"), task, queue, deadline=2.0)
-        except (DatabaseAway, DatabaseRefused):  # a producer may insert, and not look; and the job is there by now
+        except DatabaseTrouble:  # a producer may insert, and not look; and the job is there by now
             return None
         if row["is_paused"]:
             return f"queue {queue!r} is paused; `pushq queues resume {shlex.quote(queue)}` lets it go on"

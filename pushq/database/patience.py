@@ -6,22 +6,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from itertools import count
 from math import inf
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import anyio
 
 from pushq.backoff import exponential
-from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, UnexpectedState
+from pushq.errors import DatabaseRefused, DatabaseTrouble, StatementUndone, UnexpectedState
 from pushq.events import DatabaseBack, DatabaseLost, DatabaseObjects, publish
 
 T = TypeVar("T")
-Trouble: TypeAlias = DatabaseAway | DatabaseRefused
 
 reconnect_delay = exponential(timedelta(milliseconds=100), longest=timedelta(seconds=5))
 
 
 async def wait_out(
-    call: Callable[[], Awaitable[T]], *, longest: float = inf, unless: Callable[[Trouble], bool] = lambda _: False
+    call: Callable[[], Awaitable[T]],
+    *,
+    longest: float = inf,
+    unless: Callable[[DatabaseTrouble], bool] = lambda _: False,
 ) -> T:
     """Calls until the database does it. Whoever calls twice must not mind that the first call may have been done.
 
@@ -31,7 +33,7 @@ async def wait_out(
     for failures in count():
         try:
             answer = await call()
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             if unless(error):
                 raise
             publish(trouble(error))
@@ -43,21 +45,21 @@ async def wait_out(
     raise AssertionError("count() does not end")
 
 
-def is_objection(error: Trouble) -> bool:
+def is_objection(error: DatabaseTrouble) -> bool:
     """Whether the server has answered a statement with what may last, and may be in what the statement was given."""
     return bool(error.state) and isinstance(error, UnexpectedState | DatabaseRefused)
 
 
-def is_all_s(error: Trouble) -> bool:
+def is_all_s(error: DatabaseTrouble) -> bool:
     """Whether it can be no single row's fault: the database has not answered, or says that it cannot serve."""
     return not error.state or not isinstance(error, StatementUndone | DatabaseRefused)
 
 
-def is_no_answer(error: Trouble) -> bool:
+def is_no_answer(error: DatabaseTrouble) -> bool:
     return not error.state
 
 
-def trouble(error: Trouble) -> DatabaseLost:
+def trouble(error: DatabaseTrouble) -> DatabaseLost:
     """As an event."""
     return (DatabaseObjects if is_objection(error) else DatabaseLost)(str(error))
 
@@ -66,7 +68,7 @@ async def piecewise(
     call: Callable[[Sequence[T]], Awaitable[object]],
     items: Sequence[T],
     *,
-    unless: Callable[[Trouble], bool] = is_all_s,
+    unless: Callable[[DatabaseTrouble], bool] = is_all_s,
 ) -> list[tuple[T, str]]:
     """Calls with all items. Where the database undoes the call, a bisection finds who is at fault. The rest goes on.
 
@@ -81,7 +83,7 @@ async def piecewise(
         piece = rest[:size]
         try:
             await call(piece)
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             if unless(error):
                 raise
             if len(piece) > 1:

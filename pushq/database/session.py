@@ -21,6 +21,7 @@ from pushq.database.url import blame, describe, destination
 from pushq.errors import (
     DatabaseAway,
     DatabaseRefused,
+    DatabaseTrouble,
     PushqError,
     SettingsError,
     StatementUndone,
@@ -33,7 +34,7 @@ _NO_ANSWER = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalCli
 
 Said: TypeAlias = asyncpg.PostgresError | asyncpg.PostgresWarning
 # What the server says, by SQLSTATE or its class, the longest that fits. What is not here is UnexpectedState.
-_STATES: Mapping[str, type[DatabaseAway | DatabaseRefused]] = {
+_STATES: Mapping[str, type[DatabaseTrouble]] = {
     "08": DatabaseAway,  # connections
     "25006": DatabaseAway,  # read-only: the primary has become a standby
     "53": DatabaseAway,  # too many connections, no memory, the disk is full
@@ -167,7 +168,7 @@ class Session:
         finally:
             self.slowest_answer = max(self.slowest_answer, monotonic() - began)
 
-    def _raised(self, error: Said) -> DatabaseAway | DatabaseRefused:
+    def _raised(self, error: Said) -> DatabaseTrouble:
         """What it is to us that the server says."""
         kind = kind_of(error)
         # asyncpg itself says, with a state, that a connection is gone, and that it cannot send a value.
@@ -203,7 +204,7 @@ class Session:
         return connection
 
 
-def kind_of(error: Said) -> type[DatabaseAway | DatabaseRefused]:
+def kind_of(error: Said) -> type[DatabaseTrouble]:
     """Which of our errors it is."""
     state = error.sqlstate or ""
     kind = next((_STATES[state[:length]] for length in (5, 3, 2) if state[:length] in _STATES), UnexpectedState)

@@ -12,7 +12,7 @@ from uuid import UUID
 from pushq.database.patience import is_objection, piecewise
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.errors import DatabaseAway, DatabaseRefused, UnexpectedState, ValueRefused
+from pushq.errors import DatabaseTrouble, UnexpectedState, ValueRefused
 from pushq.events import JobsLeft, publish
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
@@ -253,7 +253,7 @@ class Store:
         try:
             while await take() == _LARGEST_REQUEUE:
                 pass
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             if not is_objection(error):
                 raise
             await take_apart()

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from pushq.database.session import Session
 from pushq.database.store import Store
-from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.errors import DatabaseTrouble
 from pushq.events import ChoreDone, ChoreUndone, publish
 from pushq.exporter.figures import WAKEUPS, ProcessFigures
 
@@ -89,7 +89,7 @@ class Exposition:
         try:
             with anyio.fail_after(LONGEST_READ):
                 table = _Table(await self._store.live(), await self._store.gauges(), await self._store.tallies())
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             self._note_failure(str(error))
         except TimeoutError:
             self._note_failure(f"the database has not answered a scrape for {LONGEST_READ:g} seconds")

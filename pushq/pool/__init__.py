@@ -20,10 +20,10 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
-from pushq.database.patience import Trouble, is_objection, wait_out
+from pushq.database.patience import is_objection, wait_out
 from pushq.database.session import Session
 from pushq.database.store import Claimant, Store
-from pushq.errors import DatabaseAway, DatabaseRefused, UnexpectedState
+from pushq.errors import DatabaseTrouble, UnexpectedState
 from pushq.events import ChoreUndone, Draining, publish, subscribe
 from pushq.job import Job
 from pushq.link import Assignment, Done, Drain, Link, Look, Ready
@@ -111,11 +111,11 @@ class Pool:
         """
         try:
             await self._register(unless=is_objection)
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             publish(ChoreUndone("register", str(error)))
             around.start_soon(self._register)
 
-    async def _register(self, unless: Callable[[Trouble], bool] = lambda _: False) -> None:
+    async def _register(self, unless: Callable[[DatabaseTrouble], bool] = lambda _: False) -> None:
         await wait_out(lambda: self.outcomes.register(self.claimant), unless=unless)
         await wait_out(lambda: self.outcomes.label(self.tasks.pairs), unless=unless)
 

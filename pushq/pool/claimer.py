@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from pushq.database.patience import is_objection, piecewise, reconnect_delay, trouble
 from pushq.database.store import Claimant, Store
-from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, UnexpectedState
+from pushq.errors import DatabaseTrouble, StatementUndone, UnexpectedState
 from pushq.events import ChoreDone, ChoreUndone, DatabaseBack, JobsClaimed, JobsPassedOver, Wakeup, WokenUp, publish
 from pushq.job import Job
 from pushq.outcome import released
@@ -131,7 +131,7 @@ class Claimer:
         for failures in count(1):
             try:
                 await gate.shut()
-            except (DatabaseAway, DatabaseRefused) as error:
+            except DatabaseTrouble as error:
                 publish(trouble(error))
             else:
                 return
@@ -145,7 +145,7 @@ class Claimer:
 
     async def _leave(self) -> None:
         """Nobody is idle here any more: writers need not ring for us."""
-        with anyio.move_on_after(1, shield=True), suppress(DatabaseAway, DatabaseRefused):
+        with anyio.move_on_after(1, shield=True), suppress(DatabaseTrouble):
             if self._gate:
                 await self._gate.shut()
 
@@ -180,7 +180,7 @@ class Claimer:
         try:
             if self._passed_over or self._is_skipped_perhaps or not await self._claim_at_once(limit, jobs):
                 await self._claim_apart(limit, jobs)
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             self._failures += 1
             self._note_trouble(error)
         else:
@@ -192,7 +192,7 @@ class Claimer:
         token, span, began = uuid4(), self._lookback.span, monotonic()
         try:
             jobs += await self._store.claim(self._claimant, token, limit, span.since, span.until)
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             if is_objection(error) or (isinstance(error, StatementUndone) and self._failures >= UNDONE):
                 return False
             if not error.state:
@@ -244,7 +244,7 @@ class Claimer:
         token = uuid4()
         try:
             jobs += await self._store.claim_these(self._claimant, token, job_ids)
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             if not error.state:
                 self._in_doubt[token] = inf
             raise
@@ -253,7 +253,7 @@ class Claimer:
         """The jobs of claims whose replies were lost: else they would run nowhere under a living heartbeat."""
         self._in_doubt = {token: until for token, until in self._in_doubt.items() if until > anyio.current_time()}
         for token, until in list(self._in_doubt.items()):
-            with suppress(DatabaseAway, DatabaseRefused):
+            with suppress(DatabaseTrouble):
                 if jobs := await self._store.take_back(self._claimant.supervisor, token):
                     del self._in_doubt[token]
                     return jobs
@@ -267,7 +267,7 @@ class Claimer:
             return
         try:
             woken_by = await self._wait_for_work()
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             await self._wait_badly(error)
         else:
             if self._unrest:
@@ -275,7 +275,7 @@ class Claimer:
             self._unrest = 0
             publish(WokenUp(woken_by))
 
-    async def _wait_badly(self, error: DatabaseAway | DatabaseRefused) -> None:
+    async def _wait_badly(self, error: DatabaseTrouble) -> None:
         """Whatever keeps us from waiting well, a gate that we may not open, say, jobs are looked for all the same."""
         if not self._unrest:
             self._unrest_since = anyio.current_time()
@@ -288,7 +288,7 @@ class Claimer:
         publish(ChoreUndone(WAIT, str(error)))
         publish(WokenUp(await self._rest(pause, "poll")))
 
-    def _note_trouble(self, error: DatabaseAway | DatabaseRefused) -> None:
+    def _note_trouble(self, error: DatabaseTrouble) -> None:
         if self._lost_at is None:
             self._lost_at = anyio.current_time()
         publish(trouble(error))

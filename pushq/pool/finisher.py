@@ -21,9 +21,9 @@ from math import inf
 import anyio
 
 from pushq.backoff import exponential
-from pushq.database.patience import Trouble, is_no_answer, is_objection, piecewise, trouble, wait_out
+from pushq.database.patience import is_no_answer, is_objection, piecewise, trouble, wait_out
 from pushq.database.store import Fence, Store
-from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, ValueRefused
+from pushq.errors import DatabaseTrouble, StatementUndone, ValueRefused
 from pushq.events import JobsEnded, OutcomeRefused, OutcomesHeldUp, OutcomesPutAside, publish
 from pushq.outcome import Kind, Outcome
 from pushq.pool.outbox import Outbox
@@ -81,7 +81,7 @@ async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
     try:
         accepted = await _store(store, batch)
         undone = await _undone(store, batch, accepted)
-    except (DatabaseAway, DatabaseRefused) as error:
+    except DatabaseTrouble as error:
         if await _is_in_a_row(store, error, began):
             return Unwritten(undone=batch)
         if type(error) is StatementUndone:
@@ -105,13 +105,13 @@ async def _undone(store: Store, batch: Sequence[Outcome], accepted: set[Fence]) 
     return [outcome for outcome in batch if outcome.job.fence in held]
 
 
-async def _is_in_a_row(store: Store, error: Trouble, began: float) -> bool:
+async def _is_in_a_row(store: Store, error: DatabaseTrouble, began: float) -> bool:
     """Whether some row is at fault for what has been tried since `began`, rather than what is the same for all."""
     if not error.state or not (is_objection(error) or anyio.current_time() - began > PATIENCE):
         return False
     try:
         await store.finish([])
-    except (DatabaseAway, DatabaseRefused):
+    except DatabaseTrouble:
         return False
     return True
 
@@ -128,7 +128,7 @@ async def _write_what_is_free(store: Store, batch: Sequence[Outcome], began: flo
         return Unwritten(locked)
     try:
         return Unwritten(locked, await _write_again(store, free))
-    except (DatabaseAway, DatabaseRefused) as error:
+    except DatabaseTrouble as error:
         if not await _is_in_a_row(store, error, began):
             raise
         return Unwritten(locked, free)

@@ -12,7 +12,7 @@ import anyio
 from pushq.database.patience import reconnect_delay
 from pushq.database.session import Session
 from pushq.database.store import Store
-from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.errors import DatabaseAway, DatabaseTrouble
 from pushq.events import BellDown, BellUp, NotificationReceived, publish
 from pushq.pool.doorbell import Doorbell
 
@@ -70,7 +70,7 @@ class Listener:
                 await self._listen()
                 failures = count(1)
                 await self._keep_hearing()
-            except (DatabaseAway, DatabaseRefused) as error:
+            except DatabaseTrouble as error:
                 self._is_deaf(str(error))
                 await anyio.sleep(reconnect_delay(next(failures)).total_seconds())
             except Silent as silence:

@@ -14,7 +14,7 @@ import anyio
 
 from pushq.database.patience import is_objection, trouble
 from pushq.database.store import Claimant, Store
-from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.errors import DatabaseTrouble
 from pushq.events import JobsPassedOver, publish
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
@@ -40,7 +40,7 @@ async def run_suspects(
         with anyio.CancelScope(shield=True):
             try:
                 suspects = await _claim(claims, claimant, passed_over)
-            except (DatabaseAway, DatabaseRefused) as error:
+            except DatabaseTrouble as error:
                 publish(trouble(error))
                 return
             intake.busy = len(suspects)  # the supervisor starts another solo pool for the next suspect
@@ -60,7 +60,7 @@ async def _claim(claims: Store, claimant: Claimant, passed_over: list[UUID]) -> 
     while True:
         try:
             return await claims.claim_suspect(claimant, uuid4(), passed_over)
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             if not is_objection(error) or len(passed_over) >= MOST_PASSED_OVER:
                 raise
             found = await claims.next_suspect(claimant, passed_over)

@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from pushq.database.migrate import check_schema
 from pushq.database.session import Session
 from pushq.database.store import Store
-from pushq.errors import DatabaseAway, DatabaseRefused, PushqError, TasksError, TasksRaised
+from pushq.errors import DatabaseTrouble, PushqError, TasksError, TasksRaised
 from pushq.events import Draining, SupervisorStarted, SupervisorStopped, publish
 from pushq.exporter.door import serve_who_comes
 from pushq.settings import Settings
@@ -147,7 +147,7 @@ class Supervisor:
     async def _say_goodbye(self) -> None:
         """Releases what is left, if anything, and gives the lease back."""
         self._farewell.be_gone_soon()
-        with self._farewell.in_time(), suppress(DatabaseAway, DatabaseRefused):
+        with self._farewell.in_time(), suppress(DatabaseTrouble):
             self._crew.released += len(await self._store.requeue([self.name], crashed=False))
             await self._store.goodbye(self.name)
         for session in (self._pulse, self._custody, self._upkeep):

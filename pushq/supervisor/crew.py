@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 from pushq.backoff import exponential
 from pushq.database.patience import wait_out
 from pushq.database.store import Store, Upkeep
-from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.errors import DatabaseTrouble
 from pushq.events import PoolDied, PoolHeldUp, PoolReady, PoolsGoOn, PoolStarted, PoolStopped, publish
 from pushq.exporter.figures import ProcessFigures
 from pushq.link import Assignment, Figures, Message, Ready, Unable
@@ -169,7 +169,7 @@ class Crew:
     async def _release(self, pool: PoolProcess) -> None:
         """What a pool still held when it was stopped runs again elsewhere, at no charge."""
         self._accountable.discard(pool.number)
-        with self._farewell.in_time(), suppress(DatabaseAway, DatabaseRefused):
+        with self._farewell.in_time(), suppress(DatabaseTrouble):
             self.released += len(await self._store.requeue([self._name], pool=pool.number, crashed=False))
         self._look_now.set()
 
@@ -178,7 +178,7 @@ class Crew:
         while True:
             self._look_now = anyio.Event()
             found = await wait_out(self._look)
-            with suppress(DatabaseAway, DatabaseRefused):
+            with suppress(DatabaseTrouble):
                 await self._release_what_nobody_runs(found)
             self._start_solo_pools(found, pools)
             with anyio.move_on_after(self._until_next_look(found)):

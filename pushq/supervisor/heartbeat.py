@@ -11,7 +11,7 @@ import anyio
 
 from pushq.database.patience import wait_out
 from pushq.database.store import Store
-from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.errors import DatabaseTrouble
 from pushq.events import LeaseLapsed, publish
 
 
@@ -54,7 +54,7 @@ class Heartbeat:
         self._unanswered += 1
         try:
             had_lapsed = await self._store.heartbeat(self._name, socket.gethostname(), os.getpid(), self._lease)
-        except (DatabaseAway, DatabaseRefused) as error:
+        except DatabaseTrouble as error:
             self.trouble = str(error)
             raise
         self.trouble = None

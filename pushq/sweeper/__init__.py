@@ -15,7 +15,7 @@ from typing import TypeAlias
 import anyio
 
 from pushq.database.store import Store
-from pushq.errors import DatabaseAway, DatabaseRefused, StatementUndone, UnexpectedState
+from pushq.errors import DatabaseAway, DatabaseRefused, DatabaseTrouble, StatementUndone, UnexpectedState
 from pushq.events import ChoreDone, ChoreUndone, DatabaseBack, DatabaseLost, DaysChanged, JobsRequeued, publish
 from pushq.sweeper import witness
 from pushq.sweeper.witness import Witness
@@ -68,7 +68,7 @@ class Sweeper:
         while True:
             try:
                 await self.sweep()
-            except (DatabaseAway, DatabaseRefused) as error:
+            except DatabaseTrouble as error:
                 lost_at = lost_at or anyio.current_time()
                 publish(DatabaseLost(str(error)))
             else:
@@ -129,7 +129,7 @@ class Sweeper:
         asked_at = anyio.current_time()
         try:
             sightings = await self._store.observe()
-        except (DatabaseAway, DatabaseRefused):
+        except DatabaseTrouble:
             self._witness.forget()
             raise
         if not self._takes_signs_of_life():  # a database may answer and take no writes, so that everybody looks dead

@@ -23,7 +23,7 @@ import pushq.pool.finisher
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
 from pushq.database.store import Fence, Sighting, Store
-from pushq.errors import DatabaseAway, DatabaseRefused
+from pushq.errors import DatabaseTrouble
 from pushq.link import Link, Message
 from pushq.outcome import Kind, Outcome
 from pushq.pool.attempt import Attempts
@@ -114,7 +114,7 @@ def _outcome_dropped() -> None:
     async def store_once(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
         try:
             return await store.finish(batch)
-        except (DatabaseAway, DatabaseRefused):
+        except DatabaseTrouble:
             return set()
 
     _replace(pushq.pool.finisher, "_store", store_once)
@@ -126,7 +126,7 @@ def _lost_reply_believed() -> None:
     async def believe(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
         try:
             return await store.finish(batch)
-        except (DatabaseAway, DatabaseRefused):
+        except DatabaseTrouble:
             return {outcome.job.fence for outcome in batch}
 
     _replace(pushq.pool.finisher, "_store", believe)
@@ -138,7 +138,7 @@ def _doubt_is_failure() -> None:
     async def charge(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
         try:
             return await store.finish(batch)
-        except (DatabaseAway, DatabaseRefused):
+        except DatabaseTrouble:
             failures = [replace(one, kind=Kind.FAILED, error="no reply to its outcome", result=None) for one in batch]
             accepted = await wait_out(lambda: store.finish(failures))
             return accepted | await wait_out(lambda: store.finished_with_token(batch))
