@@ -1,43 +1,40 @@
-"""Facts about a running pushq. Whoever learns one publishes it once; logs, figures and tests subscribe."""
+"""Facts about a running pushq. The part that learns a fact publishes the fact once; logs, figures and tests subscribe.
+
+Subscribers are module state, which is right for one supervisor or one pool in a process: a second would hear both.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self, get_args
 from uuid import UUID
 
 from pushq.outcome import Outcome
 
 Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 Wakeup = Literal["notify", "poll", "timer", "linger"]
+WAKEUPS: tuple[Wakeup, ...] = get_args(Wakeup)
 
 _LOUD_OUTCOMES: Mapping[str, Level] = {"failed": "error", "retried": "warning"}
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that has happened. Each kind says how loud it is in a log."""
+    """Something that has happened, and how a log shows it.
 
-    @property
-    def level(self) -> Level:
-        return "info"
+    Level and topic belong to the kind; where they depend on an event's fields, a property takes their place.
+    """
 
-    @property
-    def is_asked_for(self) -> bool:
-        """Whether a log says it however quiet it is to be."""
-        return False
-
-    @property
-    def topic(self) -> str | None:
-        """For what is published again and again while it lasts: a log says it once a minute. None: each time."""
-        return None
-
-    @property
-    def ends(self) -> str | None:
-        """The topic of what is over with this: a log says it if it has said the other."""
-        return None
+    level: ClassVar[Level] = "info"
+    is_asked_for: ClassVar[bool] = False
+    """Whether every log shows the event, whatever the log's level."""
+    topic: ClassVar[str | None] = None
+    """What goes on: such events are published again and again, and logged once a minute. None: each is logged."""
+    ends: ClassVar[str | None] = None
+    """The topic that is over with this event. Logged if an event of the topic was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ class JobEnded(Event):
     traceback: str | None = None
 
     @property
-    def level(self) -> Level:
+    def level(self) -> Level:  # type: ignore[override]
         return _LOUD_OUTCOMES.get(self.outcome, "debug")
 
     @classmethod
@@ -73,109 +70,74 @@ class JobEnded(Event):
 class JobsEnded(Event):
     """The outcomes of a batch of attempts are stored. Whoever wants to hear of each takes it as a JobEnded."""
 
+    level: ClassVar[Level] = "debug"
     outcomes: Sequence[Outcome]
-
-    @property
-    def level(self) -> Level:
-        return "debug"
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRefused(Event):
     """An outcome came too late: the job was cancelled, or taken away and given to somebody else."""
 
+    level: ClassVar[Level] = "warning"
     id: UUID
     task: str
     outcome: str
-
-    @property
-    def level(self) -> Level:
-        return "warning"
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomesHeldUp(Event):
     """Somebody else has locked the rows of jobs that have ended: their outcomes are written when they are free."""
 
+    level: ClassVar[Level] = "warning"
     jobs: int
-
-    @property
-    def level(self) -> Level:
-        return "warning"
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomesPutAside(Event):
     """The database will not take the outcomes of so many jobs, each for a reason of its own: they are tried again."""
 
+    level: ClassVar[Level] = "warning"
+    topic: ClassVar[str | None] = "outcomes"
     jobs: int
     reason: str
-
-    @property
-    def level(self) -> Level:
-        return "warning"
-
-    @property
-    def topic(self) -> str | None:
-        return "outcomes"
 
 
 @dataclass(frozen=True, slots=True)
 class NoThread(Event):
     """The system had no thread for a `def`, whose job is given back: its worker rests before it takes another."""
 
+    level: ClassVar[Level] = "warning"
+    topic: ClassVar[str | None] = "threads"
     reason: str
-
-    @property
-    def level(self) -> Level:
-        return "warning"
-
-    @property
-    def topic(self) -> str | None:
-        return "threads"
 
 
 @dataclass(frozen=True, slots=True)
 class JobsClaimed(Event):
+    level: ClassVar[Level] = "debug"
     jobs: int
-
-    @property
-    def level(self) -> Level:
-        return "debug"
 
 
 @dataclass(frozen=True, slots=True)
 class JobsPassedOver(Event):
     """The database does not let so many jobs be claimed, each for a reason of its own: they are tried again."""
 
+    level: ClassVar[Level] = "warning"
+    topic: ClassVar[str | None] = "claims"
     jobs: int
     reason: str
-
-    @property
-    def level(self) -> Level:
-        return "warning"
-
-    @property
-    def topic(self) -> str | None:
-        return "claims"
 
 
 @dataclass(frozen=True, slots=True)
 class WokenUp(Event):
     """An idle pool looks for jobs again."""
 
+    level: ClassVar[Level] = "debug"
     source: Wakeup
-
-    @property
-    def level(self) -> Level:
-        return "debug"
 
 
 @dataclass(frozen=True, slots=True)
 class NotificationReceived(Event):
-    @property
-    def level(self) -> Level:
-        return "debug"
+    level: ClassVar[Level] = "debug"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,59 +149,42 @@ class BellUp(Event):
 class BellDown(Event):
     """The pool does not hear notifications, and polls instead."""
 
+    level: ClassVar[Level] = "warning"
     reason: str
-
-    @property
-    def level(self) -> Level:
-        return "warning"
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseLost(Event):
     """The database is away; we wait for it."""
 
+    level: ClassVar[Level] = "warning"
+    topic: ClassVar[str | None] = "database"
     reason: str
-
-    @property
-    def level(self) -> Level:
-        return "warning"
-
-    @property
-    def topic(self) -> str | None:
-        return "database"
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseObjects(DatabaseLost):
     """The database is there, and undoes what we say to it for a reason that may last; we go on trying."""
 
-    @property
-    def topic(self) -> str | None:
-        return "objection"
+    topic: ClassVar[str | None] = "objection"
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseBack(Event):
+    ends: ClassVar[str | None] = "database"
     seconds: float
-
-    @property
-    def ends(self) -> str | None:
-        return "database"
 
 
 @dataclass(frozen=True, slots=True)
 class ChoreUndone(Event):
     """A chore of the upkeep could not be done, or not all of it. It is tried again, and the others are done."""
 
+    level: ClassVar[Level] = "warning"
     chore: str
     reason: str
 
     @property
-    def level(self) -> Level:
-        return "warning"
-
-    @property
-    def topic(self) -> str | None:
+    def topic(self) -> str | None:  # type: ignore[override]
         return self.chore
 
 
@@ -251,7 +196,7 @@ class ChoreDone(Event):
     seconds: float
 
     @property
-    def ends(self) -> str | None:
+    def ends(self) -> str | None:  # type: ignore[override]
         return self.chore
 
 
@@ -273,11 +218,8 @@ class SupervisorStopped(Event):
 class LeaseLapsed(Event):
     """The supervisor's lease had run out before this sign of life: its jobs may have been taken away."""
 
+    level: ClassVar[Level] = "warning"
     name: str
-
-    @property
-    def level(self) -> Level:
-        return "warning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,18 +247,16 @@ class PoolReady(Event):
 class PoolShown(Event):
     """Somebody has asked what the pools are doing. traceback: where it is, while it imports the tasks."""
 
+    is_asked_for: ClassVar[bool] = True
     busy: int
     traceback: str | None = None
-
-    @property
-    def is_asked_for(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerShown(Event):
     """What one of its workers is doing, for how many seconds, and where: the handler's own frames."""
 
+    is_asked_for: ClassVar[bool] = True
     id: UUID
     task: str
     queue: str
@@ -324,99 +264,68 @@ class WorkerShown(Event):
     seconds: float
     traceback: str
 
-    @property
-    def is_asked_for(self) -> bool:
-        return True
-
 
 @dataclass(frozen=True, slots=True)
 class PoolSilent(Event):
     """A pool does not say what it is doing: a handler lets no other code run. It is made to write its stacks."""
 
+    is_asked_for: ClassVar[bool] = True
     pool: int
-
-    @property
-    def is_asked_for(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True, slots=True)
 class PoolHeldUp(Event):
     """The database is away for a pool, or refuses it. The supervisor may be no worse for it."""
 
+    level: ClassVar[Level] = "warning"
+    topic: ClassVar[str | None] = "pools"
     pool: int
     reason: str
-
-    @property
-    def level(self) -> Level:
-        return "warning"
-
-    @property
-    def topic(self) -> str | None:
-        return "pools"
 
 
 @dataclass(frozen=True, slots=True)
 class PoolsGoOn(Event):
     """No pool is held up any more."""
 
+    ends: ClassVar[str | None] = "pools"
     seconds: float
-
-    @property
-    def ends(self) -> str | None:
-        return "pools"
 
 
 @dataclass(frozen=True, slots=True)
 class PoolDied(Event):
     """A pool's process ended by itself. requeued and failed: what became of the jobs that it ran."""
 
+    level: ClassVar[Level] = "error"
     pool: int
     exit: str
     requeued: int
     failed: int
 
-    @property
-    def level(self) -> Level:
-        return "error"
-
 
 @dataclass(frozen=True, slots=True)
 class PoolStopped(Event):
+    level: ClassVar[Level] = "debug"
     pool: int
-
-    @property
-    def level(self) -> Level:
-        return "debug"
 
 
 @dataclass(frozen=True, slots=True)
 class JobsRequeued(Event):
     """The sweeper took jobs away from supervisors that are dead."""
 
+    level: ClassVar[Level] = "warning"
     supervisors: tuple[str, ...]
     requeued: int
     failed: int
-
-    @property
-    def level(self) -> Level:
-        return "warning"
 
 
 @dataclass(frozen=True, slots=True)
 class JobsLeft(Event):
     """Running jobs that the database does not let be taken from a process that has ended: it is tried again."""
 
+    level: ClassVar[Level] = "warning"
+    topic: ClassVar[str | None] = "jobs left"
     jobs: int
     reason: str
-
-    @property
-    def level(self) -> Level:
-        return "warning"
-
-    @property
-    def topic(self) -> str | None:
-        return "jobs left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,11 +341,8 @@ class DaysChanged(Event):
 class LogLinesDropped(Event):
     """Whoever reads the log was slower than it is written."""
 
+    level: ClassVar[Level] = "warning"
     lines: int
-
-    @property
-    def level(self) -> Level:
-        return "warning"
 
 
 Subscriber = Callable[[Event], None]

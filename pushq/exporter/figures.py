@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-WAKEUPS = ("notify", "poll", "timer", "linger")
+from pushq.events import WAKEUPS
 
 
 @dataclass(slots=True)

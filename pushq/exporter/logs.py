@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TextIO
 
-from pushq.events import Event, JobEnded, JobsEnded, LogLinesDropped, subscribe
+from pushq.events import LEVELS, Event, JobEnded, JobsEnded, LogLinesDropped, subscribe
 from pushq.exporter.lines import LineWriter, instant, printable, shown
 from pushq.exporter.records import log_records
 
-LEVELS = ("debug", "info", "warning", "error")
 SAID_EVERY = 60.0
 """Seconds, for what is published again and again while it lasts."""
 

@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.errors import DatabaseTrouble
-from pushq.events import ChoreDone, ChoreUndone, publish
-from pushq.exporter.figures import WAKEUPS, ProcessFigures
+from pushq.events import WAKEUPS, ChoreDone, ChoreUndone, publish
+from pushq.exporter.figures import ProcessFigures
 
 FINISHED = ("succeeded", "failed", "cancelled")
 LONGEST_READ = 4.0

@@ -8,6 +8,7 @@ import time
 
 import asyncpg
 
+from pushq.events import WAKEUPS
 from tests.support.jobs import Connection, finished, insert
 from tests.support.metrics import scrape
 from tests.support.roles import a_login_each
@@ -59,8 +60,7 @@ async def _looks(connection: Connection) -> int:
 
 
 def _wakeups(supervisor: RunningSupervisor) -> dict[str, float]:
-    sources = ("notify", "poll", "timer", "linger")
-    return {source: scrape(supervisor, "pushq_wakeups_total", source=source) for source in sources}
+    return {source: scrape(supervisor, "pushq_wakeups_total", source=source) for source in WAKEUPS}
 
 
 async def _storm(bystander: Connection) -> int:
