@@ -1,32 +1,31 @@
 """What an attempt came to, and what that does to its job: decided here, written by the finisher.
 
-What handlers return and raise is theirs, and may do anything when it is looked at: none of it gets out of `decide`,
-which would end the pool.
+`decide` raises nothing, whatever the value does that a handler has returned or raised (`storable.py`).
 """
 
 from __future__ import annotations
 
-import inspect
-import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from itertools import islice
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any
-
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from pushq.backoff import Backoff, exponential
 from pushq.errors import PayloadError, ResultError
 from pushq.job import Job
+from pushq.storable import (
+    LONGEST_ERROR,
+    describe_error,
+    guarded,
+    name_of,
+    short_name_of,
+    storable_result,
+    storable_text,
+    text_of,
+)
 from pushq.trace import trace
 
 LONGEST_DELAY = timedelta(days=365)
-LONGEST_ERROR = 10_000
-LARGEST_RESULT = 1024 * 1024
 
 
 class Retry(Exception):
@@ -123,11 +122,11 @@ def released(job: Job) -> Outcome:
 
 
 def decide(job: Job, ending: Ending, *, max_attempts: int, backoff: Backoff) -> Outcome:
-    """The outcome of an attempt at `job`; its own max_attempts wins over the task's. Raises nothing."""
-    try:
+    """The outcome of an attempt at `job`, whose own max_attempts wins over the task's. Raises nothing."""
+    try:  # without `guarded`, which would cost a call a job
         return _decided(job, ending, job.max_attempts or max_attempts, backoff)
-    except BaseException as broken:  # noqa: BLE001 - an exception of the handler that breaks when it is looked at
-        name = _short_name(broken)
+    except BaseException as broken:  # noqa: BLE001 - the handler's exception raises when somebody looks at it
+        name = short_name_of(broken)
         return Outcome(job, Kind.FAILED, error=f"What the handler raised cannot be looked at: {name}", error_type=name)
 
 
@@ -138,7 +137,7 @@ def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
         case Raised(Retry() as retry) if (delay := _delay_or_none(retry.after)) is not None:
             return Outcome(job, Kind.SNOOZED, delay.total_seconds())
         case Raised(Cancel() as cancel):
-            return Outcome(job, Kind.CANCELLED, error=storable_text(_text(cancel.reason)), error_type="Cancel")
+            return Outcome(job, Kind.CANCELLED, error=storable_text(text_of(cancel.reason)), error_type="Cancel")
         case Raised(PayloadError() as error):
             return _failed(job, error)
         case Raised(error):
@@ -167,7 +166,7 @@ def _returned(job: Job, value: object) -> Outcome:
 
 
 def _failed(job: Job, error: BaseException) -> Outcome:
-    return _traced(Outcome(job, Kind.FAILED, error=describe_error(error), error_type=_short_name(error)), error)
+    return _traced(Outcome(job, Kind.FAILED, error=describe_error(error), error_type=short_name_of(error)), error)
 
 
 def _traced(outcome: Outcome, error: BaseException) -> Outcome:
@@ -182,21 +181,21 @@ def _failed_or_retried(job: Job, error: BaseException, max_attempts: int, backof
         return _failed(job, error)
     delay, remark = _delay(backoff, failures)
     text = describe_error(error, LONGEST_ERROR - len(remark)) + remark
-    outcome = Outcome(job, Kind.RETRIED, delay.total_seconds(), error=text, error_type=_short_name(error))
+    outcome = Outcome(job, Kind.RETRIED, delay.total_seconds(), error=text, error_type=short_name_of(error))
     return _traced(outcome, error)
 
 
 def _delay(backoff: Backoff, failures: int) -> tuple[timedelta, str]:
     """The task's own delay, or the default one and a remark when its backoff does not work."""
-    try:
-        returned = backoff(failures)
-        delay = _delay_or_none(returned)
-        complaint = f"returned {_text(returned)}, no timedelta between 0 and a year"
-    except BaseException as error:  # noqa: BLE001 - a backoff is the user's code
-        delay, complaint = None, f"raised {_name(error)}"
+    delay, complaint = guarded(lambda: _judged(backoff(failures)), lambda error: (None, f"raised {name_of(error)}"))
     if delay is not None:
         return delay, ""
     return exponential()(failures), f"\n(The task's backoff {storable_text(complaint, 200)}; the default one was used.)"
+
+
+def _judged(returned: object) -> tuple[timedelta | None, str]:
+    """The delay that a backoff has returned, and what is wrong with any other value."""
+    return _delay_or_none(returned), f"returned {text_of(returned)}, no timedelta between 0 and a year"
 
 
 def _delay_or_none(delay: object) -> timedelta | None:
@@ -204,111 +203,3 @@ def _delay_or_none(delay: object) -> timedelta | None:
         return None
     plain = timedelta.__add__(timedelta(0), delay)  # a subclass may compare as it likes
     return plain if timedelta(0) <= plain <= LONGEST_DELAY else None
-
-
-def describe_error(error: BaseException, longest: int = LONGEST_ERROR) -> str:
-    """An exception as its type and message; of a group also the first line of what it holds. Always storable."""
-    lines = [_line(error)]
-    if isinstance(error, BaseExceptionGroup):
-        lines += ["  " + _line(leaf).partition("\n")[0] for leaf in islice(_leaves(error), 20)]
-    return storable_text("\n".join(lines), longest)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group and in its groups, without recursion, however deep."""
-    waiting = [error]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, BaseExceptionGroup):
-            waiting += reversed(vars(BaseExceptionGroup)["exceptions"].__get__(one))
-        else:
-            yield one
-
-
-def _line(error: BaseException) -> str:
-    """Without what a database adds to its message, which shows rows: "DETAIL:  Failing row contains (…)"."""
-    message = _text(error).partition("\nDETAIL:")[0]
-    return f"{_name(error)}: {message}" if message else _name(error)
-
-
-def _text(value: object) -> str:
-    """str(value), whatever its class does about it."""
-    try:
-        return str.__str__(str(value))  # a plain str, where __str__ returned a subclass
-    except BaseException as broken:  # noqa: BLE001 - SystemExit too: it would end the pool
-        return f"(its message cannot be shown: {_name(broken)})"
-
-
-def _name(error: BaseException) -> str:
-    kind = type(error)
-    try:
-        module, name = str.__str__(kind.__module__), str.__str__(kind.__qualname__)
-    except BaseException:  # noqa: BLE001 - a metaclass is the user's code
-        return "Exception"
-    return name if module in ("builtins", "pushq.errors") else f"{module}.{name}"
-
-
-def _short_name(error: BaseException) -> str:
-    return storable_text(_name(error).rpartition(".")[2], 200)
-
-
-_CUT = "… (cut)"
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-
-
-def storable_text(text: str, longest: int = LONGEST_ERROR) -> str:
-    """Text that PostgreSQL takes: without NUL and lone surrogates, and not longer than so many characters."""
-    if len(text) > longest:
-        text = text[: longest - len(_CUT)] + _CUT
-    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def storable_result(value: object) -> str | None:
-    """What a handler returned, as JSON text for jsonb; None for None.
-
-    Beside JSON's own types it takes what has an obvious form: dataclasses, pydantic models, datetimes, UUIDs, enums,
-    decimals (as text, to the last digit). Raises ResultError for what cannot be stored: NaN, text with NUL or a lone
-    surrogate, cycles, other objects, over 1 MiB.
-    """
-    if value is None:
-        return None
-    try:
-        text = json_text(value)
-        size = len(text.encode())
-        if size > LARGEST_RESULT:
-            raise ValueError(f"{size:,} bytes is over 1 MiB")
-    except BaseException as error:  # the value's own methods may raise anything
-        raise ResultError(f"the work is done, but its result cannot be stored: {_line(error)}") from error
-    return text
-
-
-def json_text(value: object) -> str:
-    """JSON text that jsonb takes. Raises ValueError, TypeError or RecursionError, or what the value itself raises."""
-    text = _encoder.encode(value)
-    text.encode()  # refuses lone surrogates
-    refuse_nul(text)
-    return text
-
-
-# \u0000 with an even number of backslashes before it: an escaped NUL, not the text of one.
-_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-
-
-def refuse_nul(text: str) -> None:
-    """Raises ValueError for JSON text that holds a NUL, which jsonb does not take."""
-    if "\\u0000" in text and _ESCAPED_NUL.search(text):  # to look for it first is ten times as fast
-        raise ValueError("text with a NUL character")
-
-
-def _jsonable(value: object) -> Any:
-    """One step for a value that json does not know; json goes on with what comes out, and refuses NaN in it."""
-    if inspect.isgenerator(value):  # it may never end
-        raise TypeError("generator is not JSON")
-    try:
-        return to_jsonable_python(value, inf_nan_mode="constants")
-    except PydanticSerializationError:
-        raise TypeError(f"{type(value).__name__} is not JSON") from None
-
-
-_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_jsonable)
-"""Made once: json.dumps makes one for each call that asks for anything but its defaults."""

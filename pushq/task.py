@@ -18,8 +18,8 @@ from pushq.backoff import Backoff, exponential
 from pushq.errors import PayloadError, TasksError
 from pushq.handler import caller, code_of, is_async, parameters_of, place_of
 from pushq.job import NewJob
-from pushq.outcome import refuse_nul
 from pushq.roundtrip import Check, alike, doubts, loses, read, unreadable
+from pushq.storable import refuse_nul
 
 P = ParamSpec("P")
 R = TypeVar("R")

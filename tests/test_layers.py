@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pushq"
 
 LAYERS = (
-    ("errors", "settings", "backoff", "roundtrip", "trace"),
+    ("errors", "settings", "backoff", "roundtrip", "storable", "trace"),
     ("job", "handler"),
     ("current", "task", "outcome"),
     ("events",),

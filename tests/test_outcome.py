@@ -26,9 +26,8 @@ from pushq.outcome import (
     Stopped,
     TimedOut,
     decide,
-    storable_result,
-    storable_text,
 )
+from pushq.storable import storable_result, storable_text
 
 JOB = Job(uuid4(), "mail", "default", "{}", 1, 0, 0, None, None, None, None, uuid4())
 MINUTE = timedelta(minutes=1)

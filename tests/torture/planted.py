@@ -20,6 +20,7 @@ import pushq.outcome
 import pushq.pool
 import pushq.pool.claimer
 import pushq.pool.finisher
+import pushq.storable
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
 from pushq.database.store import Fence, Sighting, Store
@@ -153,6 +154,7 @@ def _text_as_it_is() -> None:
         return text
 
     _replace(pushq.outcome, "storable_text", storable_text)
+    _replace(pushq.storable, "storable_text", storable_text)
 
     async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
         await wait_out(lambda: store.finish(batch))

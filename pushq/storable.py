@@ -1,0 +1,152 @@
+"""Values of handlers as text and JSON that PostgreSQL takes.
+
+Exceptions and results belong to handlers. Their classes may do anything when somebody looks at them: `__str__` may call
+`sys.exit()`, a metaclass may raise for its `__qualname__`, a generator may never end. Here is where they are looked at,
+and whatever they raise ends here, or as a ResultError: elsewhere it would end the pool.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from pushq.errors import ResultError
+
+T = TypeVar("T")
+
+LONGEST_ERROR = 10_000
+"""Characters."""
+LONGEST_NAME = 200
+"""Characters of an exception's name."""
+LARGEST_RESULT = 1024 * 1024
+"""Bytes of JSON."""
+MOST_LEAVES = 20
+"""Exceptions of a group that are described."""
+
+
+def guarded(look: Callable[[], T], otherwise: Callable[[BaseException], T]) -> T:
+    """Calls the user's code. Where that raises anything, SystemExit included, returns what `otherwise` makes of it."""
+    try:
+        return look()
+    except BaseException as broken:  # noqa: BLE001 - the one place that says so for all
+        return otherwise(broken)
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+_CUT = "… (cut)"
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable_text(text: str, longest: int = LONGEST_ERROR) -> str:
+    """Text that PostgreSQL takes: without NUL and lone surrogates, cut to so many characters."""
+    if len(text) > longest:
+        text = text[: longest - len(_CUT)] + _CUT
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def text_of(value: object) -> str:
+    """str(value), or a remark where the value's class does not let it be shown. A plain str, not yet storable."""
+    return guarded(
+        lambda: str.__str__(str(value)),  # __str__ may return a subclass of str
+        lambda broken: f"(its message cannot be shown: {name_of(broken)})",
+    )
+
+
+def name_of(error: BaseException) -> str:
+    """The class of an exception as MODULE.NAME. Python's own and pushq's go without MODULE."""
+    kind = type(error)
+    module, name = guarded(
+        lambda: (str.__str__(kind.__module__), str.__str__(kind.__qualname__)), lambda _: ("builtins", "Exception")
+    )
+    return name if module in ("builtins", "pushq.errors") else f"{module}.{name}"
+
+
+def short_name_of(error: BaseException) -> str:
+    """The class's own name. Storable."""
+    return storable_text(name_of(error).rpartition(".")[2], LONGEST_NAME)
+
+
+def describe_error(error: BaseException, longest: int = LONGEST_ERROR) -> str:
+    """The type and message of an exception; for a group also the first line of each exception inside. Storable."""
+    lines = [_line(error)]
+    if isinstance(error, BaseExceptionGroup):
+        lines += ["  " + _line(leaf).partition("\n")[0] for leaf in islice(_leaves(error), MOST_LEAVES)]
+    return storable_text("\n".join(lines), longest)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group and in its groups, without recursion, however deep."""
+    waiting = [error]
+    while waiting:
+        next_one = waiting.pop()
+        if isinstance(next_one, BaseExceptionGroup):
+            waiting += reversed(vars(BaseExceptionGroup)["exceptions"].__get__(next_one))
+        else:
+            yield next_one
+
+
+def _line(error: BaseException) -> str:
+    """Without what a database appends to its message, which shows rows: "DETAIL:  Failing row contains (…)"."""
+    message = text_of(error).partition("\nDETAIL:")[0]
+    return f"{name_of(error)}: {message}" if message else name_of(error)
+
+
+# JSON -----------------------------------------------------------------------------------------------------------------
+
+
+def storable_result(value: object) -> str | None:
+    """A handler's return value as JSON text for jsonb; None for None.
+
+    Takes JSON's own types and whatever has an obvious form in JSON: dataclasses, pydantic models, datetimes, UUIDs,
+    enums, decimals (as text, to the last digit). Raises ResultError for values that cannot be stored: NaN, text with
+    NUL or a lone surrogate, cycles, other objects, more than 1 MiB.
+    """
+    if value is None:
+        return None
+    try:
+        text = json_text(value)
+        size = len(text.encode())
+        if size > LARGEST_RESULT:
+            raise ValueError(f"{size:,} bytes is over 1 MiB")
+    except BaseException as error:  # the value's own methods may raise anything
+        raise ResultError(f"the work is done, but its result cannot be stored: {_line(error)}") from error
+    return text
+
+
+def json_text(value: object) -> str:
+    """JSON text that jsonb takes. Raises ValueError, TypeError or RecursionError, or what the value itself raises."""
+    text = _encoder.encode(value)
+    text.encode()  # refuses lone surrogates
+    refuse_nul(text)
+    return text
+
+
+# \u0000 after an even number of backslashes is an escaped NUL; after an odd number, the text of one.
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def refuse_nul(text: str) -> None:
+    """Raises ValueError for JSON text with a NUL, which jsonb does not take."""
+    if "\\u0000" in text and _ESCAPED_NUL.search(text):  # `in` comes first: ten times as fast as the pattern
+        raise ValueError("text with a NUL character")
+
+
+def _jsonable(value: object) -> Any:
+    """One step for a value that json does not know. json goes on with the outcome, and refuses NaN inside."""
+    if inspect.isgenerator(value):  # it may never end
+        raise TypeError("generator is not JSON")
+    try:
+        return to_jsonable_python(value, inf_nan_mode="constants")
+    except PydanticSerializationError:
+        raise TypeError(f"{type(value).__name__} is not JSON") from None
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_jsonable)
+"""Made once: json.dumps would make one for each call with other options than its defaults."""
