@@ -14,8 +14,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from pushq.database.embedded import find_binaries
 from pushq.errors import UsageError
+from pushq.local.server import find_binaries
 from tests.support.databases import Databases
 from tests.support.server import OnDemand, Server, server_at
 

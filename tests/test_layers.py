@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "pushq"
 
 LAYERS = (
     ("errors", "settings", "backoff", "roundtrip", "storable", "trace"),
+    ("local",),
     ("job", "handler"),
     ("current", "task", "outcome"),
     ("events",),

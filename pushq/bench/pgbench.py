@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import anyio
 
-from pushq.database.embedded import find_binaries
 from pushq.database.url import normalise
 from pushq.errors import PushqError, UsageError
+from pushq.local.server import find_binaries
 
 _VARIABLES = {
     "host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "passfile": "PGPASSFILE",

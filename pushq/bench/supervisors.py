@@ -14,8 +14,8 @@ from urllib.error import HTTPError
 from anyio import to_thread
 
 from pushq.bench.waiting import wait_until
-from pushq.demo import processes
 from pushq.errors import PushqError
+from pushq.local import supervisor
 
 TASKS = "pushq.bench.tasks:tasks"
 TUNED = ("--concurrency=1000",)
@@ -57,7 +57,7 @@ def supervising(url: str, *flags: str, supervisors: int = 1) -> Iterator[list[Ru
     """Supervisors with default settings but for the flags, while the block lasts."""
     with ExitStack() as stack:
         yield [
-            RunningSupervisor(*stack.enter_context(processes.supervising(url, TASKS, *flags)))
+            RunningSupervisor(*stack.enter_context(supervisor.supervising(url, TASKS, *flags)))
             for _ in range(supervisors)
         ]
 

@@ -21,10 +21,10 @@ from pushq.bench.run import Record, Scope, Teller
 from pushq.bench.scenarios import SCENARIOS, Scenario, choose
 from pushq.cli.options import load_settings
 from pushq.cli.output import Progress, show_rows, table
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.url import describe
-from pushq.demo.interrupts import Interrupts
 from pushq.errors import UsageError
+from pushq.local.interrupts import Interrupts
+from pushq.local.server import EmbeddedServer
 
 
 @click.command()

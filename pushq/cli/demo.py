@@ -15,13 +15,13 @@ import anyio
 import click
 
 from pushq.cli.output import Progress, table
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
 from pushq.database.session import Session
 from pushq.demo import Demo
 from pushq.demo.files import find_files
-from pushq.demo.interrupts import Interrupts
-from pushq.demo.processes import supervising
+from pushq.local.interrupts import Interrupts
+from pushq.local.server import EmbeddedServer
+from pushq.local.supervisor import supervising
 
 SHOWN = ("pushq_jobs_finished_total", "pushq_job_retries_total", "pushq_wakeups_total", "pushq_supervisors")
 

@@ -6,9 +6,7 @@ FD is the file descriptor of its end of the line, ASKED that of a line on which 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import faulthandler
-import os
 import signal
 import socket
 import sys
@@ -21,6 +19,7 @@ from pushq.errors import TasksError, TasksRaised
 from pushq.exporter.logs import log_events
 from pushq.exporter.records import log_as_loud_as
 from pushq.link import Assignment, Link, Unable, receive_first, send_last
+from pushq.local.death import die_with
 from pushq.pool import run_pool
 from pushq.pool.leaving import LAST_WORDS, LAST_WORDS_OF_A_FAULT, be_gone_within, call_exit_functions, leave
 from pushq.pool.loading import load_tasks
@@ -29,14 +28,13 @@ from pushq.pool.roster import Roster
 from pushq.pool.signals import OTHERS, STOPPING, leave_to_the_supervisor, spare_children
 from pushq.task import Tasks
 
-_PR_SET_PDEATHSIG = 1
 _LEFT_TASKS = 1.0
 """Seconds for the tasks that handlers have left to heed that they are cancelled."""
 
 
 def main() -> None:
     parent = int(sys.argv[2])
-    _die_with(parent)
+    die_with(parent)  # a pool whose loop is blocked cannot see its line close
     leave_to_the_supervisor(*STOPPING, *OTHERS)
     faulthandler.register(signal.SIGUSR2, 2)  # to standard error, where a handler lets no other code run
     spare_children()
@@ -57,14 +55,6 @@ def _socket(descriptor: str) -> socket.socket:
     line = socket.socket(fileno=int(descriptor))
     line.set_inheritable(False)
     return line
-
-
-def _die_with(parent: int) -> None:
-    """A pool whose loop is blocked cannot see its line close: let the kernel end it with its supervisor."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _run(end: socket.socket, assignment: Assignment, roster: Roster) -> int:

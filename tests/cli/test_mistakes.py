@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from pushq.database.embedded import EmbeddedServer
+from pushq.local.server import EmbeddedServer
 from tests.support.commands import invoke
 from tests.support.supervisors import environment, pushq, supervising
 from tests.support.waiting import eventually

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from pushq.database.embedded import _remove_leftovers
+from pushq.local.server import _remove_leftovers
 from tests.support.supervisors import ROOT, environment, pushq
 from tests.support.waiting import wait_until
 

@@ -21,8 +21,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
+from pushq.local.server import EmbeddedServer
 from tests.support.jobs import Connection, finished, has_count, insert, row_of
 from tests.support.proxy import Proxy
 from tests.support.supervisors import RunningSupervisor, supervising

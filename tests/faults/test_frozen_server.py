@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.session import Session
 from pushq.database.store import Store
 from pushq.events import DatabaseLost, Event, subscribe
+from pushq.local.server import EmbeddedServer
 from pushq.supervisor.heartbeat import Heartbeat
 from pushq.sweeper import Sweeper
 from pushq.sweeper.witness import Witness

@@ -16,8 +16,8 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
+from pushq.local.server import EmbeddedServer
 from tests.support.jobs import Connection, count, has_count
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually, wait_until

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 import pytest
 
-from pushq.database.embedded import EmbeddedServer, _version, find_binaries
+from pushq.local.server import EmbeddedServer, _version, find_binaries
 from tests.support.hurt import a_server_to_hurt
 from tests.support.jobs import Connection, finished, has_count, insert
 from tests.support.metrics import shows

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from pushq.database.embedded import EmbeddedServer
+from pushq.local.server import EmbeddedServer
 from tests.support.hurt import a_server_to_hurt
 from tests.support.jobs import Connection, count, die_with_them, finished, has_count, insert
 from tests.support.supervisors import RunningSupervisor, supervising

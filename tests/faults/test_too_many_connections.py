@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from pushq.database.embedded import EmbeddedServer
+from pushq.local.server import EmbeddedServer
 from pushq.supervisor.readiness import AWAY
 from tests.support.hurt import a_server_to_hurt
 from tests.support.jobs import Connection, count, finished, has_count, insert

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from pushq.database.embedded import EmbeddedServer
+from pushq.local.server import EmbeddedServer
 from tests.support.hurt import a_server_to_hurt
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.supervisors import pushq, supervising

@@ -9,10 +9,10 @@ import asyncio
 
 import asyncpg
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate, roles
 from pushq.database.schema import describe
 from pushq.database.session import Session
+from pushq.local.server import EmbeddedServer
 
 
 async def schema(empty_database_url: str, names: tuple[str, str, str]) -> str:

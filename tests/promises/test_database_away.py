@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg
 
-from pushq.database.embedded import EmbeddedServer
+from pushq.local.server import EmbeddedServer
 from tests.support.hurt import a_server_to_hurt, freeze, thaw
 from tests.support.jobs import Connection, finished, has_count, insert
 from tests.support.supervisors import supervising

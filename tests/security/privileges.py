@@ -13,8 +13,8 @@ from itertools import groupby
 
 import asyncpg
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
+from pushq.local.server import EmbeddedServer
 from tests.support.jobs import Connection
 from tests.support.roles import GROUPS, LOGINS, Logins, a_login_each
 

@@ -25,8 +25,8 @@ import anyio
 import asyncpg
 import click
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
+from pushq.local.server import EmbeddedServer
 from tests.support.supervisors import RunningSupervisor, environment, launch
 from tests.support.waiting import eventually
 

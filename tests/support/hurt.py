@@ -10,8 +10,8 @@ from pathlib import Path
 
 import asyncpg
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
+from pushq.local.server import EmbeddedServer
 from tests.support.jobs import Connection
 
 

@@ -4,7 +4,7 @@ import os
 import pwd
 import sys
 
-from pushq.database.embedded import EmbeddedServer
+from pushq.local.server import EmbeddedServer
 
 if len(sys.argv) > 1:
     account = pwd.getpwnam(sys.argv[1])

@@ -17,8 +17,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
-from pushq.database.embedded import _unprivileged_account
 from pushq.database.session import Session
+from pushq.local.server import _unprivileged_account
 from tests.support.waiting import wait_until
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushq-tests" / "pgbouncer"

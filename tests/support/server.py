@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import asyncpg
 
-from pushq.database.embedded import EmbeddedServer, find_binaries
 from pushq.errors import PushqError, UsageError
+from pushq.local.server import EmbeddedServer, find_binaries
 
 
 @dataclass(frozen=True)

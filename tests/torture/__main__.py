@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import anyio
 import click
 
-from pushq.database.embedded import EmbeddedServer
+from pushq.local.server import EmbeddedServer
 from tests.support.packages import unpacked
 from tests.support.record import Record
 from tests.torture.hosts import Clock

@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 import asyncpg
 
-from pushq.database.embedded import EmbeddedServer
+from pushq.local.server import EmbeddedServer
 from tests.torture.clients import AWAY
 from tests.torture.history import Excuse
 from tests.torture.hosts import SHUTDOWN, Host, is_stopped, state_of

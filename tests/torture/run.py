@@ -23,8 +23,8 @@ from pathlib import Path
 import anyio
 import asyncpg
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
+from pushq.local.server import EmbeddedServer
 from tests.support.planting import spoil
 from tests.support.waiting import eventually
 from tests.torture.checker import check

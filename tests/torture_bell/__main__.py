@@ -27,8 +27,8 @@ import asyncpg
 import click
 from anyio import to_thread
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
+from pushq.local.server import EmbeddedServer
 from tests.support.waiting import eventually
 from tests.torture_bell.conductor import Conductor, Solo
 from tests.torture_bell.faults import Faults

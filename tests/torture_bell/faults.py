@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import anyio
 from anyio import to_thread
 
-from pushq.database.embedded import EmbeddedServer
+from pushq.local.server import EmbeddedServer
 from tests.support.waiting import eventually
 from tests.torture_bell.inserters import AWAY, INSERT, Connections
 from tests.torture_bell.ledger import Entry, Ledger

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from pushq.database.embedded import EmbeddedServer
+from pushq.local.server import EmbeddedServer
 from tests.support.record import Record
 from tests.support.server import Server
 from tests.torture_drain.plan import SITUATIONS, Plan, Situation

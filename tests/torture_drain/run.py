@@ -15,8 +15,8 @@ from pathlib import Path
 
 import asyncpg
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
+from pushq.local.server import EmbeddedServer
 from tests.support.hurt import freeze, thaw
 from tests.support.jobs import Connection
 from tests.support.proxy import proxied

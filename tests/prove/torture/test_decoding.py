@@ -13,12 +13,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from pushq.database.embedded import EmbeddedServer
 from pushq.database.migrate import migrate
 from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.database.store import Claimant, Store
 from pushq.job import Job
+from pushq.local.server import EmbeddedServer
 from pushq.outcome import Kind, Outcome
 from tests.support.jobs import Connection, insert, row_of
 from tests.torture import decoding

@@ -15,8 +15,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from pushq.database.embedded import EmbeddedServer, find_binaries
 from pushq.errors import PushqError, UsageError
+from pushq.local.server import EmbeddedServer, find_binaries
 from tests.support.waiting import wait_until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

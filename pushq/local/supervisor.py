@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
 from typing import IO
 
 from pushq.errors import PushqError
-
-_PR_SET_PDEATHSIG = 1
+from pushq.local.death import dying_with_us
 
 
 @contextmanager
@@ -33,7 +31,7 @@ def supervising(url: str, tasks: str, *flags: str) -> Iterator[tuple[subprocess.
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=_dies_with_us(),  # noqa: PLW1509 - no thread of ours holds a lock here
+        preexec_fn=dying_with_us(signal.SIGTERM),  # noqa: PLW1509 - no thread of ours holds a lock here
     )
     assert supervisor.stderr is not None
     try:
@@ -60,17 +58,3 @@ def _stop(supervisor: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         supervisor.kill()
         supervisor.wait()
-
-
-def _dies_with_us() -> Callable[[], None] | None:
-    """For the child, before it becomes another program: it gets SIGTERM when we die, however we die. Linux only."""
-    if sys.platform != "linux":
-        return None
-    parent, libc = os.getpid(), ctypes.CDLL(None)
-
-    def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare

@@ -16,7 +16,6 @@ good order. The signal follows the thread that started the child, so start serve
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import pwd
@@ -24,10 +23,9 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -37,6 +35,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from pushq.errors import PushqError, UsageError
+from pushq.local.death import dying_with_us
 
 _PREFIX = "pushq-postgres-"
 _NEWBORN = "pushq-newborn-"
@@ -265,29 +264,12 @@ def _serving(bin_directory: Path, run: _Runner, settings: Mapping[str, str]) -> 
         *options,
     ]
     # A session of its own: Ctrl-C is for the owner, who may still need the database to stop in good order.
-    process = run.start(command, start_new_session=True, preexec_fn=_die_with_parent(os.getpid()))
+    process = run.start(command, start_new_session=True, preexec_fn=dying_with_us(signal.SIGINT))
     try:
         _wait_until_ready(process, run)
         yield process
     finally:
         _stop(process)
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """What the child does before it becomes PostgreSQL. Only Linux knows it."""
-    if sys.platform != "linux":
-        return None
-    libc, set_death_signal = (
-        ctypes.CDLL(None),
-        1,
-    )  # loaded here: the forked child should do as little as it can
-
-    def prepare() -> None:
-        libc.prctl(set_death_signal, signal.SIGINT)
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(1)
-
-    return prepare
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], run: _Runner) -> None:

@@ -1,0 +1,1 @@
+"""What commands, benchmark and tests start for themselves: a PostgreSQL, a supervisor. Each dies with its parent."""
