@@ -50,6 +50,17 @@ end
 $$;
 
 
+-- Crashes --------------------------------------------------------------------------------------------------------
+
+-- A job whose process dies is charged a crash. So many end the job.
+create function pushq.most_crashes() returns int language sql immutable parallel safe return 3;
+
+-- What a job's error says after a crash.
+create function pushq.crash_error(crashes int) returns text
+language sql immutable parallel safe
+return 'ProcessDied: the process that ran the job died (crash ' || crashes || ' of ' || pushq.most_crashes() || ')';
+
+
 -- The table ------------------------------------------------------------------------------------------------------
 
 create table pushq.jobs (
@@ -72,6 +83,7 @@ create table pushq.jobs (
     attempt int not null default 0,
     failures int not null default 0,
     crashes int not null default 0,
+    apart text,
     payload_is_too_long boolean,
     enqueued_at timestamptz not null default now(),
     started_at timestamptz,
@@ -103,6 +115,8 @@ comment on column pushq.jobs.token is
     'The fence: a random value of the claim that holds the job. An outcome counts only with it. A finished row keeps it, so that a finish whose reply was lost can be told from one that came too late.';
 comment on column pushq.jobs.traceback is
     'Where the last attempt''s error came from, as Python prints it, the last 16 KiB; null after a success, and where no code of the handler''s raised it.';
+comment on column pushq.jobs.apart is
+    'Why claims leave the job out while it is queued, by the strongest reason; null: they do not. solo: one crash more would end the job, so it runs in a process of its own.';
 comment on column pushq.jobs.payload_is_too_long is
     'True where the numbers in the payload have so many digits that its text is over 256 KiB and 32 times its size. Nobody reads it: the job fails when it is begun.';
 comment on column pushq.jobs.finished_on is
@@ -187,27 +201,52 @@ create unique index jobs_unfinished_unique_key
 on pushq.jobs_unfinished (tenant_id, unique_key) nulls not distinct
 where unique_key is not null;
 
--- What a pool may claim: a lane for each task in a queue, so that claims need not pass jobs of tasks that they cannot run, nor
--- jobs that wait for a later time. By their bytes, as Python sorts names too. Jobs that have already killed two processes
--- stand apart, and so do those of another priority than 0: a task's that were due when they were inserted by priority, and
--- those for later, among them what is retried, by run_at alone.
+-- What claims take: a line for each task in a queue, so that a claim passes neither jobs of tasks that it does not know nor
+-- jobs that are due later. Names are ordered by their bytes, as Python orders them.
 create index jobs_unfinished_claimable
 on pushq.jobs_unfinished (queue collate "C", task collate "C", run_at, id)
-where status = 'queued' and crashes < 2 and priority = 0;
+where status = 'queued' and apart is null and priority = 0;
 
+-- The same for jobs of another priority than 0, on two shelves for each task: jobs that were due when they were inserted, by
+-- priority; and jobs for later, among them those that are retried, by run_at.
 create index jobs_unfinished_claimable_by_priority
 on pushq.jobs_unfinished (
     queue collate "C", sign(priority), task collate "C",
     (case when run_at <= enqueued_at then priority else -32769 end), run_at, id)
-where status = 'queued' and crashes < 2 and priority <> 0;
+where status = 'queued' and apart is null and priority <> 0;
 
-create index jobs_unfinished_suspect
-on pushq.jobs_unfinished (queue, priority, run_at, id)
-where status = 'queued' and crashes >= 2;
+-- What claims leave out.
+create index jobs_unfinished_apart
+on pushq.jobs_unfinished (apart, queue, priority, run_at, id)
+where status = 'queued' and apart is not null;
 
 create index jobs_unfinished_running
 on pushq.jobs_unfinished (supervisor, pool)
 where status = 'running';
+
+
+-- The strongest reason why claims leave a job out; null: there is none.
+create function pushq.apart(crashes int) returns text
+language sql immutable parallel safe
+return case when crashes >= pushq.most_crashes() - 1 then 'solo' end;
+
+create function pushq.set_apart() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.apart := pushq.apart(new.crashes);
+    return new;
+end
+$$;
+
+-- Whoever changes what the reasons are made of, by a statement of pushq's or by hand. No claim and no finish does.
+create trigger jobs_set_apart
+before update of crashes on pushq.jobs_unfinished
+for each row
+when (old.crashes <> new.crashes)
+execute function pushq.set_apart();
+alter table pushq.jobs_unfinished enable always trigger jobs_set_apart;
 
 
 -- Days -----------------------------------------------------------------------------------------------------------

@@ -89,6 +89,10 @@ class Kind(StrEnum):
     RELEASED = "released"  # queued again because the pool stops, or was slower than it thought
 
 
+ENDS = frozenset({Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED})
+"""Kinds that finish a job. After any other the job goes on."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What is written for an attempt.

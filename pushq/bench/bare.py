@@ -40,7 +40,7 @@ def claim_arguments(limit: int) -> tuple[object, ...]:
 def finish_arguments(rows: Rows, result: str | None = None) -> tuple[object, ...]:
     now = [0.0] * len(rows)
     results = [] if result is None else [result] * len(rows)
-    return [row["id"] for row in rows], [row["token"] for row in rows], now, now, [], [], [], [], results
+    return [row["id"] for row in rows], [row["token"] for row in rows], now, now, [], [], [], results
 
 
 # pushq's statements -------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def _claim_for_pgbench() -> str:
 
 def _finish_for_pgbench() -> str:
     now, usual = "array_fill(0::float8, array[:jobs::int])", "'{}'"
-    return _filled_in("finish", ":ids", ":tokens", now, now, usual, usual, usual, usual, usual)
+    return _filled_in("finish", ":ids", ":tokens", now, now, usual, usual, usual, usual)
 
 
 def _filled_in(name: str, *arguments: str) -> str:

@@ -15,7 +15,7 @@ from pushq.database.statements import statement
 from pushq.errors import DatabaseTrouble, UnexpectedState, ValueRefused
 from pushq.events import JobsLeft, publish
 from pushq.job import Job
-from pushq.outcome import Kind, Outcome
+from pushq.outcome import ENDS, Kind, Outcome
 
 T = TypeVar("T")
 
@@ -180,7 +180,19 @@ class Store:
     # Outcomes -------------------------------------------------------------------------------------------------
 
     async def finish(self, outcomes: Sequence[Outcome]) -> set[Fence]:
-        """The claims whose outcomes were accepted."""
+        """The claims whose outcomes were accepted. Jobs that ended are written first, then jobs that go on.
+
+        Without outcomes both statements are carried out, to find out whether they are undone whatever the job.
+        """
+        ended = [outcome for outcome in outcomes if outcome.kind in ENDS]
+        accepted = set[Fence]()
+        if ended or not outcomes:
+            accepted |= await self._end(ended)
+        if len(ended) < len(outcomes) or not outcomes:
+            accepted |= await self._give_back([outcome for outcome in outcomes if outcome.kind not in ENDS])
+        return accepted
+
+    async def _end(self, outcomes: Sequence[Outcome]) -> set[Fence]:
         now = monotonic()
         claims = [outcome.job.fence for outcome in outcomes]
         row = await self._one(
@@ -190,12 +202,24 @@ class Store:
             [now - outcome.began if outcome.began else 0.0 for outcome in outcomes],
             [now - outcome.ended if outcome.ended else 0.0 for outcome in outcomes],
             _unless_all(Kind.SUCCEEDED, [outcome.kind for outcome in outcomes]),
-            _unless_all(0.0, [outcome.delay for outcome in outcomes]),
             _unless_all(None, [outcome.error for outcome in outcomes]),
             _unless_all(None, [outcome.traceback for outcome in outcomes]),
             _unless_all(None, [outcome.result for outcome in outcomes]),
         )
-        return set(claims if row["places"] is None else [claims[place - 1] for place in row["places"]])
+        return _accepted(claims, row["places"])
+
+    async def _give_back(self, outcomes: Sequence[Outcome]) -> set[Fence]:
+        claims = [outcome.job.fence for outcome in outcomes]
+        row = await self._one(
+            "give_back",
+            [job_id for job_id, _ in claims],
+            [token for _, token in claims],
+            [outcome.kind for outcome in outcomes],
+            [outcome.delay for outcome in outcomes],
+            [outcome.error for outcome in outcomes],
+            [outcome.traceback for outcome in outcomes],
+        )
+        return _accepted(claims, row["places"])
 
     async def finished_with_token(self, outcomes: Sequence[Outcome]) -> set[Fence]:
         """The claims under which a job is finished."""
@@ -351,6 +375,11 @@ def _wanted(claimant: Claimant) -> tuple[list[str], list[str]]:
 def _unless_all(usual: T, values: list[T]) -> list[T]:
     """The values, or none: an array's elements cost more on the way than all the rest of a batch."""
     return [] if values.count(usual) == len(values) else values
+
+
+def _accepted(claims: list[Fence], places: list[int] | None) -> set[Fence]:
+    """places: from 1; None: all."""
+    return set(claims if places is None else [claims[place - 1] for place in places])
 
 
 def _jobs(rows: Iterable[Any]) -> list[Job]:

@@ -134,7 +134,7 @@ insert into isolation.jobs (id, task, queue, status, attempt, crashes, unique_ke
     ('{ID["r3"]}', 'echo', 'default', 'running', 3, 2, null),
     ('{ID["f1"]}', 'echo', 'default', 'succeeded', 1, 0, 'F'),
     ('{ID["f0"]}', 'echo', 'default', 'failed', 5, 0, null);
-update isolation.jobs set run_at = '2020-01-01', enqueued_at = '2020-01-01';
+update isolation.jobs set run_at = '2020-01-01', enqueued_at = '2020-01-01', apart = pushq.apart(crashes);
 update isolation.jobs set supervisor = '{ONE}', pool = 1, token = '{HELD}', started_at = now()
 where status = 'running';
 update isolation.jobs set supervisor = 'zero', pool = 1, token = gen_random_uuid(), started_at = now(),

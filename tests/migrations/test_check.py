@@ -28,7 +28,7 @@ LACKS = {
     "drop trigger jobs_ring_the_bell on pushq.jobs": (
         "trigger jobs.jobs_ring_the_bell, trigger jobs_unfinished.jobs_ring_the_bell"
     ),
-    "drop index pushq.jobs_unfinished_suspect": "index jobs_unfinished_suspect",
+    "drop index pushq.jobs_unfinished_apart": "index jobs_unfinished_apart",
     "drop table pushq.census": "index census_pkey, table census",
     "alter table pushq.jobs drop correlation_id": (
         "column jobs.correlation_id, rule jobs_unfinished.jobs_correlation_id_has_1_to_200_characters"
@@ -56,8 +56,8 @@ DIFFERS = {
         "function retire_days(interval) (returns setof record search_path=pg_catalog, pg_temp lock_timeout=500ms)"
     ),
     "alter function pushq.cancel(uuid) reset search_path": "function cancel(uuid) (returns text)",
-    "drop index pushq.jobs_unfinished_suspect; create index jobs_unfinished_suspect on pushq.jobs_unfinished (id)": (
-        "index jobs_unfinished_suspect (CREATE INDEX jobs_unfinished_suspect ON pushq.jobs_unfinished USING btree (id))"
+    "drop index pushq.jobs_unfinished_apart; create index jobs_unfinished_apart on pushq.jobs_unfinished (id)": (
+        "index jobs_unfinished_apart (CREATE INDEX jobs_unfinished_apart ON pushq.jobs_unfinished USING btree (id))"
     ),
 }
 RIGHTS = {

@@ -97,7 +97,8 @@ class Row:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         partition = "jobs_unfinished" if self.finished_on == date.max else f"jobs_{self.finished_on:%Y_%m_%d}"
         ages = {name: value.age for name, value in values.items() if isinstance(value, Moment)}
-        return values | ages | {"partition": partition}
+        apart = "solo" if partition == "jobs_unfinished" and self.crashes >= MOST_CRASHES - 1 else None
+        return values | ages | {"partition": partition, "apart": apart}
 
 
 @dataclass(slots=True)

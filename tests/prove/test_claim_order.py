@@ -10,15 +10,15 @@ from tests.support.jobs import Connection
 from tests.support.planting import spoiled
 
 BUGS = {
-    "begins with any lane": ("pushq.lock_ordinary", "order by existing.run_at", "order by existing.run_at desc"),
-    "gives all to the first lane": ("pushq.lock_ordinary", "greatest(its.firsts[2],", "greatest(lock_ordinary.due_by,"),
-    "gives the rest to one lane": (
+    "begins with any line": ("pushq.lock_ordinary", "order by existing.run_at", "order by existing.run_at desc"),
+    "gives all to the first line": ("pushq.lock_ordinary", "greatest(its.firsts[2],", "greatest(lock_ordinary.due_by,"),
+    "gives the rest to one line": (
         "pushq.lock_ordinary",
-        "(array_agg(lane.head order by lane.head))[2]",
+        "(array_agg(line.head order by line.head))[2]",
         "null::timestamptz",
     ),
-    "takes any task's urgent jobs first": ("pushq.lock_by_priority", "order by lane.place", "order by lane.place desc"),
-    "takes any queue first": ("pushq.lock_claimable", "order by queue.position", "order by queue.position desc"),
+    "takes any task's urgent jobs first": ("pushq.lock_by_priority", "order by line.place", "order by line.place desc"),
+    "takes any queue first": ("pushq.lock_claimable", "order by queue.place", "order by queue.place desc"),
 }
 
 

@@ -52,7 +52,7 @@ def plant(name: str | None) -> None:
 
 def _finish_without_token() -> None:
     """Whoever ran a job may finish it, whoever holds it now."""
-    _rewrite("finish", "job.id = outcome.id and job.token = outcome.token", "job.id = outcome.id", times=2)
+    _rewrite("give_back", "job.id = outcome.id and job.token = outcome.token", "job.id = outcome.id")
 
 
 def _same_token_for_all() -> None:
@@ -323,13 +323,14 @@ BUGS: dict[str, Callable[[], None]] = {
 IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "claim-without-lock": (("pushq.lock_ordinary", "for no key update skip locked", ""),),
     "claim-without-lease": (("pushq.lock_claimable", "live.lease_until > now()", "true"),),
+    "finish-without-token": (("pushq.end_jobs", "(job.token = outcome.token or outcome.token is null)", "true"),),
     "same-attempt-again": (
         (
-            "pushq.claim",
+            "pushq.claim_locked",
             "job.attempt + (job.attempt < 2147483647)::int",
             "greatest(job.attempt, 1)",
         ),
     ),
-    "suspects-among-others": (("pushq.lock_ordinary", "job.crashes < 2", "job.crashes < 3"),),
+    "suspects-among-others": (("pushq.lock_ordinary", "job.apart is null", "job.crashes < 3"),),
 }
 """What of a bug stands in functions of the database: function, what stands there, what is to stand there instead."""

@@ -130,8 +130,9 @@ class _Drain:
     async def _insert(self, url: str) -> None:
         async with _connected(url) as connection:
             ids = await connection.fetch(
-                "insert into pushq.jobs (task, payload, crashes) "
-                "select * from unnest($1::text[], $2::jsonb[], $3::int[]) returning id::text",
+                "insert into pushq.jobs (task, payload, crashes, apart) "
+                "select task, payload, crashes, pushq.apart(crashes) "
+                "from unnest($1::text[], $2::jsonb[], $3::int[]) as job (task, payload, crashes) returning id::text",
                 [job.task for job in self._plan.jobs],
                 [json.dumps(job.payload) for job in self._plan.jobs],
                 [job.crashes for job in self._plan.jobs],

@@ -1,9 +1,10 @@
 -- Takes up to $6 due jobs of the queues $1 (in their order, within a priority) and the tasks $2 (sorted by their bytes), the
--- most urgent first, for pool $4 of supervisor $3, under the token $5: pushq.claim() says how. What became due longer than $7
--- seconds ago (null: ever) or less than $8 seconds ago (null: 0) is not looked at, so that the dead entries of finished jobs,
--- which a long transaction elsewhere may keep from being cleared away, need not be passed all at once.
+-- most urgent first, for pool $4 of supervisor $3, under the token $5. Jobs that became due longer than $7 seconds ago (null:
+-- ever) or less than $8 seconds ago (null: 0) are left out, so that a claim need not pass the dead entries of finished jobs all
+-- at once, which a long transaction elsewhere may keep from being cleared away.
 select *
-from pushq.claim(
-    $1::text[], $2::text[], $3::text, $4::int, $5::uuid, $6::int,
-    coalesce(now() - $7::float8 * interval '1 second', '-infinity'),
-    now() - coalesce($8::float8, 0) * interval '1 second')
+from pushq.claim_locked(
+    pushq.lock_claimable(
+        $1::text[], $2::text[], $3::text, $6::int, coalesce(now() - $7::float8 * interval '1 second', '-infinity'),
+        now() - coalesce($8::float8, 0) * interval '1 second'),
+    $3, $4::int, $5::uuid)

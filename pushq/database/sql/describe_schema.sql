@@ -46,9 +46,7 @@ part (kind, name, definition) as (
     join pg_constraint on conrelid = relation.oid and contype in ('c', 'f', 'p', 'u') and coninhcount = 0
     union all
     select
-        'index', relation.name,
-        regexp_replace(pg_get_indexdef(relation.oid), '\s+', ' ', 'g')
-            || case when indisvalid then '' else ' (invalid)' end
+        'index', relation.name, pg_get_indexdef(relation.oid) || case when indisvalid then '' else ' (invalid)' end
     from relation
     join pg_index on indexrelid = relation.oid
     union all
@@ -88,7 +86,9 @@ part (kind, name, definition) as (
     from role, routine
     where has_function_privilege(role.name, routine.oid, 'execute')
 )
-select kind, name, case when count(*) = 1 then max(definition) else count(*)::text end as definition
+select
+    kind, name,
+    case when count(*) = 1 then regexp_replace(max(definition), '\s+', ' ', 'g') else count(*)::text end as definition
 from part
 group by kind, name
 order by kind, name collate "C"

@@ -4,9 +4,8 @@
 with suspect as (
     select job.run_at
     from pushq.jobs_unfinished as job
-    where job.status = 'queued' and job.crashes >= 2 and job.queue = any($2::text[]) and job.task = any($3::text[])
-    and not exists (
-        select from pushq.queues as paused where paused.name in (job.queue, '*') and paused.paused_at is not null)
+    where job.status = 'queued' and job.apart = 'solo' and job.queue in (select name from pushq.open_queues($2::text[]))
+    and job.task = any($3::text[])
 )
 select
     array(

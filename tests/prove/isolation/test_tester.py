@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -25,12 +26,12 @@ PLANTED = {
         NO_ORDER,
     ),
     "a finish without the token ends a job that was taken away": (
-        ("finish", "and job.token = outcome.token", ""),
+        ("pushq.end_jobs", "(job.token = outcome.token or outcome.token is null)", "true"),
         ("finish", "sweep"),
         NO_ORDER,
     ),
     "a claim that sets the attempt does not count it": (
-        ("pushq.claim", "attempt = job.attempt + (job.attempt < 2147483647)::int", "attempt = 1"),
+        ("pushq.claim_locked", "attempt = job.attempt + (job.attempt < 2147483647)::int", "attempt = 1"),
         ("claim", "cancel_q1"),
         NO_ORDER,
     ),
@@ -40,7 +41,11 @@ PLANTED = {
         NO_ORDER,
     ),
     "a claim that does not look at pauses goes on": (
-        ("pushq.lock_claimable", "paused.paused_at is not null", "false"),
+        (
+            "pushq.lock_claimable",
+            "pushq.open_queues(lock_claimable.queues) as queue order by queue.place",
+            "unnest(lock_claimable.queues) as queue (name)",
+        ),
         ("claim", "pause_default"),
         NO_ORDER,
     ),
@@ -51,9 +56,9 @@ PLANTED = {
     ),
     "a tally that is not written is missed": (
         (
-            "finish",
-            "select queue, task, 'retried', -1, -1, count(*), 0, 0",
-            "select queue, task, 'retried', -1, -1, 0, 0, 0",
+            "give_back",
+            "'retried', -1, -1, jobs, 0, 0",
+            "'retried', -1, -1, 0, 0, 0",
         ),
         ("finish_retried", "fold"),
         NO_ORDER,
@@ -73,11 +78,7 @@ async def test_a_planted_bug_is_caught(stage: Stage, monkeypatch: pytest.MonkeyP
     schedules = interleavings(sessions, begins_apart=False)
     await stage.try_every(sessions, schedules)
 
-    async with AsyncExitStack() as planted:
-        if bad[0].startswith("pushq."):
-            await planted.enter_async_context(spoiled(stage.onlooker, *bad))
-        else:
-            plant(monkeypatch, *bad)
+    async with planted(stage, monkeypatch, *bad):
         with pytest.raises(Violation, match=found_by) as caught:
             await stage.try_every(sessions, schedules)
     assert "s1.begin" in str(caught.value)  # the schedule, to play it again
@@ -86,8 +87,8 @@ async def test_a_planted_bug_is_caught(stage: Stage, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("batches", "statement", "order"),
     [
-        ("finishes", "finish", "order by id"),
-        ("retries", "finish", "order by id"),
+        ("finishes", "pushq.end_jobs", "order by given.id"),
+        ("retries", "give_back", "order by id"),
         ("inserts", "insert", "order by unique_key, tenant_id, case when unique_key is null then id end, position"),
         ("registrations", "register", "order by name"),
     ],
@@ -95,17 +96,25 @@ async def test_a_planted_bug_is_caught(stage: Stage, monkeypatch: pytest.MonkeyP
 async def test_batches_that_lock_in_the_order_of_arrival_are_caught_in_a_deadlock(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, batches: str, statement: str, order: str
 ) -> None:
-    plant(monkeypatch, statement, order, "")
     sessions = sessions_of(*FROM_BOTH_ENDS[batches])
-    with pytest.raises(Violation, match="ended with DeadlockDetectedError"):
-        await stage.try_every(sessions, interleavings(sessions, begins_apart=False))
+    async with planted(stage, monkeypatch, statement, order, ""):
+        with pytest.raises(Violation, match="ended with DeadlockDetectedError"):
+            await stage.try_every(sessions, interleavings(sessions, begins_apart=False))
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, name: str, sound: str, spoiled: str) -> None:
-    """Spoils one of pushq's statements."""
-    text = statements.statement(name)
-    assert sound in text
-    monkeypatch.setitem(statements._STATEMENTS, name, text.replace(sound, spoiled))
+@asynccontextmanager
+async def planted(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, place: str, sound: str, by: str
+) -> AsyncIterator[None]:
+    """Spoils a statement or a function of pushq's."""
+    if place.startswith("pushq."):
+        async with spoiled(stage.onlooker, place, sound, by):
+            yield
+    else:
+        text = statements.statement(place)
+        assert sound in text
+        monkeypatch.setitem(statements._STATEMENTS, place, text.replace(sound, by))
+        yield
 
 
 async def test_a_statement_that_must_wait_is_left_waiting_and_the_schedule_goes_on(stage: Stage) -> None:

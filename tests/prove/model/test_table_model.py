@@ -69,20 +69,20 @@ FOUND_WITHIN = 100
 """Histories. What needs several rare things in a row is looked for in tests/isolation, by every order of few steps."""
 
 BUGS = {
-    "finishes without the token": Bug("finish", " and job.token = outcome.token"),
-    "forgets the token of what is finished": Bug("finish", "pool, token, last_error", "pool, null, last_error"),
-    "charges a snooze as a failure": Bug("finish", "outcome.kind = 'retried'", "outcome.kind <> 'released'"),
-    "delays what is released": Bug("finish", "case when outcome.kind = 'released'", "case when false"),
-    "claims from a paused queue": Bug("pushq.lock_claimable", "paused.paused_at is not null", "false"),
-    "claims for a supervisor whose lease has run out": Bug("pushq.lock_claimable", " and live.lease_until > now()"),
-    "claims from any queue first": Bug(
-        "pushq.lock_claimable", "order by queue.position", "order by queue.position desc"
+    "finishes without the token": Bug("pushq.end_jobs", "(job.token = outcome.token or outcome.token is null)", "true"),
+    "forgets the token of what is finished": Bug(
+        "pushq.end_jobs", "case when kind <> 'crashed' then token end", "null"
     ),
+    "charges a snooze as a failure": Bug("give_back", "outcome.kind = 'retried'", "outcome.kind <> 'released'"),
+    "delays what is released": Bug("give_back", "case when outcome.kind = 'released'", "case when false"),
+    "claims from a paused queue": Bug("pushq.open_queues", "paused.paused_at IS NOT NULL", "false"),
+    "claims for a supervisor whose lease has run out": Bug("pushq.lock_claimable", " and live.lease_until > now()"),
+    "claims from any queue first": Bug("pushq.lock_claimable", "order by queue.place", "order by queue.place desc"),
     "claims its limit of each priority": Bug("pushq.lock_claimable", "most - cardinality(ids)", "most"),
     "claims nothing that is urgent": Bug("pushq.lock_claimable", "if has_priorities then", "if false then"),
-    "counts no attempt": Bug("pushq.claim", "job.attempt + (job.attempt < 2147483647)::int", "job.attempt"),
+    "counts no attempt": Bug("pushq.claim_locked", "job.attempt + (job.attempt < 2147483647)::int", "job.attempt"),
     "claims what is not due": Bug("pushq.lock_ordinary", " and job.run_at <= lock_ordinary.due_by"),
-    "claims suspects beside others": Bug("pushq.lock_ordinary", " and job.crashes < 2"),
+    "claims suspects beside others": Bug("pushq.lock_ordinary", " and job.apart is null"),
     "claims tasks that the pool does not know": Bug(
         "pushq.lock_ordinary",
         "existing.task = lock_ordinary.tasks[width_bucket(existing.task, lock_ordinary.tasks)]",
@@ -91,16 +91,18 @@ BUGS = {
     "leaps over a task": Bug("pushq.lock_ordinary", "tasks) + 1]", "tasks) + 2]"),
     "claims the oldest id first": Bug("pushq.lock_ordinary", "order by job.run_at, job.id", "order by job.id"),
     "claims what is urgent and not due": Bug("pushq.lock_by_priority", "job.run_at <= lock_by_priority.due_by", "true"),
-    "claims the least urgent first": Bug("pushq.lock_by_priority", "min(lane.head)", "max(lane.head)"),
+    "claims the least urgent first": Bug("pushq.lock_by_priority", "min(line.head)", "max(line.head)"),
     "passes over what is urgent and overdue": Bug(
         "pushq.lock_by_priority", "where shelf.is_late and", "where false and"
     ),
-    "leaps over an urgent task": Bug("pushq.lanes_by_priority", "tasks) + 1]", "tasks) + 2]"),
-    "charges a crash as a failure": Bug("requeue", "crashes = crashes + $3", "failures = failures + $3"),
-    "forgives a third crash": Bug("requeue", "job.crashes + 1 >= 3", "job.crashes + 1 >= 4"),
+    "leaps over an urgent task": Bug("pushq.lines_by_priority", "tasks) + 1]", "tasks) + 2]"),
+    "charges a crash as a failure": Bug("requeue", "crashes = held.crashes", "failures = job.failures + $3::int"),
+    "forgives a third crash": Bug("requeue", "job.crashes + 1 >= ", "job.crashes >= "),
     "takes the jobs of the pool's neighbours": Bug("requeue", "or pool = $2", "or pool > 0"),
     "folds anew what was folded": Bug("fold", "sums.jobs + excluded.jobs", "excluded.jobs"),
-    "does not count who was cancelled": Bug("pushq.cancel", "'cancelled', -1, -1, 1", "'cancelled', -1, -1, 0"),
+    "does not count who was cancelled": Bug(
+        "pushq.end_jobs", "count(*) as jobs", "count(*) filter (where is_attempt) as jobs"
+    ),
     "resumes every queue": Bug("pushq.resume", "known.name = resume.queue and "),
     "retires a day that may still be young": Bug(
         "pushq.retire_days", "and newer.day <= (now() - keep) at time zone 'utc'"

@@ -1,8 +1,8 @@
 -- What people do to jobs and queues by hand. Each function returns what it did, in a word. Whatever stands in the caller's
 -- search_path, it calls nothing of it.
 
-insert into pushq.migrations (version, name) values (4, '0004_operate');
-create or replace function pushq.schema_version() returns int language sql stable parallel safe return 4;
+insert into pushq.migrations (version, name) values (6, '0006_operate');
+create or replace function pushq.schema_version() returns int language sql stable parallel safe return 6;
 
 -- Ends an unfinished job as cancelled: 'cancelled'; else 'already succeeded', 'already failed', 'already cancelled' or
 -- 'unknown'. The handler of a running job runs on; its outcome is fenced off, since its row is no longer there to take it.
@@ -15,31 +15,7 @@ declare
     was text;
 begin
     for _ in 1..100 loop
-        with removed as (
-            delete from pushq.jobs_unfinished as job
-            where job.id = cancel.id
-            returning job.*
-        ),
-        cancelled as (
-            insert into pushq.jobs (
-                id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id,
-                correlation_id, submitted_by, status, attempt, failures, crashes, enqueued_at, started_at, finished_at,
-                supervisor, pool, token, error, traceback, result, finished_on)
-            select
-                id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id,
-                correlation_id, submitted_by, 'cancelled', attempt, failures, crashes, enqueued_at, started_at,
-                greatest(clock_timestamp(), started_at), supervisor, pool, null, error, traceback, null,
-                pushq.current_day()
-            from removed
-        ),
-        tallied as (
-            insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
-            select coalesce(label.queue, '_other'), coalesce(label.task, '_other'), 'cancelled', -1, -1, 1, 0, 0
-            from removed
-            left join pushq.labels as label on label.queue = removed.queue and label.task = removed.task
-        )
-        select status into was from removed;
-        if found then
+        if pushq.end_jobs(array[cancel.id], array[null::uuid], null, null, '{cancelled}', null, null, null) is null then
             return 'cancelled';
         end if;
 
@@ -87,25 +63,7 @@ begin
             return 'queued';
         end if;
 
-        with removed as (
-            delete from pushq.jobs as job
-            where job.id = retry.id
-            and (job.finished_on, job.finished_at) = (
-                select newest.finished_on, newest.finished_at
-                from pushq.jobs as newest
-                where newest.id = retry.id and newest.finished_on < 'infinity'
-                order by newest.finished_at desc
-                limit 1)
-            returning job.*
-        )
-        insert into pushq.jobs (
-            id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
-            submitted_by, attempt, enqueued_at, started_at, supervisor, error, traceback)
-        select
-            id, task, payload, queue, priority, clock_timestamp(), max_attempts, timeout, unique_key, tenant_id,
-            correlation_id, submitted_by, attempt, enqueued_at, started_at, supervisor, error, traceback
-        from removed;
-        if found then
+        if pushq.bring_back(retry.id) then
             return 'queued';
         elsif not exists (select from pushq.jobs as job where job.id = retry.id) then
             return 'unknown';

@@ -1,0 +1,506 @@
+-- How pools take jobs.
+--
+-- A claim reads nothing that it cannot take. Each task in a queue has a line of jobs, and a claim finds the lines that exist and
+-- whose tasks it knows by leaping: from a task that it knows to the first existing task from there on, from that to the next
+-- task that it knows.
+--
+--     known      a       c       e       g            tasks: sorted by their bytes
+--     existing       b   c   d                 z
+--     looks      a ──▶   c ▶ e ───────────────▶       a million tasks of others between two of ours cost nothing
+--
+-- Jobs of priority 0 lie in jobs_unfinished_claimable, each line in the order of run_at: due jobs come first. Jobs of other
+-- priorities lie in jobs_unfinished_claimable_by_priority, each line on two shelves:
+--
+--     was due when inserted     priority -20: a b c   priority -3: d e      all jobs are due, so each priority yields one
+--     was for later             by run_at: f g h │ i j k                     due so far │ not yet due
+--
+-- These are functions so that the plan of what a claim does not need is not even begun, and so that plans are kept. Arguments
+-- are named with their function, and columns with their table: somebody may have added columns.
+
+insert into pushq.migrations (version, name) values (4, '0004_claims');
+create or replace function pushq.schema_version() returns int language sql stable parallel safe return 4;
+
+-- A payload as text, for the reply to a claim; null where the payload is fetched when its job begins: over 8 KiB, or 64 KiB as
+-- text. The || unpacks a payload that is kept compressed, and copies nothing.
+create function pushq.claimed_payload(payload jsonb, is_too_long boolean) returns text
+language sql stable parallel safe
+return case
+    when is_too_long or pg_column_size(payload) > 8192 then null
+    when pg_column_size(payload || '{}') > 8192 then null
+    when octet_length(payload::text) <= 65536 then payload::text  -- the digits of a number may be many
+end;
+
+-- Sets jobs running whose rows the caller has locked, and returns them as a pool gets them. timeout is in seconds.
+create function pushq.claim_locked(ids uuid[], its_supervisor text, its_pool int, its_token uuid)
+returns table (
+    id uuid, task text, queue text, payload text, attempt int, failures int, crashes int, max_attempts int,
+    timeout double precision, tenant_id text, correlation_id text, token uuid)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if cardinality(claim_locked.ids) = 0 then
+        return;
+    end if;
+    return query
+    update pushq.jobs_unfinished as job
+    set status = 'running',
+        attempt = job.attempt + (job.attempt < 2147483647)::int,
+        supervisor = claim_locked.its_supervisor,
+        pool = claim_locked.its_pool,
+        token = claim_locked.its_token,
+        started_at = clock_timestamp()
+    where job.id = any(claim_locked.ids)
+    returning
+        job.id, job.task, job.queue, pushq.claimed_payload(job.payload, job.payload_is_too_long),
+        job.attempt, job.failures, job.crashes, job.max_attempts,
+        extract(epoch from job.timeout)::float8, job.tenant_id, job.correlation_id, job.token;
+end
+$$;
+
+-- Locks up to `most` due jobs of the queues (in their order, within a priority) and the tasks, the most urgent first, and
+-- returns their ids. None when the supervisor's lease has run out: a sweeper may be taking its jobs away at this moment.
+-- What became due before `since` or after due_by is not looked at. Where it is fewer there were no more, but for such as
+-- somebody else has locked.
+create function pushq.lock_claimable(
+    queues text[], tasks text[], its_supervisor text, most int, since timestamptz, due_by timestamptz)
+returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    has_priorities boolean;
+    open_queues text[];
+    lease_is_live boolean;
+    ids uuid[] := '{}';
+begin
+    -- The jobs' table is locked first, as it is by whatever else takes more than one: who truncates them all is in no deadlock.
+    select
+        exists (
+            select
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.apart is null and job.priority <> 0
+            and job.queue collate "C" = any(lock_claimable.queues) and job.run_at >= lock_claimable.since),
+        array(select queue.name from pushq.open_queues(lock_claimable.queues) as queue order by queue.place),
+        exists (
+            select from pushq.supervisors as live
+            where live.name = lock_claimable.its_supervisor and live.lease_until > now())
+    into has_priorities, open_queues, lease_is_live;
+    if not lease_is_live then
+        return '{}';
+    end if;
+
+    if has_priorities then
+        ids := pushq.lock_by_priority(-1, open_queues, tasks, most, since, due_by);
+    end if;
+    if cardinality(ids) < most then
+        ids := ids || pushq.lock_ordinary(open_queues, tasks, most - cardinality(ids), since, due_by);
+    end if;
+    if has_priorities and cardinality(ids) < most then
+        ids := ids || pushq.lock_by_priority(1, open_queues, tasks, most - cardinality(ids), since, due_by);
+    end if;
+    return ids;
+end
+$$;
+
+-- Locks up to `most` due jobs of priority 0, and returns their ids: queue by queue, and in a queue in the order of run_at,
+-- give or take a hundredth of the time for which its oldest job is due.
+--
+-- The lines of a queue take turns. A turn lasts until the head of the line that is second in line, and for that hundredth at
+-- least, so that tasks whose jobs were inserted alternately need not take a turn a job. The turns come one by one from a
+-- recursion that is carried out as its rows are read. heads: when the oldest job of each line is due, in this turn or a later
+-- one; null: the line has no more.
+create function pushq.lock_ordinary(queues text[], tasks text[], most int, since timestamptz, due_by timestamptz)
+returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+<<its>>
+declare
+    ids uuid[] := '{}';
+    queue text;
+    lines text[];
+    firsts timestamptz[];
+begin
+    foreach its.queue in array lock_ordinary.queues loop
+        with recursive existing as (
+            select ''::text collate "C" as task, null::timestamptz as run_at, null::uuid as id
+            union all
+            select following.*
+            from existing
+            cross join lateral (
+                select job.task collate "C" as task, job.run_at, job.id
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart is null and job.priority = 0
+                and job.queue = its.queue collate "C"
+                and job.task >= lock_ordinary.tasks[width_bucket(existing.task, lock_ordinary.tasks) + 1] collate "C"
+                and job.run_at >= lock_ordinary.since
+                order by job.task collate "C", job.run_at, job.id
+                limit 1
+            ) as following
+        )
+        select
+            array_agg(existing.task order by existing.run_at, existing.id),
+            array_agg(existing.run_at order by existing.run_at, existing.id)
+        into its.lines, its.firsts
+        from existing
+        where existing.task = lock_ordinary.tasks[width_bucket(existing.task, lock_ordinary.tasks)]
+        and existing.run_at <= lock_ordinary.due_by;
+
+        if its.lines is null then
+            continue;
+        end if;
+        if cardinality(its.lines) = 1 then
+            its.ids := its.ids || array(
+                select job.id
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart is null and job.priority = 0
+                and job.queue = its.queue collate "C" and job.task = its.lines[1] collate "C"
+                and job.run_at >= its.firsts[1] and job.run_at <= lock_ordinary.due_by
+                order by job.run_at, job.id
+                limit lock_ordinary.most - cardinality(its.ids)
+                for no key update skip locked);
+        else
+            its.ids := its.ids || array(
+                with recursive turn as (
+                    select
+                        its.firsts as heads,
+                        greatest(its.firsts[2], its.firsts[1] + (lock_ordinary.due_by - its.firsts[1]) / 100) as until
+                    union all
+                    select
+                        ahead.heads,
+                        greatest(
+                            coalesce(ahead.second, lock_ordinary.due_by),
+                            ahead.first + (lock_ordinary.due_by - ahead.first) / 100)
+                    from turn
+                    cross join lateral (
+                        select
+                            array_agg(line.head order by line.number) as heads, min(line.head) as first,
+                            (array_agg(line.head order by line.head))[2] as second
+                        from (
+                            select
+                                line.number,
+                                case when turn.heads[line.number] > turn.until then turn.heads[line.number]
+                                when turn.heads[line.number] is not null then (
+                                    select job.run_at
+                                    from pushq.jobs_unfinished as job
+                                    where job.status = 'queued' and job.apart is null and job.priority = 0
+                                    and job.queue = its.queue collate "C" and job.task = line.task collate "C"
+                                    and job.run_at > turn.until and job.run_at <= lock_ordinary.due_by
+                                    order by job.run_at
+                                    limit 1
+                                ) end as head
+                            from unnest(its.lines) with ordinality as line (task, number)
+                            offset 0  -- so that each head is looked for once
+                        ) as line
+                    ) as ahead
+                    where turn.until < lock_ordinary.due_by
+                )
+                select job.id
+                from turn
+                cross join lateral (
+                    select line.task, turn.heads[line.number] as head
+                    from unnest(its.lines) with ordinality as line (task, number)
+                    where turn.heads[line.number] <= turn.until
+                    order by turn.heads[line.number], line.number
+                ) as line
+                cross join lateral (
+                    select job.id
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart is null and job.priority = 0
+                    and job.queue = its.queue collate "C" and job.task = line.task collate "C"
+                    and job.run_at >= line.head and job.run_at <= turn.until
+                    order by job.run_at, job.id
+                    limit lock_ordinary.most
+                    for no key update skip locked
+                ) as job
+                limit lock_ordinary.most - cardinality(its.ids));
+        end if;
+        exit when cardinality(its.ids) >= lock_ordinary.most;
+    end loop;
+    return its.ids;
+end
+$$;
+
+-- The lines of known tasks that hold jobs of more urgent priorities than 0 (side -1), or of less urgent ones (side 1), in the
+-- order of the queues. And of each the first job: its level is -32769 where it lies on the shelf for later, else its priority.
+create function pushq.lines_by_priority(side int, queues text[], tasks text[], since timestamptz)
+returns table (place bigint, its_queue text, its_task text, first_level int, first_due timestamptz)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    with recursive existing as (
+        select
+            open_queue.place, open_queue.name as queue, ''::text collate "C" as task, null::int as level,
+            null::timestamptz as run_at
+        from unnest(lines_by_priority.queues) with ordinality as open_queue (name, place)
+        union all
+        select existing.place, existing.queue, following.*
+        from existing
+        cross join lateral (
+            select
+                job.task collate "C" as task,
+                (case when job.run_at <= job.enqueued_at then job.priority else -32769 end) as level,
+                job.run_at
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.apart is null and job.priority <> 0
+            and job.queue = existing.queue collate "C" and sign(job.priority) = lines_by_priority.side
+            and job.task
+                >= lines_by_priority.tasks[width_bucket(existing.task, lines_by_priority.tasks) + 1] collate "C"
+            and job.run_at >= lines_by_priority.since
+            order by
+                job.task collate "C",
+                (case when job.run_at <= job.enqueued_at then job.priority else -32769 end),
+                job.run_at
+            limit 1
+        ) as following
+    )
+    select existing.*
+    from existing
+    where existing.task = lines_by_priority.tasks[width_bucket(existing.task, lines_by_priority.tasks)]
+    order by existing.place;
+end
+$$;
+
+-- Locks up to `most` due jobs of one side of priority 0, and returns their ids: by priority, then by the order of the queues,
+-- and there of the task first whose first job is due for longest.
+--
+-- The priorities come one by one, from a recursion that is carried out as its rows are read, so that no more of them are
+-- looked for than jobs are wanted. heads: the next one of each line, this one or one further on; null: none.
+--
+-- Of a line's jobs for later a hundred more are looked at than are wanted, those first that are overdue for longest. The most
+-- urgent ones are among them, unless more than that are overdue.
+create function pushq.lock_by_priority(
+    side int, queues text[], tasks text[], most int, since timestamptz, due_by timestamptz)
+returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        with recursive line as materialized (
+            select
+                line.place, line.its_queue as queue, line.its_task as task, row_number() over () as number,
+                case
+                    when line.first_level > -32769 and line.first_due <= lock_by_priority.due_by then line.first_level
+                    else (
+                        select (case when job.run_at <= job.enqueued_at then job.priority else -32769 end)
+                        from pushq.jobs_unfinished as job
+                        where job.status = 'queued' and job.apart is null and job.priority <> 0
+                        and job.queue = line.its_queue collate "C" and sign(job.priority) = lock_by_priority.side
+                        and job.task = line.its_task collate "C"
+                        and (case when job.run_at <= job.enqueued_at then job.priority else -32769 end) > -32769
+                        and job.run_at >= lock_by_priority.since and job.run_at <= lock_by_priority.due_by
+                        order by (case when job.run_at <= job.enqueued_at then job.priority else -32769 end)
+                        limit 1
+                    )
+                end as prompt,
+                late.priorities, late.instants, late.ids
+            from pushq.lines_by_priority(
+                lock_by_priority.side, lock_by_priority.queues, lock_by_priority.tasks, lock_by_priority.since) as line
+            cross join lateral (
+                select
+                    array_agg(job.priority) as priorities, array_agg(job.run_at) as instants, array_agg(job.id) as ids
+                from (
+                    select job.priority, job.run_at, job.id
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart is null and job.priority <> 0
+                    and job.queue = line.its_queue collate "C" and sign(job.priority) = lock_by_priority.side
+                    and job.task = line.its_task collate "C"
+                    and (case when job.run_at <= job.enqueued_at then job.priority else -32769 end) = -32769
+                    and job.run_at >= lock_by_priority.since and job.run_at <= lock_by_priority.due_by
+                    and line.first_level = -32769 and line.first_due <= lock_by_priority.due_by
+                    order by job.run_at, job.id
+                    limit lock_by_priority.most + 100
+                ) as job
+            ) as late
+        ),
+        level as (
+            select min(line.head) as priority, array_agg(line.head order by line.number) as heads
+            from (
+                select
+                    line.number,
+                    least(line.prompt, (select min(late.priority) from unnest(line.priorities) as late (priority))) as head
+                from line
+            ) as line
+            union all
+            select following.priority, following.heads
+            from level
+            cross join lateral (
+                select min(line.head) as priority, array_agg(line.head order by line.number) as heads
+                from (
+                    select
+                        line.number,
+                        case
+                            when level.heads[line.number] > level.priority then level.heads[line.number]
+                            when level.heads[line.number] = level.priority then least(
+                                (
+                                    select (case when job.run_at <= job.enqueued_at then job.priority else -32769 end)
+                                    from pushq.jobs_unfinished as job
+                                    where job.status = 'queued' and job.apart is null and job.priority <> 0
+                                    and job.queue = line.queue collate "C"
+                                    and sign(job.priority) = lock_by_priority.side
+                                    and job.task = line.task collate "C"
+                                    and (case when job.run_at <= job.enqueued_at then job.priority else -32769 end) > level.priority
+                                    and job.run_at >= lock_by_priority.since
+                                    and job.run_at <= lock_by_priority.due_by
+                                    order by (case when job.run_at <= job.enqueued_at then job.priority else -32769 end)
+                                    limit 1
+                                ),
+                                (
+                                    select min(late.priority)
+                                    from unnest(line.priorities) as late (priority)
+                                    where late.priority > level.priority
+                                ))
+                        end as head
+                    from line
+                    offset 0  -- so that it is not computed twice
+                ) as line
+            ) as following
+            where level.priority is not null
+        )
+        select locked.id
+        from level
+        cross join lateral (
+            select line.place
+            from line
+            where level.heads[line.number] = level.priority
+            group by line.place
+            order by line.place
+        ) as of_queue
+        cross join lateral (
+            select line.queue, line.task, line.priorities, line.ids, shelf.is_late
+            from line
+            cross join (values (false), (true)) as shelf (is_late)
+            cross join lateral (
+                select prompt.run_at, prompt.id
+                from (
+                    select job.run_at, job.id
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart is null and job.priority <> 0
+                    and job.queue = line.queue collate "C" and sign(job.priority) = lock_by_priority.side
+                    and job.task = line.task collate "C"
+                    and (case when job.run_at <= job.enqueued_at then job.priority else -32769 end) = level.priority
+                    and job.run_at >= lock_by_priority.since and job.run_at <= lock_by_priority.due_by
+                    order by job.run_at, job.id
+                    limit 1
+                ) as prompt
+                where not shelf.is_late
+                union all
+                select line.instants[late.number], line.ids[late.number]
+                from array_position(line.priorities, level.priority::smallint) as late (number)
+                where shelf.is_late and late.number is not null
+            ) as first
+            where line.place = of_queue.place and level.heads[line.number] = level.priority
+            order by first.run_at, first.id
+        ) as line
+        cross join lateral (
+            select prompt.id
+            from (
+                select job.id
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart is null and job.priority <> 0
+                and job.queue = line.queue collate "C" and sign(job.priority) = lock_by_priority.side
+                and job.task = line.task collate "C"
+                and (case when job.run_at <= job.enqueued_at then job.priority else -32769 end) = level.priority
+                and job.run_at >= lock_by_priority.since and job.run_at <= lock_by_priority.due_by
+                order by job.run_at, job.id
+                limit lock_by_priority.most
+                for no key update skip locked
+            ) as prompt
+            where not line.is_late
+            union all
+            select late.id
+            from (
+                select job.id
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart is null
+                and job.id = any(array(
+                    select late.id
+                    from unnest(line.priorities, line.ids) as late (priority, id)
+                    where late.priority = level.priority))
+                order by job.run_at, job.id
+                limit lock_by_priority.most
+                for no key update skip locked
+            ) as late
+            where line.is_late
+        ) as locked
+        limit lock_by_priority.most);
+end
+$$;
+
+-- When the next job of the queues and the tasks is due of those that were not due before `since`; null: none is queued.
+create function pushq.next_due(queues text[], tasks text[], since timestamptz) returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    has_priorities boolean := exists (
+        select
+        from pushq.jobs_unfinished as job
+        where job.status = 'queued' and job.apart is null and job.priority <> 0
+        and job.queue collate "C" = any(next_due.queues) and job.run_at >= next_due.since);
+    open_queues text[] := array(select queue.name from pushq.open_queues(next_due.queues) as queue);
+    first_due timestamptz := (
+        select min(line.run_at)
+        from unnest(open_queues) as open_queue (name)
+        cross join lateral (
+            with recursive existing as (
+                select ''::text collate "C" as task, null::timestamptz as run_at
+                union all
+                select following.*
+                from existing
+                cross join lateral (
+                    select job.task collate "C" as task, job.run_at
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart is null and job.priority = 0
+                    and job.queue = open_queue.name collate "C"
+                    and job.task >= next_due.tasks[width_bucket(existing.task, next_due.tasks) + 1] collate "C"
+                    and job.run_at >= next_due.since
+                    order by job.task collate "C", job.run_at, job.id
+                    limit 1
+                ) as following
+            )
+            select existing.run_at
+            from existing
+            where existing.task = next_due.tasks[width_bucket(existing.task, next_due.tasks)]
+        ) as line);
+begin
+    if has_priorities then
+        first_due := least(first_due, (
+            select min(due.run_at)
+            from (values (-1), (1)) as side (sign)
+            cross join lateral pushq.lines_by_priority(side.sign, open_queues, next_due.tasks, next_due.since) as line
+            cross join lateral (
+                (
+                    select job.run_at
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart is null and job.priority <> 0
+                    and job.queue = line.its_queue collate "C" and sign(job.priority) = side.sign
+                    and job.task = line.its_task collate "C"
+                    and (case when job.run_at <= job.enqueued_at then job.priority else -32769 end) = -32769
+                    and job.run_at >= next_due.since
+                    order by job.run_at, job.id
+                    limit 1
+                )
+                union all
+                -- They were due when they were inserted, unless the clock has been set back.
+                (
+                    select job.run_at
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart is null and job.priority <> 0
+                    and job.queue = line.its_queue collate "C" and sign(job.priority) = side.sign
+                    and job.task = line.its_task collate "C"
+                    and (case when job.run_at <= job.enqueued_at then job.priority else -32769 end) > -32769
+                    and job.run_at >= next_due.since
+                    order by (case when job.run_at <= job.enqueued_at then job.priority else -32769 end)
+                    limit 100
+                )
+            ) as due));
+    end if;
+    return first_due;
+end
+$$;

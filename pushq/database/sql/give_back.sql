@@ -1,0 +1,46 @@
+-- Puts a batch of jobs back into their queues whose attempts have ended and which go on, each only if it is still held under its
+-- token: ids $1, tokens $2, kinds $3 (retried, which counts a failure; snoozed; released, which stays due), delays in seconds
+-- $4, errors $5, tracebacks $6. Returns the places in the batch, from 1, of the outcomes that were accepted, or null for all.
+-- Rows are locked in the order of their ids, as by pushq.end_jobs().
+with outcome as (
+    select id, token, kind, delay, error, traceback, place::int
+    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::text[], $6::text[])
+        with ordinality as outcome (id, token, kind, delay, error, traceback, place)
+    order by id
+),
+going_on as (
+    update pushq.jobs_unfinished as job
+    set status = 'queued',
+        token = null,
+        run_at = case when outcome.kind = 'released' then job.run_at
+            else clock_timestamp() + outcome.delay * interval '1 second' end,
+        failures = failures + (outcome.kind = 'retried')::int,
+        error = coalesce(outcome.error, job.error),
+        traceback = case when outcome.error is null then job.traceback else outcome.traceback end
+    from outcome
+    where job.id = outcome.id and job.token = outcome.token
+    returning outcome.place, job.queue, job.task, outcome.kind
+),
+tallied as (
+    insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
+    select
+        case when has_label then queue else '_other' end, case when has_label then task else '_other' end,
+        'retried', -1, -1, jobs, 0, 0
+    from (
+        select *, pushq.label(queue, task) as has_label
+        from (
+            select queue, task, count(*) as jobs
+            from going_on
+            where kind in ('retried', 'snoozed')
+            group by queue, task
+        ) as attempt
+        offset 0  -- asked once a row
+    ) as labelled
+),
+rung as (
+    select pushq.ring_if_idle(queue)
+    from (select distinct queue from going_on) as queue
+)
+select case when count(*) < cardinality($1::uuid[]) then coalesce(array_agg(going_on.place), '{}') end as places
+from going_on
+cross join (select count(*) from rung) as ringing
