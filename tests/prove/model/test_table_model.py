@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 from hypothesis import Phase, settings
+from hypothesis.errors import Flaky
 from hypothesis.stateful import (
     run_state_machine_as_test,
 )
@@ -117,7 +118,8 @@ def test_the_model_tells_a_table_that(table: RealTable, monkeypatch: pytest.Monk
     else:
         monkeypatch.setitem(statements._STATEMENTS, bug.place, bug.planted_in(statement(bug.place)))
 
-    with pytest.raises((AssertionError, PushqError)):
+    # A bug may leave something to the next history: Hypothesis then sees a history that does not repeat itself.
+    with pytest.raises((AssertionError, PushqError, Flaky)):
         run_state_machine_as_test(
             TableMachine, settings=settings(HISTORIES, max_examples=FOUND_WITHIN, phases=[Phase.generate])
         )
