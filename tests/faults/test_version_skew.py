@@ -33,10 +33,10 @@ COMMANDS: Mapping[Sequence[str], int] = {
     ("jobs", "show", JOB): 1,
     ("jobs", "list"): 3,
     ("queues", "list"): 3,
-    ("jobs", "cancel", JOB): 4,
-    ("jobs", "retry", JOB): 4,
-    ("queues", "pause", "mail"): 4,
-    ("queues", "resume", "mail"): 4,
+    ("jobs", "cancel", JOB): 6,
+    ("jobs", "retry", JOB): 6,
+    ("queues", "pause", "mail"): 6,
+    ("queues", "resume", "mail"): 6,
 }
 UNKNOWN = "pushq: The job is queued, and waits: no supervisor has ever known a task 'echo'.\n"
 CHECKED_FIRST = ("supervise", "exporter", "sweep")
