@@ -19,7 +19,8 @@ from pushq.bench.connection import Connection, connected, session_settings
 from pushq.bench.pgbench import Pgbench
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.database.store import Claimant, Store
+from pushq.pool.store import Claimant, Store
+from pushq.supervisor import store as supervisor
 
 BATCH = 500
 
@@ -66,9 +67,8 @@ async def drain_with_our_statements(url: str) -> None:
 async def register(url: str) -> None:
     """A supervisor's row with a lease for an hour: claims ask for one."""
     session = Session(url, "pushq bench")
-    store = Store(session)
-    await store.heartbeat(CLAIMANT.supervisor, "pushq bench", 0, 3600)
-    await store.register(CLAIMANT)
+    await supervisor.Store(session).heartbeat(CLAIMANT.supervisor, "pushq bench", 0, 3600)
+    await Store(session).register(CLAIMANT)
     await session.close()
 
 

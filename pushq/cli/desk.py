@@ -8,7 +8,7 @@ from typing import TypeVar
 import anyio
 
 from pushq.cli.options import load_settings
-from pushq.database.desk import Desk
+from pushq.desk import Desk
 
 T = TypeVar("T")
 

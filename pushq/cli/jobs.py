@@ -15,7 +15,7 @@ import click
 from pushq.cli.desk import at_desk
 from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import Progress, Row, show_rows
-from pushq.database.desk import Desk, Filter
+from pushq.desk import Desk, Filter
 from pushq.errors import UsageError
 from pushq.exporter.lines import printable
 from pushq.job import NewJob, Status

@@ -7,7 +7,7 @@ import click
 from pushq.cli.desk import at_desk
 from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import show_rows
-from pushq.database.desk import Desk
+from pushq.desk import Desk
 
 EVERY = "*"
 LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused")

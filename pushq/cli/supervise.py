@@ -15,12 +15,12 @@ from pushq.cli.options import HTTP, LOGGING, as_json, load_settings, settings_op
 from pushq.cli.output import Progress
 from pushq.database.migrate import check_schema
 from pushq.database.session import Session
-from pushq.database.store import Store
 from pushq.exporter.door import bind, import_what_serves
 from pushq.exporter.logs import log_events
 from pushq.supervisor import Supervisor
 from pushq.supervisor.signals import obeyed
 from pushq.sweeper import Sweeper, Swept
+from pushq.sweeper.store import Store
 
 SUPERVISE = (
     "queues", "concurrency", "processes", *HTTP, "poll_interval", "wake", "heartbeat_interval", "lease",

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import anyio
 from anyio.to_thread import run_sync
 
-from pushq.database.store import Store
 from pushq.errors import PushqError, UsageError
 from pushq.exporter.figures import ProcessFigures
+from pushq.exporter.store import Store
 
 OPENED_AFTER = 5.0
 """Seconds, though nobody has come: later there may be no file to be had, or a newer program may have been installed."""

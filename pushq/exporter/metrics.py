@@ -16,10 +16,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from pushq.database.session import Session
-from pushq.database.store import Store
 from pushq.errors import DatabaseTrouble
 from pushq.events import WAKEUPS, ChoreDone, ChoreUndone, publish
 from pushq.exporter.figures import ProcessFigures
+from pushq.exporter.store import Store
 
 FINISHED = ("succeeded", "failed", "cancelled")
 LONGEST_READ = 4.0

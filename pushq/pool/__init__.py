@@ -22,7 +22,6 @@ from anyio.abc import TaskGroup
 
 from pushq.database.patience import is_objection, wait_out
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseTrouble, UnexpectedState
 from pushq.events import ChoreUndone, Draining, publish, subscribe
 from pushq.job import Job
@@ -38,6 +37,7 @@ from pushq.pool.listener import Listener
 from pushq.pool.outbox import Outbox
 from pushq.pool.roster import Roster
 from pushq.pool.solo import run_suspects
+from pushq.pool.store import Claimant, Store
 from pushq.pool.worker import Worker
 from pushq.task import Tasks
 

@@ -15,7 +15,6 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from pushq.database.patience import is_objection, piecewise, reconnect_delay, trouble
-from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseTrouble, StatementUndone, UnexpectedState
 from pushq.events import ChoreDone, ChoreUndone, DatabaseBack, JobsClaimed, JobsPassedOver, Wakeup, WokenUp, publish
 from pushq.job import Job
@@ -26,6 +25,7 @@ from pushq.pool.intake import Intake
 from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
 from pushq.pool.passed_over import PassedOver
+from pushq.pool.store import Claimant, Store
 
 Alarm: TypeAlias = Wakeup | Literal["gate"]
 """What ends a sleep. That the gate wants attention need not mean that there is something to claim."""

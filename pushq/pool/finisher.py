@@ -22,11 +22,11 @@ import anyio
 
 from pushq.backoff import exponential
 from pushq.database.patience import is_no_answer, is_objection, piecewise, trouble, wait_out
-from pushq.database.store import Fence, Store
 from pushq.errors import DatabaseTrouble, StatementUndone, ValueRefused
 from pushq.events import JobsEnded, OutcomeRefused, OutcomesHeldUp, OutcomesPutAside, publish
 from pushq.outcome import Kind, Outcome
 from pushq.pool.outbox import Outbox
+from pushq.pool.store import Fence, Store
 
 LOCK_WAIT = "500ms"
 """For which a batch waits for locks; the server looks for deadlocks after a second."""

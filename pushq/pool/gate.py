@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from pushq.database.store import Store
+from pushq.pool.store import Store
 
 HOLDS = 60.0
 """Seconds for which an opened gate stays open by itself: as long, the dead cost writers their notifications."""

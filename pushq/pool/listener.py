@@ -11,10 +11,10 @@ import anyio
 
 from pushq.database.patience import reconnect_delay
 from pushq.database.session import Session
-from pushq.database.store import Store
 from pushq.errors import DatabaseAway, DatabaseTrouble
 from pushq.events import BellDown, BellUp, NotificationReceived, publish
 from pushq.pool.doorbell import Doorbell
+from pushq.pool.store import Store
 
 CHANNEL = "pushq"
 LOST = "The connection that listens was lost."

@@ -13,7 +13,6 @@ from uuid import UUID, uuid4
 import anyio
 
 from pushq.database.patience import is_objection, trouble
-from pushq.database.store import Claimant, Store
 from pushq.errors import DatabaseTrouble
 from pushq.events import JobsPassedOver, publish
 from pushq.job import Job
@@ -21,6 +20,7 @@ from pushq.outcome import Kind, Outcome
 from pushq.pool.attempt import Attempts
 from pushq.pool.finisher import apart_delay, write_out
 from pushq.pool.intake import Intake
+from pushq.pool.store import Claimant, Store
 from pushq.task import Tasks
 
 MOST_PASSED_OVER = 100

@@ -16,7 +16,6 @@ from anyio.abc import TaskGroup
 
 from pushq.database.migrate import check_schema
 from pushq.database.session import Session
-from pushq.database.store import Store
 from pushq.errors import DatabaseTrouble, PushqError, TasksError, TasksRaised
 from pushq.events import Draining, SupervisorStarted, SupervisorStopped, publish
 from pushq.exporter.door import serve_who_comes
@@ -27,6 +26,7 @@ from pushq.supervisor.heartbeat import Heartbeat, new_name
 from pushq.supervisor.orphans import bury_orphans
 from pushq.supervisor.readiness import Readiness
 from pushq.supervisor.signals import DRAIN, SHOW, STOP
+from pushq.supervisor.store import Store
 from pushq.supervisor.systemd import feed_watchdog, tell_systemd
 from pushq.sweeper import Sweeper
 

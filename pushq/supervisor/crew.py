@@ -14,7 +14,6 @@ from anyio.abc import TaskGroup
 
 from pushq.backoff import exponential
 from pushq.database.patience import wait_out
-from pushq.database.store import Store, Upkeep
 from pushq.errors import DatabaseTrouble
 from pushq.events import PoolDied, PoolHeldUp, PoolReady, PoolsGoOn, PoolStarted, PoolStopped, publish
 from pushq.exporter.figures import ProcessFigures
@@ -23,6 +22,7 @@ from pushq.settings import Settings
 from pushq.supervisor.farewell import Farewell
 from pushq.supervisor.processes import PoolProcess
 from pushq.supervisor.solo import MOST_SLOW, until_slow, vacancies
+from pushq.supervisor.store import Store, Upkeep
 
 respawn_delay = exponential(timedelta(seconds=1), longest=timedelta(seconds=30))
 SETTLED_AFTER = 60.0

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from pushq.database.patience import wait_out
-from pushq.database.store import Store
 from pushq.errors import DatabaseTrouble
 from pushq.events import LeaseLapsed, publish
+from pushq.supervisor.store import Store
 
 
 def new_name() -> str:

@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 import anyio
 
-from pushq.database.store import Store
 from pushq.errors import DatabaseAway, DatabaseRefused, DatabaseTrouble, StatementUndone, UnexpectedState
 from pushq.events import ChoreDone, ChoreUndone, DatabaseBack, DatabaseLost, DaysChanged, JobsRequeued, publish
 from pushq.sweeper import witness
+from pushq.sweeper.store import Store
 from pushq.sweeper.witness import Witness
 
 FOLDED_AT_ONCE = 20_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pushq.database.store import Sighting
+from pushq.sweeper.store import Sighting
 
 SLOW_ANSWER = 5.0
 """Seconds. A database that takes longer was as good as away: the counters may have stood still for that reason."""

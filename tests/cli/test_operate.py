@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from pushq.database.desk import Desk
 from pushq.database.statements import statement
+from pushq.desk import Desk
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, count, finished, insert, row_of
 from tests.support.supervisors import ROOT, environment, pushq, supervising

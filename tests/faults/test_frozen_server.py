@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from pushq.database.session import Session
-from pushq.database.store import Store
 from pushq.events import DatabaseLost, Event, subscribe
 from pushq.local.server import EmbeddedServer
 from pushq.supervisor.heartbeat import Heartbeat
@@ -20,6 +19,7 @@ from pushq.sweeper.witness import Witness
 from tests.support.hurt import a_server_to_hurt, freeze, thaw
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.pools import asleep
+from tests.support.store import Store
 from tests.support.supervisors import QUICK, supervising
 from tests.support.waiting import eventually
 from tests.torture.planted import plant

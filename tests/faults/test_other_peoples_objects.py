@@ -14,14 +14,15 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from pushq.database.desk import Desk, Filter
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Store
+from pushq.desk import Desk, Filter
 from pushq.outcome import Kind, Outcome
+from pushq.pool.store import Claimant
 from pushq.sweeper import Sweeper
 from tests.support.days import make_day
 from tests.support.jobs import Connection, count, die_with_them, finished, has_count, insert, row_of
 from tests.support.roles import a_login_each
+from tests.support.store import Store
 from tests.support.supervisors import ROOT, RunningSupervisor, supervising
 from tests.support.waiting import eventually, wait_until
 
@@ -49,7 +50,7 @@ async def test_every_table_may_be_changed_under_a_publication_for_all_tables(con
 
 async def test_a_column_of_somebody_s_may_have_any_name(database_url: str, connection: Connection) -> None:
     """Also one that a statement or a function of pushq's uses for something else."""
-    files = [*(ROOT / "migrations").glob("*.sql"), *(ROOT / "pushq" / "database" / "sql").glob("*.sql")]
+    files = [*(ROOT / "migrations").glob("*.sql"), *(ROOT / "pushq").glob("*/sql/*.sql")]
     words = set(re.findall(r"[a-z_]+", " ".join(re.sub("--.*", "", file.read_text()) for file in files)))
     taken = await connection.fetch("select attname from pg_attribute where attrelid = 'pushq.jobs'::regclass")
     names = sorted(words - {row["attname"] for row in taken})

@@ -12,12 +12,13 @@ from typing import cast
 from uuid import UUID
 
 from pushq.database import migrate
-from pushq.database.desk import Desk
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Fence, Taken
+from pushq.desk import Desk
 from pushq.job import Job, NewJob
 from pushq.outcome import Kind, Outcome
+from pushq.pool.store import Claimant, Fence
 from pushq.queue import Queue
+from pushq.sweeper.store import Taken
 from tests.isolation.permute import Actor, Operation, Ran, Sessions
 from tests.isolation.stage import HELD, ID, OLD_DAY, ONE, TWO, Days, Row, State, Supervisor
 

@@ -28,8 +28,8 @@ from typing import Any, TypeAlias, TypeVar, cast
 import asyncpg
 
 from pushq.database.session import Session
-from pushq.database.store import Store
 from tests.support.jobs import Connection
+from tests.support.store import Store
 
 S = TypeVar("S")
 Schedule: TypeAlias = tuple[int, ...]

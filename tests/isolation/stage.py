@@ -14,7 +14,6 @@ from uuid import UUID
 import asyncpg
 
 from pushq.database.session import Session
-from pushq.database.store import Store
 from tests.isolation.permute import (
     Actor,
     Ran,
@@ -26,6 +25,7 @@ from tests.isolation.permute import (
     text_of,
 )
 from tests.support.jobs import Connection
+from tests.support.store import Store
 
 ID = {name: UUID(int=number) for number, name in enumerate("q1 q2 q3 u1 s1 r1 r2 r3 f1 f0 shared".split(), 1)}
 """The jobs by name: q queued, u queued and unknown, s a suspect, r running, f finished (f0 long ago); shared: new."""

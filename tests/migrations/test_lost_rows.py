@@ -12,10 +12,10 @@ import pytest
 
 from pushq.database.migrate import check_schema, missing
 from pushq.database.session import Session
-from pushq.database.store import Store
 from tests.support.commands import invoke
 from tests.support.days import make_day
 from tests.support.jobs import Connection, finished, insert
+from tests.support.store import Store
 from tests.support.supervisors import supervising
 
 TRUNCATE_EVERYTHING = """

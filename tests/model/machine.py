@@ -31,15 +31,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pushq.database.store import Claimant, Store
 from pushq.job import Job, NewJob
 from pushq.outcome import Kind, Outcome
+from pushq.pool.store import Claimant
 from pushq.queue import Queue
 from pushq.sweeper import Sweeper
 from tests.model.real_table import RETENTION, RealTable, foreseen
 from tests.model.table_model import AGE, AGES_A_DAY, LARGEST_WITH_CLAIM, Ending, NewRow, Row, Swept, TableModel
 from tests.support.days import make_day
 from tests.support.jobs import Connection
+from tests.support.store import Store
 
 # What is drawn ------------------------------------------------------------------------------------------------
 

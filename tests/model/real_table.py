@@ -18,9 +18,9 @@ from uuid import UUID
 import asyncpg
 
 from pushq.database.session import Session
-from pushq.database.store import Store
 from tests.model.table_model import AGE, Counted, TableModel
 from tests.support.jobs import Connection
+from tests.support.store import Store
 
 T = TypeVar("T")
 

@@ -16,7 +16,6 @@ from uuid import UUID
 import anyio
 import pytest
 
-from pushq.database.store import Claimant, Outlook, Store
 from pushq.errors import DatabaseAway
 from pushq.job import Job
 from pushq.pool import claimer, gate, intake, lookback
@@ -25,7 +24,9 @@ from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
 from pushq.pool.outbox import Outbox
+from pushq.pool.store import Claimant, Outlook
 from pushq.settings import Settings
+from tests.support.store import Store
 from tests.support.virtual_time import run_in_virtual_time
 
 POLL = Settings.model_fields["poll_interval"].default

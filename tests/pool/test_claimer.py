@@ -9,14 +9,15 @@ import anyio
 import pytest
 
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Store
 from pushq.events import DatabaseObjects, Event, JobsPassedOver, subscribe
 from pushq.pool import claimer
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.intake import Intake
 from pushq.pool.outbox import Outbox
+from pushq.pool.store import Claimant
 from tests.support.jobs import Connection, count, has_count, insert
+from tests.support.store import Store
 from tests.support.waiting import eventually
 
 DAWDLE = """

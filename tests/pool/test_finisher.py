@@ -11,7 +11,6 @@ import anyio
 import pytest
 
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Fence, Store
 from pushq.errors import DatabaseAway
 from pushq.events import DatabaseObjects, Event, JobsEnded, OutcomeRefused, OutcomesPutAside, subscribe
 from pushq.job import Job
@@ -19,7 +18,9 @@ from pushq.outcome import Kind, Outcome
 from pushq.pool import finisher
 from pushq.pool.finisher import finish
 from pushq.pool.outbox import Outbox
+from pushq.pool.store import Claimant, Fence
 from tests.support.jobs import Connection, insert, row_of
+from tests.support.store import Store
 from tests.support.waiting import eventually
 
 CLAIMANT = Claimant("here", 1, ("default",), ("echo",))

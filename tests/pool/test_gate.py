@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 
 from pushq.database.session import Session
-from pushq.database.store import Store
 from pushq.errors import DatabaseAway
 from pushq.pool.gate import Gate
 from tests.support.jobs import Connection, insert
+from tests.support.store import Store
 from tests.support.waiting import eventually
 
 

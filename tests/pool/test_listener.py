@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 import anyio
 
 from pushq.database.session import Session
-from pushq.database.store import Store
 from pushq.events import BellDown, BellUp, Event, subscribe
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.listener import Listener
 from tests.support.jobs import Connection
 from tests.support.proxy import proxied
+from tests.support.store import Store
 from tests.support.waiting import eventually
 
 

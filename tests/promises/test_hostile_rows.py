@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from pushq.database.migrate import roles
 from pushq.database.session import Session
-from pushq.database.store import Store
 from pushq.sweeper import Sweeper
 from tests.support.jobs import Connection, count, die_with_them, finished, has_count, insert
+from tests.support.store import Store
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
 

@@ -13,11 +13,12 @@ from anyio.lowlevel import checkpoint
 from prometheus_client.parser import text_string_to_metric_families
 
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Store
 from pushq.exporter.figures import ProcessFigures
 from pushq.exporter.metrics import Exposition
 from pushq.outcome import Kind, Outcome
+from pushq.pool.store import Claimant
 from tests.support.jobs import Connection, insert
+from tests.support.store import Store
 
 TASKS = tuple(f"task{number:02}" for number in range(30))
 QUEUES = tuple(f"queue{number:02}" for number in range(41))

@@ -9,11 +9,12 @@ import pytest
 
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.database.store import Sighting, Store
 from pushq.events import ChoreDone, ChoreUndone, Event, subscribe
 from pushq.sweeper import Sweeper
+from pushq.sweeper.store import Sighting
 from pushq.sweeper.witness import Witness
 from tests.support.jobs import Connection, count, die_with_them, has_count, insert
+from tests.support.store import Store
 from tests.support.waiting import eventually
 
 

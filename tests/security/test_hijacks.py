@@ -16,12 +16,13 @@ import pytest
 
 from pushq.database.migrate import migrate
 from pushq.database.session import Session
-from pushq.database.store import Claimant, Store
 from pushq.errors import UnexpectedState
+from pushq.pool.store import Claimant
 from tests.security.traps import SCHEMA, set_traps, set_traps_in, were_tripped
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, count, finished, insert
 from tests.support.roles import Logins
+from tests.support.store import Store
 from tests.support.supervisors import supervising
 
 TRAPPED = f"{SCHEMA}, pg_catalog"

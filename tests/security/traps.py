@@ -7,8 +7,9 @@ type with the name of a built-in one makes the statement fail.
 from __future__ import annotations
 
 import re
-from importlib.resources import files
+from pathlib import Path
 
+import pushq
 from tests.support.jobs import Connection
 
 SCHEMA = "evil"
@@ -84,7 +85,7 @@ async def set_traps(owner: Connection) -> None:
 async def set_traps_in(schema: str, maker: Connection, owner: Connection) -> None:
     """As maker, of whatever owner sees named in pushq's SQL."""
     texts = await owner.fetchval(_TEXTS)
-    texts += " ".join(file.read_text() for file in (files("pushq.database") / "sql").iterdir())
+    texts += " ".join(file.read_text() for file in Path(pushq.__file__).parent.glob("*/sql/*.sql"))
     words, symbols = sorted(set(re.findall(r"\w+", texts))), sorted(set(re.findall(r"[-+*/<>=~!@#%^&|]+", texts)))
     made: list[str] = []
     for query, arguments in (

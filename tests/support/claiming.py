@@ -10,8 +10,9 @@ from uuid import UUID, uuid4
 
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.database.store import Claimant, Store
+from pushq.pool.store import Claimant
 from tests.support.jobs import Connection, insert
+from tests.support.store import Store
 
 CLAIMANT = Claimant("anna", 1, ("default", "bulk", "paused"), ("mail", "report", "sms"))
 

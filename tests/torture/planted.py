@@ -23,7 +23,6 @@ import pushq.pool.finisher
 import pushq.storable
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
-from pushq.database.store import Fence, Sighting, Store
 from pushq.errors import DatabaseTrouble
 from pushq.link import Link, Message
 from pushq.outcome import Kind, Outcome
@@ -31,11 +30,14 @@ from pushq.pool.attempt import Attempts
 from pushq.pool.claimer import Claimer
 from pushq.pool.finisher import Unwritten
 from pushq.pool.lookback import Lookback, Span
+from pushq.pool.store import Fence, Store
 from pushq.settings import Settings
+from pushq.supervisor import store as supervisor
 from pushq.supervisor.crew import Crew
 from pushq.supervisor.heartbeat import Heartbeat
 from pushq.supervisor.processes import PoolProcess
 from pushq.sweeper import Sweeper
+from pushq.sweeper.store import Sighting
 from pushq.sweeper.witness import Witness
 
 _PR_SET_PDEATHSIG = 1
@@ -209,7 +211,7 @@ def _heartbeat_on_the_loop() -> None:
         session = Session(given.url, f"pushq pool {given.pool} of {given.supervisor}: heartbeat", deadline=5.0)
         async with anyio.create_task_group() as around:
             heartbeat = Heartbeat(
-                Store(session),
+                supervisor.Store(session),
                 given.supervisor,
                 interval=settings.heartbeat_interval,
                 lease=settings.lease,

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from pushq.database.store import Store
+from tests.support.store import Store
 
 LONGEST = 0.008
 """Seconds."""

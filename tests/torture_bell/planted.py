@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from pushq.database.statements import statement
-from pushq.database.store import Store
 from pushq.pool.doorbell import Doorbell
+from pushq.pool.store import Store
 
 
 def plant(name: str) -> None:

@@ -16,12 +16,13 @@ import pytest
 from pushq.database.migrate import migrate
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.database.store import Claimant, Store
 from pushq.job import Job
 from pushq.local.server import EmbeddedServer
 from pushq.outcome import Kind, Outcome
+from pushq.pool.store import Claimant
 from tests.support.jobs import Connection, insert, row_of
 from tests.support.planting import spoil
+from tests.support.store import Store
 from tests.torture import decoding
 from tests.torture.checker import check
 from tests.torture.decoding import Decoder, told, transactions, watch_changes
