@@ -24,6 +24,7 @@ from pushq.pool import run_pool
 from pushq.pool.leaving import LAST_WORDS, LAST_WORDS_OF_A_FAULT, be_gone_within, call_exit_functions, leave
 from pushq.pool.loading import load_tasks
 from pushq.pool.loop import PoolLoop
+from pushq.pool.memory import keep_large_buffers_off_the_heap
 from pushq.pool.roster import Roster
 from pushq.pool.signals import OTHERS, STOPPING, leave_to_the_supervisor, spare_children
 from pushq.task import Tasks
@@ -35,6 +36,7 @@ _LEFT_TASKS = 1.0
 def main() -> None:
     parent = int(sys.argv[2])
     die_with(parent)  # a pool whose loop is blocked cannot see its line close
+    keep_large_buffers_off_the_heap()
     leave_to_the_supervisor(*STOPPING, *OTHERS)
     faulthandler.register(signal.SIGUSR2, 2)  # to standard error, where a handler lets no other code run
     spare_children()
