@@ -27,7 +27,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import asyncpg
 
-from pushq.database.session import Session
+from pushq.database.session import Session, kind_of
 from tests.support.jobs import Connection
 from tests.support.store import Store
 
@@ -59,7 +59,11 @@ class Actor:
         return await self.connection.fetch(statement, *arguments, timeout=deadline)
 
     async def execute_alone(self, statement: str) -> None:
-        await self.connection.execute(statement)
+        """Raises what a session of pushq's would."""
+        try:
+            await self.connection.execute(statement)
+        except asyncpg.PostgresError as error:
+            raise kind_of(error)(str(error), error.sqlstate or "") from error
 
 
 @dataclass(frozen=True)

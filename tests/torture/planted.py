@@ -231,12 +231,12 @@ def _heartbeat_on_the_loop() -> None:
 
 def _crash_is_a_failure() -> None:
     """Who shared a process with a killer spends an attempt."""
-    _rewrite("requeue", "        crashes = crashes + $3::int,\n", "        failures = failures + $3::int,\n")
+    _rewrite("requeue", "        crashes = held.crashes,\n", "        failures = job.failures + $3::int,\n")
 
 
 def _crash_is_free() -> None:
     """A job that kills its process does so for ever."""
-    _rewrite("requeue", "        crashes = crashes + $3::int,\n", "")
+    _rewrite("requeue", "        crashes = held.crashes,\n", "")
 
 
 def _dead_pool_forgotten() -> None:
