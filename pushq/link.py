@@ -88,12 +88,12 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Look for jobs now, and register again: the supervisor had no live lease, and may have been buried."""
+class RegisterAgain:
+    """Claim now, and register again: the supervisor's lease had run out, and it may have been declared dead."""
 
 
-_MESSAGES = {kind.__name__: kind for kind in (Assignment, Ready, Unable, Figures, Done, Drain, Look)}
-Message = Assignment | Ready | Unable | Figures | Done | Drain | Look
+_MESSAGES = {kind.__name__: kind for kind in (Assignment, Ready, Unable, Figures, Done, Drain, RegisterAgain)}
+Message = Assignment | Ready | Unable | Figures | Done | Drain | RegisterAgain
 
 
 class Link:

@@ -113,7 +113,7 @@ class Outcome:
     ended: float = 0.0
 
     @property
-    def text(self) -> int:
+    def size(self) -> int:
         """Characters of its error, traceback and result."""
         if self.error or self.result:
             return len(self.error or "") + len(self.traceback or "") + len(self.result or "")

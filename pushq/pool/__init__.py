@@ -25,7 +25,7 @@ from pushq.database.session import Session
 from pushq.errors import DatabaseTrouble, UnexpectedState
 from pushq.events import ChoreUndone, Draining, publish, subscribe
 from pushq.job import Job
-from pushq.link import Assignment, Done, Drain, Link, Look, Ready
+from pushq.link import Assignment, Done, Drain, Link, Ready, RegisterAgain
 from pushq.pool.attempt import Attempts
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
@@ -144,8 +144,8 @@ class Pool:
         """Follows the supervisor's orders. When the line ends, so does the pool, on the spot: what it would release by
         itself would never be charged, where a handler has closed the line."""
         async for order in link:
-            if isinstance(order, Look):
-                around.start_soon(self._look_again, around)
+            if isinstance(order, RegisterAgain):
+                around.start_soon(self._register_again, around)
             elif isinstance(order, Drain):
                 publish(Draining(order.seconds))
                 self._claim_no_more()
@@ -154,7 +154,7 @@ class Pool:
                 return
         os.kill(os.getpid(), signal.SIGKILL)
 
-    async def _look_again(self, around: TaskGroup) -> None:
+    async def _register_again(self, around: TaskGroup) -> None:
         """After the supervisor's lease had run out: whoever buried it has forgotten what we know and serve."""
         self.doorbell.ring()
         await self.register(around)

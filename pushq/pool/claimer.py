@@ -120,7 +120,7 @@ class Claimer:
         while self._outbox.is_full or not self._intake.room:
             if self._outbox.is_full:
                 await self._outbox.wait_room()
-                self._intake.count_waits_anew()
+                self._intake.restart_waits()
             with anyio.move_on_after(OVERDUE):
                 await self._intake.wait_room()
             if self._intake.longest_wait > OVERDUE and not self._outbox.is_full:

@@ -79,7 +79,7 @@ async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
     """Writes a batch, and says what became of each. Returns when it is stored, however long the database is away."""
     began = anyio.current_time()
     try:
-        accepted = await _store(store, batch)
+        accepted = await store.finish(batch)
         undone = await _undone(store, batch, accepted)
     except DatabaseTrouble as error:
         if await _is_in_a_row(store, error, began):
@@ -90,11 +90,6 @@ async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
         return await wait_out(partial(_write_what_is_free, store, batch, began))
     _tell(batch, accepted, undone)
     return Unwritten(undone=undone)
-
-
-async def _store(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
-    """The claims whose outcomes were accepted."""
-    return await store.finish(batch)
 
 
 async def _undone(store: Store, batch: Sequence[Outcome], accepted: set[Fence]) -> list[Outcome]:
@@ -206,7 +201,7 @@ class Aside:
         await self._try(self._held)
 
     def _note(self) -> None:
-        self._outbox.note_aside(len(self._held), sum(outcome.text for outcome in self.left))
+        self._outbox.note_aside(len(self._held), sum(outcome.size for outcome in self.left))
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -229,9 +224,9 @@ class Aside:
         try:
             undone = await self._write_batch(batch)
         except ValueRefused as error:
-            if len(batch) > 1 or not batch[0].text:
+            if len(batch) > 1 or not batch[0].size:
                 raise
-            undone = await self._write_batch([_without_its_text(batch[0], error)])
+            undone = await self._write_batch([_without_its_value(batch[0], error)])
         unwritten = {outcome.job.fence for outcome in undone}
         for one in piece:
             one.is_settled = one.outcome.job.fence not in unwritten
@@ -240,7 +235,7 @@ class Aside:
         return await wait_out(partial(_write_again, self._store, batch), unless=lambda error: bool(error.state))
 
 
-def _without_its_text(outcome: Outcome, error: ValueRefused) -> Outcome:
+def _without_its_value(outcome: Outcome, error: ValueRefused) -> Outcome:
     """What is stored in place of an outcome whose error or result cannot be: of a success, a failure that says so."""
     kind, remark = outcome.kind, f"its outcome cannot be stored: {error}"
     if kind is Kind.SUCCEEDED:

@@ -50,11 +50,6 @@ class Gate:
         return self._renew_at > -float("inf") or self._is_half_shut
 
     @property
-    def is_settled(self) -> bool:
-        """Whether everybody who inserts from now on rings, and all others have ended."""
-        return self.is_open and not self._passers and anyio.current_time() < self._renew_at
-
-    @property
     def next_step_in(self) -> float:
         """Seconds until `settle` should be called again."""
         step_at = min(self._pause_ends_at, self._renew_at) if self._passers else self._renew_at

@@ -127,7 +127,7 @@ class Intake:
             self._arrivals.popleft()
         return monotonic() - self._arrivals[0][1] if self._arrivals else 0.0
 
-    def count_waits_anew(self) -> None:
+    def restart_waits(self) -> None:
         """What lies here has not waited for a worker, but with the workers for something else, which has come."""
         self._arrivals = deque((come, monotonic()) for come, _ in self._arrivals)
 

@@ -18,7 +18,7 @@ from pushq.pool.store import Store
 
 CHANNEL = "pushq"
 LOST = "The connection that listens was lost."
-SILENT = (
+SWALLOWED = (
     "notifications do not come back over this connection; polling. Behind a transaction pooler, give a direct "
     "connection in PUSHQ_LISTEN_DATABASE_URL, or set PUSHQ_WAKE=poll."
 )
@@ -28,7 +28,7 @@ FULL = (
 )
 
 
-class Silent(Exception):
+class Deaf(Exception):
     """The connection looks well, and notifications do not arrive; says why."""
 
 
@@ -73,9 +73,9 @@ class Listener:
             except DatabaseTrouble as error:
                 self._is_deaf(str(error))
                 await anyio.sleep(reconnect_delay(next(failures)).total_seconds())
-            except Silent as silence:
+            except Deaf as deafness:
                 has_worked = self._doorbell.is_wired
-                self._is_deaf(str(silence))
+                self._is_deaf(str(deafness))
                 # A connection that has died is replaced at once. Where the first canary is lost, there is no hurry.
                 await anyio.sleep(reconnect_delay(1).total_seconds() if has_worked else self._interval)
             finally:
@@ -103,13 +103,13 @@ class Listener:
     async def _send_canary(self) -> None:
         self._canary_heard = anyio.Event()
         if not await self._sender.send_canary(self._canary_channel):
-            raise Silent(FULL)
+            raise Deaf(FULL)
         with anyio.move_on_after(self._patience):
             await self._canary_heard.wait()
         if self._lost.is_set():
             raise DatabaseAway(LOST)
         if not self._canary_heard.is_set():  # else it came while a handler blocked the loop, and so did the deadline
-            raise Silent(SILENT)
+            raise Deaf(SWALLOWED)
 
     def _hear(self, queue: str) -> None:
         publish(NotificationReceived())

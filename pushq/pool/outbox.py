@@ -9,13 +9,13 @@ import anyio
 from pushq.outcome import Outcome
 
 LARGEST_BATCH = 500
-LARGEST_BATCH_TEXT = 8 * 1024 * 1024
+LARGEST_BATCH_SIZE = 8 * 1024 * 1024
 """Characters of results and errors in a batch, more or less."""
 MOST_UNWRITTEN = 1000
-MOST_UNWRITTEN_TEXT = 2 * LARGEST_BATCH_TEXT
-"""Beyond these, workers wait: memory is bounded whatever handlers return, and a crash runs few jobs again."""
+MOST_UNWRITTEN_SIZE = 2 * LARGEST_BATCH_SIZE
+"""Outcomes, and characters, beyond which workers wait. So memory is bounded, and a crash runs few jobs again."""
 MOST_ASIDE = 10_000
-"""Outcomes that were put aside, and as much text as may be unwritten: beyond these workers wait, too."""
+"""Outcomes that were put aside. Beyond these, or beyond MOST_UNWRITTEN_SIZE of theirs, workers wait too."""
 
 
 class Outbox:
@@ -23,30 +23,30 @@ class Outbox:
 
     def __init__(self) -> None:
         self._outcomes: deque[Outcome] = deque()
-        self._text = 0
+        self._size = 0
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
         self._is_closed = False
-        self._aside = (0, 0)  # how many outcomes are put aside, and their text
+        self._aside = (0, 0)  # how many outcomes are put aside, and their size
 
     def put(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
-        self._text += outcome.text
+        self._size += outcome.size
         self._filled.set()
 
     @property
     def is_full(self) -> bool:
-        aside, text_aside = self._aside
+        aside, size_aside = self._aside
         return (
             len(self._outcomes) >= MOST_UNWRITTEN
-            or self._text >= MOST_UNWRITTEN_TEXT
+            or self._size >= MOST_UNWRITTEN_SIZE
             or aside >= MOST_ASIDE
-            or text_aside >= MOST_UNWRITTEN_TEXT
+            or size_aside >= MOST_UNWRITTEN_SIZE
         )
 
-    def note_aside(self, outcomes: int, text: int) -> None:
+    def note_aside(self, outcomes: int, size: int) -> None:
         """So many have been taken out and are not written, for a reason that is theirs."""
-        self._aside = (outcomes, text)
+        self._aside = (outcomes, size)
         self._emptied.set()
 
     async def wait_room(self) -> None:
@@ -61,12 +61,12 @@ class Outbox:
             self._filled = anyio.Event()
             await self._filled.wait()
         batch: list[Outcome] = []
-        text = 0
-        while self._outcomes and len(batch) < LARGEST_BATCH and text < LARGEST_BATCH_TEXT:
+        size = 0
+        while self._outcomes and len(batch) < LARGEST_BATCH and size < LARGEST_BATCH_SIZE:
             outcome = self._outcomes.popleft()
             batch.append(outcome)
-            text += outcome.text
-        self._text -= text
+            size += outcome.size
+        self._size -= size
         self._emptied.set()
         return batch
 

@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import Process
 
 from pushq.events import PoolSilent, publish
-from pushq.link import Assignment, Done, Drain, Figures, Link, Look, Message, Ready, Unable
+from pushq.link import Assignment, Done, Drain, Figures, Link, Message, Ready, RegisterAgain, Unable
 from pushq.settings import SECRETS
 
 _HERE = Path("pushq/supervisor/processes.py")
@@ -142,7 +142,7 @@ class PoolProcess:
             self.kill()
 
     async def look(self) -> None:
-        await self._say(Look())
+        await self._say(RegisterAgain())
 
     async def show(self) -> None:
         """Has the pool write down what its workers are doing; where no other code of it runs, its stacks alone."""

@@ -124,7 +124,7 @@ async def test_a_wait_that_was_not_for_a_worker_does_not_count(clock: Clock) -> 
     intake = Intake(2)
     intake.put(some_jobs(3), room=3)
     clock.now += 5
-    intake.count_waits_anew()
+    intake.restart_waits()
     assert intake.longest_wait == 0
     clock.now += 0.5
     assert intake.longest_wait == 0.5

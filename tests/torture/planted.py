@@ -113,40 +113,47 @@ def _two_clocks() -> None:
 
 def _outcome_dropped() -> None:
     """`except Exception` around the write: what could not be written once is forgotten."""
+    finish = Store.finish
 
-    async def store_once(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
+    async def finish_once(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
         try:
-            return await store.finish(batch)
+            return await finish(store, batch)
         except DatabaseTrouble:
             return set()
 
-    _replace(pushq.pool.finisher, "_store", store_once)
+    async def forget(_: Store, __: Sequence[Outcome]) -> set[Fence]:
+        return set()
+
+    _replace(Store, "finish", finish_once)
+    _replace(Store, "still_held", forget)
 
 
 def _lost_reply_believed() -> None:
     """A finish whose reply was lost counts as done."""
+    finish = Store.finish
 
     async def believe(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
         try:
-            return await store.finish(batch)
+            return await finish(store, batch)
         except DatabaseTrouble:
             return {outcome.job.fence for outcome in batch}
 
-    _replace(pushq.pool.finisher, "_store", believe)
+    _replace(Store, "finish", believe)
 
 
 def _doubt_is_failure() -> None:
     """A finish whose reply was lost counts as a failure of the attempt, whatever that came to."""
+    finish = Store.finish
 
     async def charge(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
         try:
-            return await store.finish(batch)
+            return await finish(store, batch)
         except DatabaseTrouble:
             failures = [replace(one, kind=Kind.FAILED, error="no reply to its outcome", result=None) for one in batch]
-            accepted = await wait_out(lambda: store.finish(failures))
+            accepted = await wait_out(lambda: finish(store, failures))
             return accepted | await wait_out(lambda: store.finished_with_token(batch))
 
-    _replace(pushq.pool.finisher, "_store", charge)
+    _replace(Store, "finish", charge)
 
 
 def _text_as_it_is() -> None:
@@ -215,7 +222,7 @@ def _heartbeat_on_the_loop() -> None:
                 given.supervisor,
                 interval=settings.heartbeat_interval,
                 lease=settings.lease,
-                revived=lambda: pool._look_again(around),
+                revived=lambda: pool._register_again(around),
             )
             around.start_soon(beat, heartbeat)
             await run(pool)
