@@ -26,6 +26,7 @@ from tests.isolation.permute import (
 )
 from tests.support.jobs import Connection
 from tests.support.store import Store
+from tests.support.transitions import check_transition
 
 ID = {name: UUID(int=number) for number, name in enumerate("q1 q2 q3 u1 s1 r1 r2 r3 f1 f0 shared".split(), 1)}
 """The jobs by name: q queued, u queued and unknown, s a suspect, r running, f finished (f0 long ago); shared: new."""
@@ -85,6 +86,8 @@ class State:
         return self.supervisors, self.paused, self.is_counted
 
     def put(self, job: UUID, row: Row) -> State:
+        if job in self.jobs:
+            check_transition(self.jobs[job].status, row.status)
         return replace(self, jobs={**self.jobs, job: row})
 
     def drop(self, jobs: Iterable[UUID]) -> State:

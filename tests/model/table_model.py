@@ -21,6 +21,7 @@ from uuid import UUID
 
 from pushq.job import Status
 from pushq.outcome import Kind
+from tests.support.transitions import check_transition
 
 AGE = timedelta(hours=3)
 """The unit of time: longer than the last bounds of the histograms."""
@@ -390,6 +391,8 @@ class TableModel:
         )
 
     def _write(self, row: Row) -> Row:
+        if before := self.unfinished.get(row.id):
+            check_transition(before.status, row.status)
         self.unfinished[row.id] = row
         return row
 
@@ -467,6 +470,7 @@ class TableModel:
 
     def _end(self, row: Row, status: Status, **columns: object) -> None:
         del self.unfinished[row.id]
+        check_transition(row.status, status)
         day = max(day for day in self.days if day <= self.today)
         ended = replace(row, status=status, finished_on=day)
         self.finished.append(replace(ended, **columns))  # type: ignore[arg-type]
@@ -507,6 +511,7 @@ class TableModel:
         if self._has_key(last.tenant_id, last.unique_key):
             return "unique_key is taken"
         self.finished.remove(last)
+        check_transition(last.status, Status.QUEUED)
         self._write(
             replace(
                 last,
