@@ -86,7 +86,7 @@ class Claimer:
         self._unrest_since = 0.0
         self._saturated_since: float | None = None
         self._lingers_until = 0.0
-        self._interruptions = (0, 0)  # how often the gate may have been shut behind our back, as far as we know
+        self._interruptions = 0  # of the doorbell's, those that have been heeded
         self._allowance = Allowance()
         self._looked_at = anyio.current_time()  # when a claim last looked at what is new
         self._in_vain = 0  # how many claims in a row, for what is due, have taken nothing
@@ -304,7 +304,7 @@ class Claimer:
         if self._lookback.is_pressed:
             return "linger"
         await self._heed_interruptions()
-        if self._gate and self._doorbell.is_wired and not self._gate.next_step_in:
+        if self._gate and self._doorbell.hears and not self._gate.next_step_in:
             if (left := self._lingers_until - anyio.current_time()) > 0:
                 return await self._rest(min(left, 0.005), "linger")
             await self._gate.settle()
@@ -314,11 +314,11 @@ class Claimer:
 
     async def _heed_interruptions(self) -> None:
         """Forgets the gate if it may have been shut while we were awake. Anybody may say it, as often as they like."""
-        if self._gate and self._interruptions != (self._doorbell.wirings, self._doorbell.shuttings):
+        if self._gate and self._interruptions != self._doorbell.interruptions:
             if not self._was_rung:
                 await anyio.sleep(self._allowance.spend())
             self._was_rung = False
-            self._interruptions = (self._doorbell.wirings, self._doorbell.shuttings)
+            self._interruptions = self._doorbell.interruptions
             self._gate.forget()
 
     async def _wait_until_due(self) -> Wakeup:
@@ -369,7 +369,7 @@ class Claimer:
             alarms.append((max(0.0, due_at - anyio.current_time()), "timer"))
         if self._poll_interval:
             alarms.append((self._left_of(self._poll_interval), "poll"))
-        if self._gate and self._doorbell.is_wired:
+        if self._gate and self._doorbell.hears:
             alarms.append((self._gate.next_step_in, "gate"))
         elif self._gate and self._poll_interval:
             alarms.append((self._left_of(POLL_WHEN_DEAF), "poll"))

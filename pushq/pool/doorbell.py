@@ -10,12 +10,17 @@ class Doorbell:
 
     def __init__(self) -> None:
         self._rung = anyio.Event()
-        self.is_wired = False  # written by the listener: whether notifications arrive
-        self.wirings = 0  # written by the listener: how often they began to
-        self.shuttings = 0  # written by the listener: how often somebody said that gates were shut
+        self.hears = False
+        """Whether notifications arrive. The listener says so."""
+        self.interruptions = 0
+        """How often the gate may have been shut behind the pool's back."""
 
     def ring(self) -> None:
         self._rung.set()
+
+    def note_interruption(self) -> None:
+        """Somebody said that gates were shut, or nobody could have been heard saying so."""
+        self.interruptions += 1
 
     async def wait_rung(self) -> None:
         """Waits for a ring, or takes the one that came meanwhile."""

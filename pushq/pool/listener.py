@@ -74,7 +74,7 @@ class Listener:
                 self._is_deaf(str(error))
                 await anyio.sleep(reconnect_delay(next(failures)).total_seconds())
             except Deaf as deafness:
-                has_worked = self._doorbell.is_wired
+                has_worked = self._doorbell.hears
                 self._is_deaf(str(deafness))
                 # A connection that has died is replaced at once. Where the first canary is lost, there is no hurry.
                 await anyio.sleep(reconnect_delay(1).total_seconds() if has_worked else self._interval)
@@ -87,8 +87,8 @@ class Listener:
             {CHANNEL: self._hear, self._canary_channel: self._hear_canary}, lost=partial(self._lose, self._lost)
         )
         await self._send_canary()
-        self._doorbell.is_wired = True
-        self._doorbell.wirings += 1
+        self._doorbell.hears = True
+        self._doorbell.note_interruption()
         publish(BellUp())
         # Ring even after a short loss: what was sent meanwhile is gone, and only a claim after LISTEN can tell.
         self._doorbell.ring()
@@ -114,7 +114,7 @@ class Listener:
     def _hear(self, queue: str) -> None:
         publish(NotificationReceived())
         if not queue:
-            self._doorbell.shuttings += 1
+            self._doorbell.note_interruption()
         if queue in self._served:
             self._doorbell.ring()
 
@@ -127,8 +127,8 @@ class Listener:
             self._canary_heard.set()  # nobody need wait for it any longer
 
     def _is_deaf(self, reason: str) -> None:
-        was_wired, self._doorbell.is_wired = self._doorbell.is_wired, False
-        if was_wired or not self._has_complained:
+        has_heard, self._doorbell.hears = self._doorbell.hears, False
+        if has_heard or not self._has_complained:
             publish(BellDown(reason))
         self._has_complained = True
         self._doorbell.ring()  # wakes a sleeper, which now polls

@@ -108,7 +108,7 @@ class Quiet(Store):
 
 @pytest.mark.parametrize("disturbances", [*combinations_with_replacement(DISTURBANCES, 2)], ids=" and ".join)
 def test_no_alarm_is_put_off_by_another(monkeypatch: pytest.MonkeyPatch, disturbances: tuple[str, str]) -> None:
-    at = _watched(monkeypatch, frozenset(disturbances), is_wired=True)
+    at = _watched(monkeypatch, frozenset(disturbances), hears=True)
 
     assert _longest_pause(at["look at what is new"]) <= POLL + LEEWAY
     assert _longest_pause(at["gate"]) <= gate.RENEWED + LEEWAY
@@ -123,14 +123,12 @@ def test_no_alarm_is_put_off_by_another(monkeypatch: pytest.MonkeyPatch, disturb
 
 @pytest.mark.parametrize("disturbance", DISTURBANCES)
 def test_a_deaf_pool_polls_every_second(monkeypatch: pytest.MonkeyPatch, disturbance: str) -> None:
-    at = _watched(monkeypatch, frozenset([disturbance]), is_wired=False)
+    at = _watched(monkeypatch, frozenset([disturbance]), hears=False)
 
     assert _longest_pause(at["look at what is new"]) <= claimer.POLL_WHEN_DEAF + LEEWAY
 
 
-def _watched(
-    monkeypatch: pytest.MonkeyPatch, disturbances: frozenset[str], *, is_wired: bool
-) -> dict[str, list[float]]:
+def _watched(monkeypatch: pytest.MonkeyPatch, disturbances: frozenset[str], *, hears: bool) -> dict[str, list[float]]:
     """When a claimer asked what, beside a job that falls due half-way."""
 
     async def watch(clock: object) -> dict[str, list[float]]:
@@ -138,7 +136,7 @@ def _watched(
             monkeypatch.setattr(module, "monotonic", clock)
         store, bell = Quiet(disturbances), Doorbell()
         store.due_at = anyio.current_time() + LASTS / 2
-        bell.is_wired = is_wired
+        bell.hears = hears
         one = Claimer(
             store,
             Claimant("here", 1, ("default",), ("echo",)),
@@ -164,7 +162,7 @@ async def _disturb(bell: Doorbell, disturbances: frozenset[str]) -> None:
         if "somebody rings" in disturbances:
             bell.ring()
         if "somebody says that gates were shut" in disturbances:
-            bell.shuttings += 1
+            bell.note_interruption()
             bell.ring()
 
 

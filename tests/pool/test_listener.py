@@ -54,7 +54,7 @@ async def test_a_connection_that_looks_well_and_is_dead_is_noticed_and_replaced(
     async with proxied(database_url) as proxy, listening(proxy.url) as (_, doorbell, events):
         proxy.is_silent = True
         await _said(events, BellDown)
-        assert not doorbell.is_wired
+        assert not doorbell.hears
         proxy.is_silent = False
         await _said(events, BellUp, times=2)
         await doorbell.wait_rung()  # what was sent meanwhile is gone: only a claim can tell
