@@ -61,12 +61,12 @@ def test_nothing_is_unpickled_or_evaluated(source: Path) -> None:
 
 
 # Names that come from our own code or from the catalogue, quoted there; nothing of a row or of a request.
-REVIEWED = {"desk.py", "session.py", "migrate.py", "store.py"}
+REVIEWED = {"desk/__init__.py", "database/session.py", "database/migrate.py", "sweeper/store.py"}
 
 
 @pytest.mark.parametrize(
     "source",
-    [path for path in SOURCES if "bench" not in path.parts and path.name not in REVIEWED],
+    [path for path in SOURCES if "bench" not in path.parts and "/".join(path.parts[-2:]) not in REVIEWED],
     ids=lambda path: str(path.relative_to(SOURCES[0].parent)),
 )
 def test_no_statement_is_put_together_from_values(source: Path) -> None:
