@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,15 +18,22 @@ from tests.support.waiting import wait_until
 
 
 def _shown(supervisor: RunningSupervisor, event: str, count: int) -> list[dict[str, Any]]:
-    """So many lines of a log in JSON that tell of it, and no more."""
-    supervisor.signal(signal.SIGUSR1)
+    """So many lines that one question brings, and no more. A job may run before its handler has begun."""
 
-    def look() -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in supervisor.said.splitlines()]
-        found = [line for line in lines if line["event"] == event]
-        return found if len(found) >= count else []
+    def ask() -> list[dict[str, Any]]:
+        before = len(supervisor.said.splitlines())
+        supervisor.signal(signal.SIGUSR1)
 
-    found = wait_until(look)
+        def look() -> list[dict[str, Any]]:
+            lines = [json.loads(line) for line in supervisor.said.splitlines()[before:]]
+            found = [line for line in lines if line["event"] == event]
+            return found if len(found) >= count else []
+
+        with suppress(AssertionError):
+            return wait_until(look, within=1)
+        return []
+
+    found = wait_until(ask)
     assert len(found) == count
     return found
 
