@@ -42,9 +42,9 @@ class Settings(BaseSettings):
     queues: Annotated[tuple[str, ...] | None, NoDecode] = None
     """Queues to serve, separated by commas; else `default` and the queue of every registered task."""
     concurrency: int = Field(10, ge=1, le=10_000)
-    """Workers a pool."""
+    """Workers in each pool: how many jobs a pool runs at a time."""
     processes: int = Field(1, ge=1, le=256)
-    """Pools a supervisor."""
+    """Pools of the supervisor, each a process of its own."""
     poll_interval: SecondsOrZero = 30.0
     """How often an idle pool looks for jobs without having been woken; 0: never."""
     wake: Annotated[Literal["notify", "poll"], AnyCase] = "notify"
