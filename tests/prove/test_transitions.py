@@ -7,7 +7,7 @@ import pytest
 from pushq.job import TRANSITIONS, Status
 from tests.support import transitions
 
-MOVES = [(before, after) for before, following in TRANSITIONS.items() for after in following]
+MOVES = [(before, after) for before, following in TRANSITIONS.items() for after in sorted(following)]
 
 
 @pytest.mark.parametrize(("before", "after"), MOVES)
