@@ -14,8 +14,8 @@ from pushq.database.statements import statement
 from pushq.database.url import describe
 from pushq.errors import SchemaError, SettingsError, StatementUndone, UnexpectedState
 
-# Any constant will do, so long as every version of pushq uses the same.
-_LOCK = 0x70757368
+LOCK = 0x70757368
+"""The advisory lock by which migrators take turns: the same in every version of pushq."""
 _DEADLINE = 600.0
 _LOCK_TIMEOUT = 2.0
 """Seconds for which a migration waits for a lock of a table. Whoever asks for the table after it waits as long."""
@@ -74,7 +74,7 @@ async def _take_turn(session: Session, url: str | None) -> None:
     asked_at = anyio.current_time()
     while not await _is_our_turn(session):
         waited = anyio.current_time() - asked_at
-        squatters = await session.fetch(statement("migrate_squatters"), _LOCK) if waited > PATIENCE else []
+        squatters = await session.fetch(statement("migrate_squatters"), LOCK) if waited > PATIENCE else []
         if squatters:
             role, pid = squatters[0]["role"], squatters[0]["pid"]
             raise SchemaError(
@@ -87,7 +87,7 @@ async def _take_turn(session: Session, url: str | None) -> None:
 
 
 async def _is_our_turn(session: Session) -> bool:
-    (row,) = await session.fetch("select pg_try_advisory_lock($1) as is_ours", _LOCK)
+    (row,) = await session.fetch("select pg_try_advisory_lock($1) as is_ours", LOCK)
     return bool(row["is_ours"])
 
 

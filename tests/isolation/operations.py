@@ -431,7 +431,7 @@ def migrates(*, applies: bool = False) -> tuple[Operation, ...]:
     """What `pushq migrate` does: it locks, looks what is missing, and goes. applies: the newest, and undoes it."""
 
     async def lock(actor: Actor) -> None:
-        await actor.fetch("select pg_advisory_lock($1)", migrate._LOCK)
+        await actor.fetch("select pg_advisory_lock($1)", migrate.LOCK)
 
     async def check(actor: Actor) -> list[str]:
         return [one.name for one in await migrate._missing(cast("Session", actor), None)]
@@ -440,7 +440,7 @@ def migrates(*, applies: bool = False) -> tuple[Operation, ...]:
         await actor.execute_alone(migrate.migrations()[-1].sql)
 
     async def unlock(actor: Actor) -> None:
-        await actor.fetch("select pg_advisory_unlock($1)", migrate._LOCK)
+        await actor.fetch("select pg_advisory_unlock($1)", migrate.LOCK)
 
     def changes_nothing(state: State, ran: Ran) -> Iterator[State]:
         if not ran.answer:

@@ -18,7 +18,7 @@ async def test_while_a_producer_holds_our_lock_jobs_run_and_a_migrator_names_him
     database_url: str, connection: Connection, logins: Logins
 ) -> None:
     squatter = await asyncpg.connect(logins.url_as("producer"))
-    await squatter.execute(f"select pg_advisory_lock({migrate._LOCK})")
+    await squatter.execute(f"select pg_advisory_lock({migrate.LOCK})")
     with supervising(logins.url_as("worker")):
         await finished(connection, *await insert(connection, "echo", 10))
 
@@ -38,10 +38,10 @@ async def test_a_migrator_waits_for_another_however_long_that_one_takes(
     database_url: str, connection: Connection
 ) -> None:
     """As long as it may be one: an owner of the schema."""
-    await connection.execute(f"select pg_advisory_lock({migrate._LOCK})")
+    await connection.execute(f"select pg_advisory_lock({migrate.LOCK})")
     waiting = asyncio.create_task(migrate.migrate(database_url))
     await asyncio.sleep(migrate.PATIENCE + 1)
     assert not waiting.done()
-    await connection.execute(f"select pg_advisory_unlock({migrate._LOCK})")
+    await connection.execute(f"select pg_advisory_unlock({migrate.LOCK})")
 
     assert await waiting == []
