@@ -45,6 +45,24 @@ async def wait_out(
     raise AssertionError("count() does not end")
 
 
+class Outage:
+    """A time in which the database does not do what it is told. Shared by those who find that out one after another."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def note(self, error: DatabaseTrouble) -> None:
+        if self._since is None:
+            self._since = anyio.current_time()
+        publish(trouble(error))
+
+    def end(self) -> None:
+        """The database has done something."""
+        if self._since is not None:
+            publish(DatabaseBack(anyio.current_time() - self._since))
+            self._since = None
+
+
 def is_objection(error: DatabaseTrouble) -> bool:
     """Whether the server has answered a statement with what may last, and may be in what the statement was given."""
     return bool(error.state) and isinstance(error, UnexpectedState | DatabaseRefused)

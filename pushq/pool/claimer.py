@@ -1,4 +1,4 @@
-"""Takes due jobs for the free workers, and waits well when there are none."""
+"""Takes due jobs for the free workers."""
 
 from __future__ import annotations
 
@@ -6,56 +6,36 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from math import inf
 from time import monotonic
-from typing import Literal, TypeAlias
 from uuid import UUID, uuid4
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from pushq.database.patience import is_objection, piecewise, reconnect_delay, trouble
+from pushq.database.patience import Outage, is_objection, piecewise, reconnect_delay, trouble
 from pushq.errors import DatabaseTrouble, StatementUndone, UnexpectedState
-from pushq.events import ChoreDone, ChoreUndone, DatabaseBack, JobsClaimed, JobsPassedOver, Wakeup, WokenUp, publish
+from pushq.events import JobsClaimed, JobsPassedOver, publish
 from pushq.job import Job
 from pushq.outcome import released
+from pushq.pool.attention import Attention
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
+from pushq.pool.in_doubt import InDoubt
 from pushq.pool.intake import Intake
 from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
 from pushq.pool.passed_over import PassedOver
+from pushq.pool.sleeper import LINGER, Sleeper
 from pushq.pool.store import Claimant, Store
 
-Alarm: TypeAlias = Wakeup | Literal["gate"]
-"""What ends a sleep. That the gate wants attention need not mean that there is something to claim."""
-
-LINGER = 0.03
-"""Seconds for which a pool that has run dry claims again before it counts as idle, so that a busy system does not flap.
-As long, one without a free worker still counts as idle."""
-LINGER_PER_JOB = 0.003
-"""Seconds of that which each job is worth: below some 300 jobs a second a pool does not linger on, but is rung."""
-POLL_WHEN_DEAF = 1.0
-"""Seconds between polls, at most, while notifications do not arrive."""
 OVERDUE = 0.25
 """Seconds after which claimed jobs that no worker has begun are given back."""
-DUE_AND_NOT_OURS = 0.005
-"""Seconds until the next claim where something is due that we did not get: somebody else holds it. Twice as long with
-each claim in vain, up to LONGEST_IN_VAIN."""
-LONGEST_IN_VAIN = 0.5
 UNDONE = 5
 """Claims in a row that are undone for what should pass, after which they are tried apart: a lock for which a trigger of
 somebody's waits, say."""
 IN_VAIN = 4
 """Claims in vain after which what is due and not ours is looked at apart: a trigger of somebody's may skip it."""
-WAIT = "wait"
-"""What a claimer does between claims, as a chore."""
 SKIPPED = "the job stays as it is, as where a trigger of somebody's skips it"
-IN_DOUBT_AGAIN = 1.0
-"""Seconds between two looks at what a claim may have taken whose reply was lost."""
-CLAIM_IN_DOUBT = 45.0
-"""Seconds for which a claim whose reply was lost may still be carried out, from when the database answers again: three
-times the longest statement."""
 
 
 class Claimer:
@@ -76,23 +56,24 @@ class Claimer:
         self._claimant = claimant
         self._intake = intake
         self._outbox = outbox
-        self._doorbell = doorbell
         self._gate = gate
-        self._poll_interval = poll_interval
-        self._in_doubt: dict[UUID, float] = {}  # tokens of claims whose replies were lost, and until when they matter
-        self._failures = 0  # how many claims in a row the database has refused
-        self._lost_at: float | None = None  # since when
-        self._unrest = 0  # how many waits in a row it has not let us come to
-        self._unrest_since = 0.0
-        self._saturated_since: float | None = None
-        self._lingers_until = 0.0
-        self._interruptions = 0  # of the doorbell's, those that have been heeded
-        self._allowance = Allowance()
-        self._looked_at = anyio.current_time()  # when a claim last looked at what is new
-        self._in_vain = 0  # how many claims in a row, for what is due, have taken nothing
-        self._was_rung = False  # whether the bell was heard, and charged for, since the gate was last forgotten
-        self._lookback = Lookback()
+        self._in_doubt = InDoubt(store, claimant.supervisor)
         self._passed_over = PassedOver()
+        self._lookback = Lookback()
+        self._outage = Outage()
+        self._failures = 0  # how many claims in a row the database has refused
+        self._saturated_since: float | None = None
+        self._sleeper = Sleeper(
+            store,
+            claimant,
+            Attention(doorbell),
+            gate,
+            poll_interval,
+            lookback=self._lookback,
+            passed_over=self._passed_over,
+            in_doubt=self._in_doubt,
+            outage=self._outage,
+        )
 
     async def run(self) -> None:
         """Claims until it is cancelled; then the workers' intake ends."""
@@ -100,8 +81,12 @@ class Claimer:
             while True:
                 await self._wait_for_room()
                 await checkpoint_if_cancelled()  # what follows is shielded, and may never wait for anything else
-                if not await self._claim():
-                    await self._wait()
+                if await self._claim():
+                    continue
+                if self._failures:
+                    await anyio.sleep(reconnect_delay(self._failures).total_seconds())
+                else:
+                    await self._sleeper.wait()
         finally:
             self._give_back()
             self._intake.close()
@@ -155,14 +140,11 @@ class Claimer:
         # Shielded: a claim that is cancelled half-way may have taken jobs that nobody would run.
         with anyio.CancelScope(shield=True):
             # After a claim that took too long, for what its rows hold, fewer: in the end one row alone.
-            jobs = await self._take_back() or await self._take(max(1, room >> self._failures))
+            jobs = await self._in_doubt.take_back() or await self._take(max(1, room >> self._failures))
         self._intake.put(jobs, room=room)
         if jobs:
             publish(JobsClaimed(len(jobs)))
-            now = anyio.current_time()
-            self._lingers_until = min(max(self._lingers_until, now) + LINGER_PER_JOB * len(jobs), now + LINGER)
-            self._allowance.refund()
-            self._in_vain = 0
+            self._sleeper.note_jobs(len(jobs))
         if len(jobs) < room:
             self._saturated_since = None
         elif self._saturated_since is None:
@@ -182,9 +164,10 @@ class Claimer:
                 await self._claim_apart(limit, jobs)
         except DatabaseTrouble as error:
             self._failures += 1
-            self._note_trouble(error)
+            self._outage.note(error)
         else:
-            self._note_answer()
+            self._failures = 0
+            self._outage.end()
         return jobs
 
     async def _claim_at_once(self, limit: int, jobs: list[Job]) -> bool:
@@ -196,17 +179,15 @@ class Claimer:
             if is_objection(error) or (isinstance(error, StatementUndone) and self._failures >= UNDONE):
                 return False
             if not error.state:
-                self._in_doubt[token] = inf
+                self._in_doubt.note(token)
             raise
         self._lookback.note(span, began=began, jobs=len(jobs), room=limit)
-        if not self._lookback.was_at_the_past:
-            self._looked_at = anyio.current_time()
         return True
 
     async def _claim_apart(self, limit: int, jobs: list[Job]) -> None:
         """One by one in the end, so that a job which the database does not let be claimed holds up no other."""
         await self._claim_these(jobs, [])  # undone, too, if it is no job's fault
-        self._looked_at = anyio.current_time()
+        self._lookback.note_new_seen()
         there = await self._store.claimable(self._claimant, limit + len(self._passed_over))
         fresh = self._passed_over.among(there)[:limit]
         faults = await self._claim_piecewise(fresh, there, jobs)
@@ -214,7 +195,7 @@ class Claimer:
         again = await self._claim_piecewise(due, there, jobs)
         self._passed_over.forget(job_id for job_id in due if job_id not in again)
         if self._passed_over:
-            self._lookback = Lookback()  # it will be long before it is asked again, and tells nothing of this
+            self._lookback.forget()  # it will be long before it is asked again, and tells nothing of this
         if faults := faults | again:
             reason = next(iter(faults.values()))
             publish(JobsPassedOver(len(self._passed_over), reason))
@@ -224,7 +205,8 @@ class Claimer:
     @property
     def _is_skipped_perhaps(self) -> bool:
         """Whether something has been due and not ours so often that it is looked at apart: less and less often."""
-        return self._in_vain >= IN_VAIN and self._in_vain & (self._in_vain - 1) == 0
+        in_vain = self._sleeper.in_vain
+        return in_vain >= IN_VAIN and in_vain & (in_vain - 1) == 0
 
     async def _claim_piecewise(
         self, job_ids: Sequence[UUID], there: Sequence[UUID], jobs: list[Job]
@@ -246,163 +228,5 @@ class Claimer:
             jobs += await self._store.claim_these(self._claimant, token, job_ids)
         except DatabaseTrouble as error:
             if not error.state:
-                self._in_doubt[token] = inf
+                self._in_doubt.note(token)
             raise
-
-    async def _take_back(self) -> list[Job]:
-        """The jobs of claims whose replies were lost: else they would run nowhere under a living heartbeat."""
-        self._in_doubt = {token: until for token, until in self._in_doubt.items() if until > anyio.current_time()}
-        for token, until in list(self._in_doubt.items()):
-            with suppress(DatabaseTrouble):
-                if jobs := await self._store.take_back(self._claimant.supervisor, token):
-                    del self._in_doubt[token]
-                    return jobs
-                self._in_doubt[token] = min(until, anyio.current_time() + CLAIM_IN_DOUBT)
-        return []
-
-    async def _wait(self) -> None:
-        """Nothing was found, or the database does not do as it is told. Returns when it is time to look again."""
-        if self._failures:
-            await anyio.sleep(reconnect_delay(self._failures).total_seconds())
-            return
-        try:
-            woken_by = await self._wait_for_work()
-        except DatabaseTrouble as error:
-            await self._wait_badly(error)
-        else:
-            if self._unrest:
-                publish(ChoreDone(WAIT, anyio.current_time() - self._unrest_since))
-            self._unrest = 0
-            publish(WokenUp(woken_by))
-
-    async def _wait_badly(self, error: DatabaseTrouble) -> None:
-        """Whatever keeps us from waiting well, a gate that we may not open, say, jobs are looked for all the same."""
-        if not self._unrest:
-            self._unrest_since = anyio.current_time()
-        self._unrest += 1
-        pause = reconnect_delay(self._unrest).total_seconds()
-        if not is_objection(error):
-            self._note_trouble(error)
-            await anyio.sleep(pause)
-            return
-        publish(ChoreUndone(WAIT, str(error)))
-        publish(WokenUp(await self._rest(pause, "poll")))
-
-    def _note_trouble(self, error: DatabaseTrouble) -> None:
-        if self._lost_at is None:
-            self._lost_at = anyio.current_time()
-        publish(trouble(error))
-
-    def _note_answer(self) -> None:
-        self._failures = 0
-        if self._lost_at is not None:
-            publish(DatabaseBack(anyio.current_time() - self._lost_at))
-            self._lost_at = None
-
-    async def _wait_for_work(self) -> Wakeup:
-        """Nothing was found. Returns when it is time to look again, and why."""
-        if self._lookback.is_pressed:
-            return "linger"
-        await self._heed_interruptions()
-        if self._gate and self._doorbell.hears and not self._gate.next_step_in:
-            if (left := self._lingers_until - anyio.current_time()) > 0:
-                return await self._rest(min(left, 0.005), "linger")
-            await self._gate.settle()
-            self._lookback.press()
-            return "linger"
-        return await self._wait_until_due()
-
-    async def _heed_interruptions(self) -> None:
-        """Forgets the gate if it may have been shut while we were awake. Anybody may say it, as often as they like."""
-        if self._gate and self._interruptions != self._doorbell.interruptions:
-            if not self._was_rung:
-                await anyio.sleep(self._allowance.spend())
-            self._was_rung = False
-            self._interruptions = self._doorbell.interruptions
-            self._gate.forget()
-
-    async def _wait_until_due(self) -> Wakeup:
-        asked_at = anyio.current_time()  # a claim that is sent when it is due takes as long to get there as this does
-        outlook = await self._store.next_due(self._claimant, self._lookback.newest.since)
-        if not outlook.lease_is_live:
-            return await self._rest(0.5, "poll")  # the supervisor's heartbeat will revive it
-        if outlook.due_in is None or outlook.due_in > 0:
-            self._in_vain = 0
-            return await self._sleep(None if outlook.due_in is None else asked_at + outlook.due_in)
-        pause = min(DUE_AND_NOT_OURS * 2 ** min(self._in_vain - 1, 20), LONGEST_IN_VAIN) if self._in_vain else 0.0
-        self._in_vain += 1
-        return await self._sleep(asked_at + pause)  # at first at once: it has become due since we claimed
-
-    async def _sleep(self, due_at: float | None) -> Wakeup:
-        """Sleeps until the bell or the first alarm, and keeps the gate open meanwhile."""
-        while True:
-            seconds, why = min(self._alarms(due_at), default=(float("inf"), "poll"))
-            if await self._is_rung_within(seconds):
-                return "notify"
-            if why != "gate":
-                return why
-            if self._gate and await self._gate.settle():
-                self._lookback.press()
-                return "linger"
-
-    async def _rest(self, seconds: float, why: Wakeup) -> Wakeup:
-        return "notify" if await self._is_rung_within(seconds) else why
-
-    async def _is_rung_within(self, seconds: float) -> bool:
-        """Waits for the bell. A storm of rings that lead to nothing is answered at a bounded rate."""
-        is_rung = False
-        with anyio.move_on_after(seconds):
-            await self._doorbell.wait_rung()
-            is_rung = self._was_rung = True
-            if pause := self._allowance.spend():
-                await anyio.sleep(pause)
-        return is_rung
-
-    def _alarms(self, due_at: float | None) -> list[tuple[float, Alarm]]:
-        """What ends the sleep if no bell does, as (seconds, why).
-
-        Each counts from an instant that is its own. One that counted from when the sleep began would be put off by
-        whatever ends sleeps more often.
-        """
-        alarms: list[tuple[float, Alarm]] = []
-        if due_at is not None:
-            alarms.append((max(0.0, due_at - anyio.current_time()), "timer"))
-        if self._poll_interval:
-            alarms.append((self._left_of(self._poll_interval), "poll"))
-        if self._gate and self._doorbell.hears:
-            alarms.append((self._gate.next_step_in, "gate"))
-        elif self._gate and self._poll_interval:
-            alarms.append((self._left_of(POLL_WHEN_DEAF), "poll"))
-        if (seconds := self._lookback.slice_due_in) < inf:
-            alarms.append((seconds, "linger"))
-        if self._passed_over:
-            alarms.append((max(0.0, self._passed_over.next_try_at - anyio.current_time()), "poll"))
-        if self._in_doubt:
-            alarms.append((self._left_of(IN_DOUBT_AGAIN), "poll"))
-        return alarms
-
-    def _left_of(self, interval: float) -> float:
-        """Seconds until the last look is so long ago."""
-        return max(0.0, self._looked_at + interval - anyio.current_time())
-
-
-class Allowance:
-    """How often a ring may lead to an empty claim: twenty in a row, then twenty a second. A token bucket."""
-
-    def __init__(self, rate: float = 20.0, most: float = 20.0) -> None:
-        self._rate = rate
-        self._most = most
-        self._left = most
-        self._counted_at = anyio.current_time()
-
-    def spend(self) -> float:
-        """Seconds to wait before the next claim."""
-        now = anyio.current_time()
-        refilled = min(self._most, self._left + (now - self._counted_at) * self._rate)
-        self._left = max(refilled - 1, -1.0)  # whoever does not wait for its turn runs up no debt
-        self._counted_at = now
-        return max(0.0, -self._left / self._rate)
-
-    def refund(self) -> None:
-        """The last one was worth it."""
-        self._left = min(self._most, self._left + 1)

@@ -70,6 +70,11 @@ class Lookback:
     """was_at_the_past: whether the last look was a slice."""
 
     def __init__(self) -> None:
+        self._new_seen_at = monotonic()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins anew: looks at everything."""
         self._is_slow = False
         self._quickest = NEAR
         self._noise = 0.0  # how much slower than the quickest looks at what is new are, on average
@@ -81,6 +86,11 @@ class Lookback:
         self._slice_due_at = 0.0
         self.was_at_the_past = False
         self._is_pressed = False
+
+    @property
+    def new_seen_ago(self) -> float:
+        """Seconds since a look was last at what is new."""
+        return monotonic() - self._new_seen_at
 
     @property
     def span(self) -> Span:
@@ -122,11 +132,16 @@ class Lookback:
             self._slice_due_at = monotonic() + SHARE * took
             self._note_slice(span, passing, took_all=took_all)
             return
+        self.note_new_seen()
         if took_all:
             self._took_all_at = began
         if span == EVERYTHING:
             self._is_slow = passing > SLOW
             self._begin_round()
+
+    def note_new_seen(self) -> None:
+        """A look at what is new has just ended, or one of another kind that has seen as much."""
+        self._new_seen_at = monotonic()
 
     def _passing(self, took: float, *, of_what_is_new: bool) -> float:
         """Seconds for which a look passed dead entries, as far as can be told."""

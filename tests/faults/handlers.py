@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pushq.pool
-import pushq.pool.claimer
+import pushq.pool.in_doubt
 from pushq import current_job
 from pushq.database.session import Session
 from pushq.pool.listener import Listener
@@ -70,6 +70,6 @@ if canary := os.environ.get("PUSHQ_TEST_CANARY"):
 if deadline := os.environ.get("PUSHQ_TEST_DEADLINE"):
     _replace(pushq.pool, "Session", partial(Session, deadline=float(deadline)))
 if doubt := os.environ.get("PUSHQ_TEST_DOUBT"):
-    _replace(pushq.pool.claimer, "CLAIM_IN_DOUBT", float(doubt))
+    _replace(pushq.pool.in_doubt, "CLAIM_IN_DOUBT", float(doubt))
 if os.environ.get("PUSHQ_TEST_PLANTED") == "no-canary":
     _replace(Listener, "_send_canary", _believe_in_the_connection)

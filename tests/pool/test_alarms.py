@@ -18,7 +18,7 @@ import pytest
 
 from pushq.errors import DatabaseAway
 from pushq.job import Job
-from pushq.pool import claimer, gate, intake, lookback
+from pushq.pool import claimer, gate, intake, lookback, sleeper
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
@@ -125,7 +125,7 @@ def test_no_alarm_is_put_off_by_another(monkeypatch: pytest.MonkeyPatch, disturb
 def test_a_deaf_pool_polls_every_second(monkeypatch: pytest.MonkeyPatch, disturbance: str) -> None:
     at = _watched(monkeypatch, frozenset([disturbance]), hears=False)
 
-    assert _longest_pause(at["look at what is new"]) <= claimer.POLL_WHEN_DEAF + LEEWAY
+    assert _longest_pause(at["look at what is new"]) <= sleeper.POLL_WHEN_DEAF + LEEWAY
 
 
 def _watched(monkeypatch: pytest.MonkeyPatch, disturbances: frozenset[str], *, hears: bool) -> dict[str, list[float]]:

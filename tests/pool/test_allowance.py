@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pushq.pool.claimer import Allowance
+from pushq.pool.attention import Allowance
 
 
 async def test_who_is_rung_for_nothing_waits_from_the_twenty_first_time_on() -> None:

@@ -27,8 +27,8 @@ from pushq.errors import DatabaseTrouble
 from pushq.link import Link, Message
 from pushq.outcome import Kind, Outcome
 from pushq.pool.attempt import Attempts
-from pushq.pool.claimer import Claimer
 from pushq.pool.finisher import Unwritten
+from pushq.pool.in_doubt import InDoubt
 from pushq.pool.lookback import Lookback, Span
 from pushq.pool.store import Fence, Store
 from pushq.settings import Settings
@@ -88,10 +88,10 @@ def _looks_ahead_only() -> None:
 def _no_taking_back() -> None:
     """What a claim whose reply was lost had taken stays taken."""
 
-    async def take_back(_: Claimer) -> list[object]:
+    async def take_back(_: InDoubt) -> list[object]:
         return []
 
-    _replace(Claimer, "_take_back", take_back)
+    _replace(InDoubt, "take_back", take_back)
 
 
 def _two_clocks() -> None:
