@@ -4,7 +4,7 @@
 insert into pushq.migrations (version, name) values (3, '0003_supervisors');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 3;
 
--- One row a live supervisor. heartbeat counts up with every sign of life: a sweeper trusts an expired lease only when
+-- One row a live supervisor. heartbeat counts up with every heartbeat: a sweeper trusts an expired lease only when
 -- this has stood still too, since a pause of the database makes every living supervisor's lease expire.
 create table pushq.supervisors (
     name text primary key,

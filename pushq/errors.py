@@ -49,11 +49,11 @@ class DatabaseAway(DatabaseTrouble):
     """The database did not answer, or answered that it cannot serve now: wait and try again."""
 
 
-class StatementUndone(DatabaseAway):
+class StatementRolledBack(DatabaseAway):
     """The database is there, and has undone a statement: somebody holds a lock, or is in the way. Try it again."""
 
 
-class UnexpectedState(StatementUndone):
+class UnexpectedState(StatementRolledBack):
     """A statement was undone for a reason that may last, and may be one row's alone.
 
     What a trigger, a rule or a constraint of somebody's says, a time that has run out, a broken page: whatever else

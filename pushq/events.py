@@ -163,7 +163,7 @@ class DatabaseLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class DatabaseObjects(DatabaseLost):
+class StatementRejected(DatabaseLost):
     """The database is there, and undoes what we say to it for a reason that may last; we go on trying."""
 
     topic: ClassVar[str | None] = "objection"
@@ -176,7 +176,7 @@ class DatabaseBack(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ChoreUndone(Event):
+class ChoreFailed(Event):
     """A chore of the upkeep could not be done, or not all of it. It is tried again, and the others are done."""
 
     level: ClassVar[Level] = "warning"
@@ -216,7 +216,7 @@ class SupervisorStopped(Event):
 
 @dataclass(frozen=True, slots=True)
 class LeaseLapsed(Event):
-    """The supervisor's lease had run out before this sign of life: its jobs may have been taken away."""
+    """The supervisor's lease had run out before this heartbeat: its jobs may have been taken away."""
 
     level: ClassVar[Level] = "warning"
     name: str

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     heartbeat_interval: Seconds = 10.0
     """How often a supervisor says that it lives."""
     lease: Seconds = 30.0
-    """How long a supervisor that gives no sign of life keeps its jobs."""
+    """How long a supervisor that sends no heartbeat keeps its jobs."""
     shutdown_timeout: SecondsOrZero = 25.0
     """How long running jobs have to finish after SIGTERM or SIGINT."""
     sweep_interval: Seconds = 15.0

@@ -93,11 +93,11 @@ def sweep(as_json: bool, **flags: object) -> None:
     else:
         for what, value in swept.items():
             click.echo(f"{what:9} {', '.join(value) or '-' if isinstance(value, tuple) else value}")
-    sys.exit(1 if swept["undone"] else 0)
+    sys.exit(1 if swept["troubles"] else 0)
 
 
 async def _watch(sweeper: Sweeper, lease: float) -> None:
-    """Notes who gives signs of life."""
+    """Notes whose heartbeats go on."""
     progress = Progress()
     await sweeper.observe()
     until = anyio.current_time() + lease

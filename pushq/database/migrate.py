@@ -12,7 +12,7 @@ import anyio
 from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.database.url import describe
-from pushq.errors import SchemaError, SettingsError, StatementUndone, UnexpectedState
+from pushq.errors import SchemaError, SettingsError, StatementRolledBack, UnexpectedState
 
 LOCK = 0x70757368
 """The advisory lock by which migrators take turns: the same in every version of pushq."""
@@ -193,7 +193,7 @@ async def _apply(session: Session, migration: Migration) -> bool:
         except UnexpectedState as error:
             what = error.__cause__ or error  # with its detail: there are no rows yet that it could show
             raise SchemaError(f"Migration {migration.name} failed, and nothing of it was kept: {what}.") from error
-        except StatementUndone:
+        except StatementRolledBack:
             if anyio.current_time() - began_at > _DEADLINE:
                 raise
             await anyio.sleep(_BREATHER)

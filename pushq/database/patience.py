@@ -11,8 +11,8 @@ from typing import TypeVar
 import anyio
 
 from pushq.backoff import exponential
-from pushq.errors import DatabaseRefused, DatabaseTrouble, StatementUndone, UnexpectedState
-from pushq.events import DatabaseBack, DatabaseLost, DatabaseObjects, publish
+from pushq.errors import DatabaseRefused, DatabaseTrouble, StatementRolledBack, UnexpectedState
+from pushq.events import DatabaseBack, DatabaseLost, StatementRejected, publish
 
 T = TypeVar("T")
 
@@ -63,14 +63,14 @@ class Outage:
             self._since = None
 
 
-def is_objection(error: DatabaseTrouble) -> bool:
+def is_rejection(error: DatabaseTrouble) -> bool:
     """Whether the server has answered a statement with what may last, and may be in what the statement was given."""
     return bool(error.state) and isinstance(error, UnexpectedState | DatabaseRefused)
 
 
-def is_all_s(error: DatabaseTrouble) -> bool:
+def is_no_rows_fault(error: DatabaseTrouble) -> bool:
     """Whether it can be no single row's fault: the database has not answered, or says that it cannot serve."""
-    return not error.state or not isinstance(error, StatementUndone | DatabaseRefused)
+    return not error.state or not isinstance(error, StatementRolledBack | DatabaseRefused)
 
 
 def is_no_answer(error: DatabaseTrouble) -> bool:
@@ -79,14 +79,14 @@ def is_no_answer(error: DatabaseTrouble) -> bool:
 
 def trouble(error: DatabaseTrouble) -> DatabaseLost:
     """As an event."""
-    return (DatabaseObjects if is_objection(error) else DatabaseLost)(str(error))
+    return (StatementRejected if is_rejection(error) else DatabaseLost)(str(error))
 
 
 async def piecewise(
     call: Callable[[Sequence[T]], Awaitable[object]],
     items: Sequence[T],
     *,
-    unless: Callable[[DatabaseTrouble], bool] = is_all_s,
+    unless: Callable[[DatabaseTrouble], bool] = is_no_rows_fault,
 ) -> list[tuple[T, str]]:
     """Calls with all items. Where the database undoes the call, a bisection finds who is at fault. The rest goes on.
 

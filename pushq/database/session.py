@@ -24,7 +24,7 @@ from pushq.errors import (
     DatabaseTrouble,
     PushqError,
     SettingsError,
-    StatementUndone,
+    StatementRolledBack,
     UnexpectedState,
     ValueRefused,
 )
@@ -40,8 +40,8 @@ _STATES: Mapping[str, type[DatabaseTrouble]] = {
     "53": DatabaseAway,  # too many connections, no memory, the disk is full
     "57P": DatabaseAway,  # shutdown, restart, recovery, a dropped database
     "58": DatabaseAway,  # the system beneath: also its files, when they are replaced by an upgrade
-    "40": StatementUndone,  # deadlock, serialization
-    "55P03": StatementUndone,  # a lock
+    "40": StatementRolledBack,  # deadlock, serialization
+    "55P03": StatementRolledBack,  # a lock
     "22": ValueRefused,
     "23": ValueRefused,  # constraints
     "54": ValueRefused,  # limits
@@ -96,9 +96,9 @@ class Session:
     async def fetch(self, statement: str, *arguments: object, deadline: float | None = None) -> list[asyncpg.Record]:
         """The rows of one statement, in a transaction of its own.
 
-        Raises DatabaseAway when its fate is unknown, or the server cannot serve; StatementUndone, which is one, when it
-        answered and the reason is in that statement: UnexpectedState where the reason may last, ValueRefused where a
-        value cannot be stored; and DatabaseRefused when the server will not have us. Nothing else that it can say.
+        Raises DatabaseAway when the statement's fate is unknown, or the server cannot serve; StatementRolledBack when
+        the server answered and rolled the statement back (UnexpectedState where the reason may last, ValueRefused where
+        a value cannot be stored); DatabaseRefused when the server will not have us. Raises nothing else.
         """
         seconds = deadline or self._deadline
         async with self._turn, self._in_use(seconds) as connection:
@@ -156,7 +156,7 @@ class Session:
                 raise TimeoutError
         except (asyncpg.PostgresError, asyncpg.PostgresWarning) as error:
             raised = self._raised(error)
-            if not isinstance(raised, StatementUndone | DatabaseRefused):
+            if not isinstance(raised, StatementRolledBack | DatabaseRefused):
                 self.discard()
             raise raised from (None if isinstance(raised, ValueRefused) else error)  # a traceback would show the DETAIL
         except _NO_ANSWER as error:
@@ -178,7 +178,7 @@ class Session:
         sentences: Mapping[type[PushqError], str] = {
             DatabaseAway: f"{blame(self._url)} is away: {message}.",
             DatabaseRefused: f"{blame(self._url)} refused us: {message}.",
-            StatementUndone: f"{where} gave up a statement: {message}.",
+            StatementRolledBack: f"{where} gave up a statement: {message}.",
             UnexpectedState: f"{where} gave up a statement ({state}): {message}.",
             ValueRefused: message,
         }

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from pushq.database.session import Session
 from pushq.errors import DatabaseTrouble
-from pushq.events import WAKEUPS, ChoreDone, ChoreUndone, publish
+from pushq.events import WAKEUPS, ChoreDone, ChoreFailed, publish
 from pushq.exporter.figures import ProcessFigures
 from pushq.exporter.store import Store
 
@@ -34,7 +34,7 @@ _PAIR = itemgetter("queue", "task")
 class _Table:
     """What the table tells."""
 
-    live: Any
+    overview: Any
     gauges: Sequence[Any]
     tallies: Sequence[Any]
 
@@ -88,7 +88,7 @@ class Exposition:
         """None: the database does not answer."""
         try:
             with anyio.fail_after(LONGEST_READ):
-                table = _Table(await self._store.live(), await self._store.gauges(), await self._store.tallies())
+                table = _Table(await self._store.overview(), await self._store.gauges(), await self._store.tallies())
         except DatabaseTrouble as error:
             self._note_failure(str(error))
         except TimeoutError:
@@ -102,7 +102,7 @@ class Exposition:
 
     def _note_failure(self, reason: str) -> None:
         self._failing_since = self._failing_since or anyio.current_time()
-        publish(ChoreUndone("scrape", reason))
+        publish(ChoreFailed("scrape", reason))
 
 
 def session_for_scrapes(url: str | None, name: str) -> Session:
@@ -159,7 +159,7 @@ def _from_table(table: _Table | None) -> Iterator[_Family]:
     yield _Family(
         HistogramMetricFamily("pushq_job_run_seconds", "From started to finished, of a finished job's last attempt."),
         (
-            _histogram("pushq_job_run_seconds", _labels(row, status=True), table.live["run_bounds"], "run", [row])
+            _histogram("pushq_job_run_seconds", _labels(row, status=True), table.overview["run_bounds"], "run", [row])
             for row in tallies
             if table and row["outcome"] in FINISHED and row["run_jobs"]
         ),
@@ -167,7 +167,7 @@ def _from_table(table: _Table | None) -> Iterator[_Family]:
     yield _Family(
         HistogramMetricFamily("pushq_job_wait_seconds", "From due to started, of a finished job's last attempt."),
         (
-            _histogram("pushq_job_wait_seconds", _labels(rows[0]), table.live["wait_bounds"], "wait", rows)
+            _histogram("pushq_job_wait_seconds", _labels(rows[0]), table.overview["wait_bounds"], "wait", rows)
             for rows in ([row for row in pair if row["wait_jobs"]] for _, pair in groupby(tallies, _PAIR))
             if table and rows
         ),
@@ -189,13 +189,13 @@ def _gauges(table: _Table | None) -> Iterator[_Family]:
     supervisors = GaugeMetricFamily("pushq_supervisors", "Supervisors whose lease is live.")
     if table:
         counted = {(row["queue"], row["status"]): row for row in table.gauges}
-        for queue in sorted({*table.live["queues"], *(row["queue"] for row in table.gauges)}):
+        for queue in sorted({*table.overview["queues"], *(row["queue"] for row in table.gauges)}):
             for status in ("queued", "running"):
                 row = counted.get((queue, status))
                 jobs.add_metric([queue, status], row["jobs"] if row else 0)
             row = counted.get((queue, "queued"))
             oldest.add_metric([queue], (row["age"] or 0.0) if row else 0.0)
-        supervisors.add_metric([], table.live["supervisors"])
+        supervisors.add_metric([], table.overview["supervisors"])
     return map(_Family, (jobs, oldest, supervisors))
 
 

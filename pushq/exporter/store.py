@@ -20,6 +20,6 @@ class Store(Speaker):
         """Rows of (queue, status, jobs, age in seconds)."""
         return await self._fetch("gauges")
 
-    async def live(self) -> Any:
+    async def overview(self) -> Any:
         """One row of (supervisors, queues, run_bounds, wait_bounds)."""
-        return await self._one("live")
+        return await self._one("overview")

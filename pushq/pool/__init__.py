@@ -20,10 +20,10 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
-from pushq.database.patience import is_objection, wait_out
+from pushq.database.patience import is_rejection, wait_out
 from pushq.database.session import Session
 from pushq.errors import DatabaseTrouble, UnexpectedState
-from pushq.events import ChoreUndone, Draining, publish, subscribe
+from pushq.events import ChoreFailed, Draining, publish, subscribe
 from pushq.job import Job
 from pushq.link import Assignment, Done, Drain, Link, Ready, RegisterAgain
 from pushq.pool.attempt import Attempts
@@ -110,9 +110,9 @@ class Pool:
         A pool to which the database objects there runs jobs all the same, and goes on trying.
         """
         try:
-            await self._register(unless=is_objection)
+            await self._register(unless=is_rejection)
         except DatabaseTrouble as error:
-            publish(ChoreUndone("register", str(error)))
+            publish(ChoreFailed("register", str(error)))
             around.start_soon(self._register)
 
     async def _register(self, unless: Callable[[DatabaseTrouble], bool] = lambda _: False) -> None:
@@ -155,7 +155,7 @@ class Pool:
         os.kill(os.getpid(), signal.SIGKILL)
 
     async def _register_again(self, around: TaskGroup) -> None:
-        """After the supervisor's lease had run out: whoever buried it has forgotten what we know and serve."""
+        """After the supervisor's lease had run out: whoever declared it dead has forgotten what we know and serve."""
         self.doorbell.ring()
         await self.register(around)
 

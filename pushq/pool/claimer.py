@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from pushq.database.patience import Outage, is_objection, piecewise, reconnect_delay, trouble
-from pushq.errors import DatabaseTrouble, StatementUndone, UnexpectedState
+from pushq.database.patience import Outage, is_rejection, piecewise, reconnect_delay, trouble
+from pushq.errors import DatabaseTrouble, StatementRolledBack, UnexpectedState
 from pushq.events import JobsClaimed, JobsPassedOver, publish
 from pushq.job import Job
 from pushq.outcome import released
@@ -176,7 +176,7 @@ class Claimer:
         try:
             jobs += await self._store.claim(self._claimant, token, limit, span.since, span.until)
         except DatabaseTrouble as error:
-            if is_objection(error) or (isinstance(error, StatementUndone) and self._failures >= UNDONE):
+            if is_rejection(error) or (isinstance(error, StatementRolledBack) and self._failures >= UNDONE):
                 return False
             if not error.state:
                 self._in_doubt.note(token)

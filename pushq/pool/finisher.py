@@ -21,8 +21,8 @@ from math import inf
 import anyio
 
 from pushq.backoff import exponential
-from pushq.database.patience import is_no_answer, is_objection, piecewise, trouble, wait_out
-from pushq.errors import DatabaseTrouble, StatementUndone, ValueRefused
+from pushq.database.patience import is_no_answer, is_rejection, piecewise, trouble, wait_out
+from pushq.errors import DatabaseTrouble, StatementRolledBack, ValueRefused
 from pushq.events import JobsEnded, OutcomeRefused, OutcomesHeldUp, OutcomesPutAside, publish
 from pushq.outcome import Kind, Outcome
 from pushq.pool.outbox import Outbox
@@ -84,7 +84,7 @@ async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
     except DatabaseTrouble as error:
         if await _is_in_a_row(store, error, began):
             return Unwritten(undone=batch)
-        if type(error) is StatementUndone:
+        if type(error) is StatementRolledBack:
             return await wait_out(partial(_write_what_is_free, store, batch, began), longest=LOCKED_AGAIN)
         publish(trouble(error))
         return await wait_out(partial(_write_what_is_free, store, batch, began))
@@ -102,7 +102,7 @@ async def _undone(store: Store, batch: Sequence[Outcome], accepted: set[Fence]) 
 
 async def _is_in_a_row(store: Store, error: DatabaseTrouble, began: float) -> bool:
     """Whether some row is at fault for what has been tried since `began`, rather than what is the same for all."""
-    if not error.state or not (is_objection(error) or anyio.current_time() - began > PATIENCE):
+    if not error.state or not (is_rejection(error) or anyio.current_time() - began > PATIENCE):
         return False
     try:
         await store.finish([])
@@ -112,7 +112,7 @@ async def _is_in_a_row(store: Store, error: DatabaseTrouble, began: float) -> bo
 
 
 async def _write_what_is_free(store: Store, batch: Sequence[Outcome], began: float) -> Unwritten:
-    """The others, whose rows are locked. Where it is a table that somebody has locked, StatementUndone is raised.
+    """The others, whose rows are locked. Where it is a table that somebody has locked, StatementRolledBack is raised.
 
     A finish whose reply was lost is repeated: what it had done counts as accepted.
     """

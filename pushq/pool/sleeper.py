@@ -27,9 +27,9 @@ from typing import Literal, TypeAlias
 
 import anyio
 
-from pushq.database.patience import Outage, is_objection, reconnect_delay
+from pushq.database.patience import Outage, is_rejection, reconnect_delay
 from pushq.errors import DatabaseTrouble
-from pushq.events import ChoreDone, ChoreUndone, Wakeup, WokenUp, publish
+from pushq.events import ChoreDone, ChoreFailed, Wakeup, WokenUp, publish
 from pushq.pool.attention import Attention
 from pushq.pool.gate import Gate
 from pushq.pool.in_doubt import InDoubt
@@ -120,11 +120,11 @@ class Sleeper:
             self._unrest_since = anyio.current_time()
         self._unrest += 1
         pause = reconnect_delay(self._unrest).total_seconds()
-        if not is_objection(error):
+        if not is_rejection(error):
             self._outage.note(error)
             await anyio.sleep(pause)
             return
-        publish(ChoreUndone(CHORE, str(error)))
+        publish(ChoreFailed(CHORE, str(error)))
         publish(WokenUp(await self._rest(pause, "poll")))
 
     async def _wait_for_work(self) -> Wakeup:

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import anyio
 
-from pushq.database.patience import is_objection, trouble
+from pushq.database.patience import is_rejection, trouble
 from pushq.errors import DatabaseTrouble
 from pushq.events import JobsPassedOver, publish
 from pushq.job import Job
@@ -61,7 +61,7 @@ async def _claim(claims: Store, claimant: Claimant, passed_over: list[UUID]) -> 
         try:
             return await claims.claim_suspect(claimant, uuid4(), passed_over)
         except DatabaseTrouble as error:
-            if not is_objection(error) or len(passed_over) >= MOST_PASSED_OVER:
+            if not is_rejection(error) or len(passed_over) >= MOST_PASSED_OVER:
                 raise
             found = await claims.next_suspect(claimant, passed_over)
             if not found:

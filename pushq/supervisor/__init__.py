@@ -1,4 +1,4 @@
-"""The parent of `pushq supervise`: starts, watches and stops its pools, gives signs of life, sweeps, serves /metrics.
+"""The parent of `pushq supervise`: starts, watches and stops its pools, renews their lease, sweeps, serves /metrics.
 
 It never imports a handler, so that nothing a handler does, blocking the loop or dying with the process, can stop the
 heartbeat, hide the metrics, or leave a job behind.
@@ -23,7 +23,7 @@ from pushq.settings import Settings
 from pushq.supervisor.crew import Crew
 from pushq.supervisor.farewell import LAST_WORDS, Farewell
 from pushq.supervisor.heartbeat import Heartbeat, new_name
-from pushq.supervisor.orphans import bury_orphans
+from pushq.supervisor.orphans import reap_orphans
 from pushq.supervisor.readiness import Readiness
 from pushq.supervisor.signals import DRAIN, SHOW, STOP
 from pushq.supervisor.store import Store
@@ -44,23 +44,23 @@ class Supervisor:
         self._settings = settings
         self._listening = listening
         self.name = new_name()
-        self._pulse = Session(settings.url, f"pushq supervisor {self.name}: heartbeat", deadline=5.0)
-        self._upkeep = Session(
+        self._heartbeat_session = Session(settings.url, f"pushq supervisor {self.name}: heartbeat", deadline=5.0)
+        self._sweeper_session = Session(
             settings.url, f"pushq supervisor {self.name}: sweeper", deadline=30.0, settings={"lock_timeout": LOCK_WAIT}
         )
-        self._custody = Session(settings.url, f"pushq supervisor {self.name}: jobs", deadline=5.0)
-        self._store = Store(self._custody)
+        self._jobs_session = Session(settings.url, f"pushq supervisor {self.name}: jobs", deadline=5.0)
+        self._store = Store(self._jobs_session)
         self._is_told_to_stop = False  # before it has begun
         self._farewell = Farewell()
         self._crew = Crew(self.name, tasks, settings, self._store, self._farewell, noticed=self._tell_when_ready)
         self._heartbeat = Heartbeat(
-            Store(self._pulse),  # nothing else is said there: each statement waits for the one before
+            Store(self._heartbeat_session),  # nothing else is said there: each statement waits for the one before
             self.name,
             interval=settings.heartbeat_interval,
             lease=settings.lease,
-            revived=self._crew.look,
+            revived=self._crew.register_again,
         )
-        self._readiness = Readiness(self._crew, settings, takes_signs_of_life=self._takes_signs_of_life)
+        self._readiness = Readiness(self._crew, settings, takes_heartbeats=self._takes_signs_of_life)
 
     async def run(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Runs until a signal asks for a drain. `signals` are those that obeyed() names.
@@ -70,15 +70,15 @@ class Supervisor:
         """
         if await self._begin(signals):
             sweeper = Sweeper(
-                Store(self._upkeep),
+                Store(self._sweeper_session),
                 retention=self._settings.retention,
-                takes_signs_of_life=self._takes_signs_of_life,
+                takes_heartbeats=self._takes_signs_of_life,
             )
             async with anyio.create_task_group() as around:
                 around.start_soon(self._heartbeat.run)
                 around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
                 around.start_soon(sweeper.run, self._settings.sweep_interval)
-                around.start_soon(bury_orphans, self._crew.has)
+                around.start_soon(reap_orphans, self._crew.has)
                 around.start_soon(self._serve)
                 around.start_soon(self._obey, signals, around)
                 await self._crew.run()
@@ -91,7 +91,7 @@ class Supervisor:
     # Beginning ------------------------------------------------------------------------------------------------
 
     async def _begin(self, signals: AsyncIterator[signal.Signals]) -> bool:
-        """Gives the first sign of life. False: a signal came before the database had answered, and there is no more.
+        """Sends the first heartbeat. False: a signal came before the database had answered, and there is no more.
 
         Nothing is awaited before signals are received: a Ctrl-C that cancels whatever is under way may be swallowed.
         """
@@ -150,7 +150,7 @@ class Supervisor:
         with self._farewell.in_time(), suppress(DatabaseTrouble):
             self._crew.released += len(await self._store.requeue([self.name], crashed=False))
             await self._store.goodbye(self.name)
-        for session in (self._pulse, self._custody, self._upkeep):
+        for session in (self._heartbeat_session, self._jobs_session, self._sweeper_session):
             session.discard()
 
     # What the parts ask of one another ------------------------------------------------------------------------

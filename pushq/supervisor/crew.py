@@ -22,7 +22,7 @@ from pushq.settings import Settings
 from pushq.supervisor.farewell import Farewell
 from pushq.supervisor.processes import PoolProcess
 from pushq.supervisor.solo import MOST_SLOW, until_slow, vacancies
-from pushq.supervisor.store import Store, Upkeep
+from pushq.supervisor.store import Store, Survey
 
 respawn_delay = exponential(timedelta(seconds=1), longest=timedelta(seconds=30))
 SETTLED_AFTER = 60.0
@@ -56,7 +56,7 @@ class Crew:
         self._past = ProcessFigures()  # what pools that have ended had counted
         self._accountable = set[int]()  # pools that run their jobs, or whose jobs are about to be taken from them
         self._known = Ready((), ())  # what our pools know and serve
-        self._look_now = anyio.Event()
+        self._survey_now = anyio.Event()
         self._held_up_at: float | None = None  # since when the database is away for one of them
         self._charges = 0
         self._no_solo_before = 0.0
@@ -133,11 +133,11 @@ class Crew:
                 publish(PoolReady(pool.number, len(tasks), queues))
                 if not pool.assignment.solo:
                     self._known = message
-                    self._look_now.set()
+                    self._survey_now.set()
             case Figures():
                 self._tell_of_trouble()
                 if pool.assignment.solo:
-                    self._look_now.set()
+                    self._survey_now.set()
         self._noticed()
 
     def _tell_of_trouble(self) -> None:
@@ -162,7 +162,7 @@ class Crew:
             if taken:
                 self._charges += 1
                 self._no_solo_before = 0.0
-            self._look_now.set()
+            self._survey_now.set()
             return
         publish(PoolDied(pool.number, how, 0, 0))
 
@@ -171,30 +171,30 @@ class Crew:
         self._accountable.discard(pool.number)
         with self._farewell.in_time(), suppress(DatabaseTrouble):
             self.released += len(await self._store.requeue([self._name], pool=pool.number, crashed=False))
-        self._look_now.set()
+        self._survey_now.set()
 
     async def _look_after_jobs(self, pools: TaskGroup) -> None:
         """Releases what nobody runs, and has suspects run; at once where a pool has begun or ended."""
         while True:
-            self._look_now = anyio.Event()
-            found = await wait_out(self._look)
+            self._survey_now = anyio.Event()
+            found = await wait_out(self._survey)
             with suppress(DatabaseTrouble):
                 await self._release_what_nobody_runs(found)
             self._start_solo_pools(found, pools)
-            with anyio.move_on_after(self._until_next_look(found)):
-                await self._look_now.wait()
+            with anyio.move_on_after(self._until_next_survey(found)):
+                await self._survey_now.wait()
 
-    async def _look(self) -> Upkeep:
+    async def _survey(self) -> Survey:
         most = self._settings.processes + MOST_SLOW
-        return await self._store.upkeep(self._name, self._known.queues, self._known.tasks, most)
+        return await self._store.survey(self._name, self._known.queues, self._known.tasks, most)
 
-    async def _release_what_nobody_runs(self, found: Upkeep) -> None:
+    async def _release_what_nobody_runs(self, found: Survey) -> None:
         """A claim may be carried out after its pool's jobs were taken away, and a row may have been locked then."""
         for pool in found.pools:
             if pool not in self._accountable:
                 await self._store.requeue([self._name], pool=pool, crashed=False)
 
-    def _start_solo_pools(self, found: Upkeep, pools: TaskGroup) -> None:
+    def _start_solo_pools(self, found: Survey, pools: TaskGroup) -> None:
         if not found.suspects:
             self._no_solo_before = 0.0
         if self.is_draining or anyio.current_time() < self._no_solo_before:
@@ -209,9 +209,9 @@ class Crew:
         await self._run_pool(pools, solo=True)
         if self._charges == charges:
             self._no_solo_before = anyio.current_time() + self._settings.sweep_interval
-        self._look_now.set()
+        self._survey_now.set()
 
-    def _until_next_look(self, found: Upkeep) -> float:
+    def _until_next_survey(self, found: Survey) -> float:
         due_in = math.inf if found.suspect_due_in is None else found.suspect_due_in
         slow_in = until_slow(self._ages_of_solo_pools) if found.suspects else math.inf
         return min(self._settings.sweep_interval, due_in, slow_in)
@@ -247,10 +247,10 @@ class Crew:
         for pool in self._pools.values():
             pool.kill()
 
-    async def look(self) -> None:
+    async def register_again(self) -> None:
         """Has every pool look for jobs, and register again."""
         for pool in list(self._pools.values()):
-            await pool.look()
+            await pool.register_again()
 
     def _give_up(self, unable: Unable) -> None:
         self.unable = unable

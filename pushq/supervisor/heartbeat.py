@@ -1,4 +1,4 @@
-"""A supervisor's sign of life: while it lasts, its pools' claims hold."""
+"""A supervisor's heartbeat renews its lease. While the lease lasts, the pools' claims hold."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Heartbeat:
         self._lease = lease
         self._revived = revived
         self.trouble: str | None = None
-        """Why the last sign of life was not taken. Without any, in time, no pool may claim."""
-        self._unanswered = 0  # signs of life in a row, the last of which may have revived the lease without our knowing
+        """Why the database did not take the last heartbeat. When the lease runs out, no pool may claim."""
+        self._unanswered = 0  # heartbeats in a row without a reply; any of them may have revived the lease
 
     async def begin(self) -> None:
         await self._beat()

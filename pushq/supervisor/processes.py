@@ -141,7 +141,7 @@ class PoolProcess:
         if self.ready is None:
             self.kill()
 
-    async def look(self) -> None:
+    async def register_again(self) -> None:
         await self._say(RegisterAgain())
 
     async def show(self) -> None:

@@ -18,12 +18,12 @@ AWAY = "the database is away or refuses us; the log says why"
 
 
 class Readiness:
-    """`takes_signs_of_life`: whether the database took the supervisor's last heartbeat."""
+    """`takes_heartbeats`: whether the database took the supervisor's last heartbeat."""
 
-    def __init__(self, crew: Crew, settings: Settings, *, takes_signs_of_life: Callable[[], bool]) -> None:
+    def __init__(self, crew: Crew, settings: Settings, *, takes_heartbeats: Callable[[], bool]) -> None:
         self._crew = crew
         self._settings = settings
-        self._takes_signs_of_life = takes_signs_of_life
+        self._takes_signs_of_life = takes_heartbeats
         self._told = False
 
     def tell(self) -> None:

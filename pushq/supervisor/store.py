@@ -9,7 +9,7 @@ from pushq.sweeper import store as sweeper
 
 
 @dataclass(frozen=True, slots=True)
-class Upkeep:
+class Survey:
     """What a supervisor looks after beside its pools.
 
     pools: under whose numbers its jobs run. suspects: how many jobs that have killed two processes are due, of those
@@ -32,7 +32,7 @@ class Store(sweeper.Store):
     async def goodbye(self, name: str) -> None:
         await self._fetch("goodbye", name)
 
-    async def upkeep(self, supervisor: str, queues: Sequence[str], tasks: Sequence[str], most: int) -> Upkeep:
+    async def survey(self, supervisor: str, queues: Sequence[str], tasks: Sequence[str], most: int) -> Survey:
         """most: suspects to count."""
-        row = await self._one("upkeep", supervisor, list(queues), list(tasks), most)
-        return Upkeep(**row)
+        row = await self._one("survey", supervisor, list(queues), list(tasks), most)
+        return Survey(**row)

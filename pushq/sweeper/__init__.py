@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 import anyio
 
-from pushq.errors import DatabaseAway, DatabaseRefused, DatabaseTrouble, StatementUndone, UnexpectedState
-from pushq.events import ChoreDone, ChoreUndone, DatabaseBack, DatabaseLost, DaysChanged, JobsRequeued, publish
+from pushq.errors import DatabaseAway, DatabaseRefused, DatabaseTrouble, StatementRolledBack, UnexpectedState
+from pushq.events import ChoreDone, ChoreFailed, DatabaseBack, DatabaseLost, DaysChanged, JobsRequeued, publish
 from pushq.sweeper import witness
 from pushq.sweeper.store import Store
 from pushq.sweeper.witness import Witness
@@ -30,7 +30,7 @@ DAYS_INTERVAL = 300.0
 
 @dataclass(slots=True)
 class Swept:
-    """What a sweep did. undone: a sentence for each chore that could not be done, and will be tried again."""
+    """What a sweep did. troubles: a sentence for each chore that could not be done, and will be tried again."""
 
     dead: tuple[str, ...] = ()
     requeued: int = 0
@@ -39,7 +39,7 @@ class Swept:
     retired: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     folded: int = 0
-    undone: tuple[str, ...] = ()
+    troubles: tuple[str, ...] = ()
 
 
 Chore: TypeAlias = Callable[[Swept], Awaitable[list[str] | None]]
@@ -49,18 +49,16 @@ Chore: TypeAlias = Callable[[Swept], Awaitable[list[str] | None]]
 class Sweeper:
     """One supervisor's sweeper. retention in seconds."""
 
-    def __init__(
-        self, store: Store, *, retention: float, takes_signs_of_life: Callable[[], bool] = lambda: True
-    ) -> None:
+    def __init__(self, store: Store, *, retention: float, takes_heartbeats: Callable[[], bool] = lambda: True) -> None:
         self._store = store
-        self._takes_signs_of_life = takes_signs_of_life
+        self._takes_signs_of_life = takes_heartbeats
         self._retention = timedelta(seconds=retention)
         self._witness = Witness()
-        self._dead: list[tuple[str, int]] = []  # as last seen, with their counters
-        self._buried = set[str]()  # by us, and jobs of theirs may be left
+        self._dead: list[tuple[str, int]] = []  # (name, heartbeat), as last seen
+        self._declared_dead = set[str]()  # by this sweeper; jobs of theirs may be left
         self._days_are_due_at = 0.0
         self._is_behind = False  # more tallies wait to be folded
-        self._undone_since: dict[str, float] = {}  # by chore
+        self._failed_since: dict[str, float] = {}  # by chore
 
     async def run(self, interval: float) -> None:
         """Sweeps every `interval` seconds until it is cancelled."""
@@ -103,7 +101,7 @@ class Sweeper:
         self._store.take_slowest_answer()
         try:
             troubles = await chore(swept) or []
-        except StatementUndone as error:
+        except StatementRolledBack as error:
             troubles = [str(error)]
         except DatabaseRefused as error:
             if name == "watch":
@@ -118,10 +116,10 @@ class Sweeper:
 
     def _tell(self, name: str, swept: Swept, troubles: Sequence[str]) -> None:
         if troubles:
-            swept.undone += tuple(troubles)
-            self._undone_since.setdefault(name, anyio.current_time())
-            publish(ChoreUndone(name, troubles[0]))
-        elif since := self._undone_since.pop(name, None):
+            swept.troubles += tuple(troubles)
+            self._failed_since.setdefault(name, anyio.current_time())
+            publish(ChoreFailed(name, troubles[0]))
+        elif since := self._failed_since.pop(name, None):
             publish(ChoreDone(name, anyio.current_time() - since))
 
     async def _watch(self, _: Swept) -> None:
@@ -135,24 +133,24 @@ class Sweeper:
         if not self._takes_signs_of_life():  # a database may answer and take no writes, so that everybody looks dead
             self._witness.forget()
             return
-        self._buried &= {seen.name for seen in sightings if seen.heartbeat < 0}
+        self._declared_dead &= {seen.name for seen in sightings if seen.heartbeat < 0}
         self._dead = self._witness.dead(sightings, asked_at, anyio.current_time())
 
     async def _requeue_jobs_of_the_dead(self, swept: Swept) -> None:
         """Charges a crash, but for what somebody left behind that said goodbye: a row that was locked then."""
-        dead, buried = self._dead, list[str]()
+        dead, declared = self._dead, list[str]()
         if with_row := [(name, heartbeat) for name, heartbeat in dead if heartbeat >= 0]:
-            self._buried.update(name for name, _ in with_row)  # also where the reply is lost
-            buried = await self._store.bury(with_row)
-            self._buried.difference_update({name for name, _ in with_row}.difference(buried))
-        gone = [name for name, heartbeat in dead if heartbeat < 0 and name not in self._buried]
-        swept.dead = (*sorted(self._buried), *gone)
-        for names, crashed in ((self._buried, True), (gone, False)):
-            taken = await self._store.requeue(names, crashed=crashed, buried=True) if names else []
+            self._declared_dead.update(name for name, _ in with_row)  # also where the reply is lost
+            declared = await self._store.declare_dead(with_row)
+            self._declared_dead.difference_update({name for name, _ in with_row}.difference(declared))
+        gone = [name for name, heartbeat in dead if heartbeat < 0 and name not in self._declared_dead]
+        swept.dead = (*sorted(self._declared_dead), *gone)
+        for names, crashed in ((self._declared_dead, True), (gone, False)):
+            taken = await self._store.requeue(names, crashed=crashed, only_if_dead=True) if names else []
             failed = sum(job.status == "failed" for job in taken)
             swept.failed += failed
             swept.requeued += len(taken) - failed
-        if buried or swept.requeued or swept.failed:
+        if declared or swept.requeued or swept.failed:
             publish(JobsRequeued(swept.dead, swept.requeued, swept.failed))
 
     async def _fold(self, swept: Swept) -> None:

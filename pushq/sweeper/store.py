@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from uuid import UUID
 
-from pushq.database.patience import is_objection, piecewise
+from pushq.database.patience import is_rejection, piecewise
 from pushq.database.speaker import Speaker
 from pushq.errors import DatabaseTrouble, UnexpectedState
 from pushq.events import JobsLeft, publish
@@ -69,23 +69,23 @@ class Store(Speaker):
     async def observe(self) -> list[Sighting]:
         return [Sighting(**row) for row in await self._fetch("observe")]
 
-    async def bury(self, dead: Sequence[tuple[str, int]]) -> list[str]:
+    async def declare_dead(self, dead: Sequence[tuple[str, int]]) -> list[str]:
         """The names of those that were dead indeed, of (name, heartbeat)."""
         names, heartbeats = [name for name, _ in dead], [heartbeat for _, heartbeat in dead]
-        return [row["name"] for row in await self._fetch("bury", names, heartbeats)]
+        return [row["name"] for row in await self._fetch("declare_dead", names, heartbeats)]
 
     async def requeue(
-        self, supervisors: Iterable[str], *, pool: int | None = None, crashed: bool, buried: bool = False
+        self, supervisors: Iterable[str], *, pool: int | None = None, crashed: bool, only_if_dead: bool = False
     ) -> list[Taken]:
         """Takes the running jobs of supervisors, or of one pool, away: charged with a crash, or released.
 
-        buried: only from those who are still so. One may have come back to life, and have claimed anew. A job that the
-        database does not let go of, for a reason of its own, is left, and said to be; the others are taken.
+        only_if_dead: only from supervisors without a row. A supervisor that was declared dead may have come back, and
+        claimed anew. A job that the database does not let go is left, and published as such; the others are taken.
         """
         names, taken = list(supervisors), list[Taken]()
 
         async def take(only: Sequence[UUID] | None = None) -> int:
-            rows = await self._fetch("requeue", names, pool, crashed, buried, only)
+            rows = await self._fetch("requeue", names, pool, crashed, only_if_dead, only)
             taken.extend(Taken(**row) for row in rows)
             return len(rows)
 
@@ -95,7 +95,7 @@ class Store(Speaker):
             before = -1
             while before < len(taken):
                 before = len(taken)
-                running = [row["id"] for row in await self._fetch("running", names, pool, buried)]
+                running = [row["id"] for row in await self._fetch("running", names, pool, only_if_dead)]
                 left |= await piecewise(take, [job_id for job_id in running if job_id not in left])
             if left:
                 publish(JobsLeft(len(left), next(iter(left.values()))))
@@ -104,7 +104,7 @@ class Store(Speaker):
             while await take() == _LARGEST_REQUEUE:
                 pass
         except DatabaseTrouble as error:
-            if not is_objection(error):
+            if not is_rejection(error):
                 raise
             await take_apart()
         return taken

@@ -32,7 +32,7 @@ class Witness:
     def dead(self, sightings: Iterable[Sighting], asked_at: float, answered_at: float) -> list[tuple[str, int]]:
         """The names of the dead among those seen, with the counters at which they stand.
 
-        Who holds jobs and has no row at all was buried before: its jobs are free.
+        A supervisor that holds jobs and has no row was declared dead before: its jobs are free.
         """
         if answered_at - asked_at > SLOW_ANSWER:
             self.forget()

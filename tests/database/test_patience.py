@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushq.database.patience import piecewise, wait_out
-from pushq.errors import DatabaseAway, DatabaseRefused, DatabaseTrouble, StatementUndone, UnexpectedState, ValueRefused
+from pushq.errors import (
+    DatabaseAway,
+    DatabaseRefused,
+    DatabaseTrouble,
+    StatementRolledBack,
+    UnexpectedState,
+    ValueRefused,
+)
 
 
 @given(count=st.integers(0, 500), at_fault=st.sets(st.integers(0, 499), max_size=20))
@@ -49,7 +56,7 @@ def test_where_each_is_at_fault_each_is_tried_alone_once() -> None:
     assert len(calls) <= 500 + 9
 
 
-@pytest.mark.parametrize("kind", [UnexpectedState, ValueRefused, StatementUndone, DatabaseAway, DatabaseRefused])
+@pytest.mark.parametrize("kind", [UnexpectedState, ValueRefused, StatementRolledBack, DatabaseAway, DatabaseRefused])
 def test_what_the_server_does_not_answer_is_nobody_s_fault(kind: type[DatabaseTrouble]) -> None:
     async def call(_: Sequence[int]) -> None:
         raise kind("nobody is there")

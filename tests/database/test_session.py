@@ -12,7 +12,7 @@ from pushq.errors import (
     DatabaseRefused,
     DatabaseTrouble,
     PushqError,
-    StatementUndone,
+    StatementRolledBack,
     UnexpectedState,
     ValueRefused,
 )
@@ -59,7 +59,7 @@ async def test_whatever_a_trigger_may_raise_is_one_of_our_errors_and_the_session
     ("kind", "states"),
     [
         (DatabaseAway, "08006 25006 53100 53300 57P01 57P02 57P03 57P04 57P05 58000 58030 58P01"),
-        (StatementUndone, "40001 40P01 55P03"),
+        (StatementRolledBack, "40001 40P01 55P03"),
         (UnexpectedState, "57014 P0001 XX000 XX001 0A000 55000 2BP01 42P01 42883 21000 AB123"),
         (ValueRefused, "22012 22P05 23503 23505 23514 54000"),
         (DatabaseRefused, "28000 28P01 3D000 42501"),

@@ -11,13 +11,13 @@ from uuid import UUID
 
 from pushq.events import (
     ChoreDone,
-    ChoreUndone,
+    ChoreFailed,
     DatabaseBack,
     DatabaseLost,
-    DatabaseObjects,
     JobEnded,
     OutcomesPutAside,
     PoolReady,
+    StatementRejected,
     WokenUp,
     publish,
 )
@@ -116,20 +116,20 @@ def test_that_the_database_is_away_is_said_once_a_minute_and_by_the_supervisor_a
 
 
 def test_what_lasts_is_said_once_a_minute_for_each_thing_it_is_about_and_by_every_process() -> None:
-    undone = [ChoreUndone("fold", "no"), ChoreUndone("days", "no")]
-    lines = logged(*undone * 50, *[DatabaseObjects("no")] * 50, *[OutcomesPutAside(1, "no")] * 50, source="pool 1")
+    failed = [ChoreFailed("fold", "no"), ChoreFailed("days", "no")]
+    lines = logged(*failed * 50, *[StatementRejected("no")] * 50, *[OutcomesPutAside(1, "no")] * 50, source="pool 1")
 
     assert [line.partition("[pool 1] ")[2].partition(" reason")[0] for line in lines] == [
-        "chore undone chore=fold",
-        "chore undone chore=days",
-        "database objects",
+        "chore failed chore=fold",
+        "chore failed chore=days",
+        "statement rejected",
         "outcomes put aside jobs=1",
     ]
 
 
 def test_that_a_chore_is_done_again_is_said_where_it_was_said_to_be_undone() -> None:
     lines = logged(
-        ChoreDone("days", 1.0), ChoreUndone("days", "no"), ChoreDone("days", 60.0), ChoreUndone("days", "no")
+        ChoreDone("days", 1.0), ChoreFailed("days", "no"), ChoreDone("days", 60.0), ChoreFailed("days", "no")
     )
 
-    assert ["undone" in line for line in lines] == [True, False, True]
+    assert ["failed" in line for line in lines] == [True, False, True]

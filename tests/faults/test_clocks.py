@@ -54,7 +54,7 @@ async def test_results_instants_leases_and_metrics_are_as_ever_whatever_the_cloc
             _check(by_kind, began, ended)
             _check_metrics(hosts["decade_fast"], queue)
 
-        # One dies. Those that are left to bury it are ten years behind it, among others.
+        # One dies. Those that are left to declare it dead are ten years behind it, among others.
         await insert(connection, "sleep", queue="decade_fast", payload={"seconds": 60})
         await has_count(connection, 1, "status = 'running'")
         hosts["decade_fast"].kill_all()
@@ -102,7 +102,7 @@ async def _watch_leases(connection: Connection, *, for_seconds: float) -> list[f
         rows = await connection.fetch(
             "select extract(epoch from lease_until - clock_timestamp())::float8 as seconds from pushq.supervisors"
         )
-        assert len(rows) == len(CLOCKS), "somebody was buried alive"
+        assert len(rows) == len(CLOCKS), "somebody was declared dead alive"
         seen += [row["seconds"] for row in rows]
         await asyncio.sleep(0.05)
     return seen

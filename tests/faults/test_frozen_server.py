@@ -126,7 +126,7 @@ async def _has_lost(events: list[Event], times: int) -> bool:
 async def test_a_sweep_that_the_server_held_up_is_no_witness_against_the_living(
     database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever could not give a sign of life meanwhile gives it when the server answers, perhaps after the sweep."""
+    """Whoever could not send a heartbeat meanwhile sends it when the server answers, perhaps after the sweep."""
     monkeypatch.setattr("pushq.sweeper.witness.SLOW_ANSWER", 0.3)
     await connection.execute(
         "insert into pushq.supervisors (name, host, pid, lease, lease_until) "

@@ -183,7 +183,7 @@ async def test_a_lease_and_a_stamp_that_waited_for_longer_than_a_lease_count_fro
         async with administrator.transaction():
             await administrator.execute("lock table pushq.supervisors in access exclusive mode")
             (late,) = await insert(connection, "sleep", payload={"seconds": 1})
-            await eventually(lambda: _waits(connection, "-- A sign of life%"))
+            await eventually(lambda: _waits(connection, "-- The heartbeat of%"))
             await eventually(lambda: _waits(connection, "-- Takes up to%due jobs%"))
             await asyncio.sleep(1.5 * LEASE)
             await connection.execute("truncate public.renewals")

@@ -96,8 +96,10 @@ def _reports_a_claim(message: bytes) -> bool:
     return message[:1] == b"C" and message[5:-1] == b"SELECT 3"
 
 
-async def test_a_burial_whose_reply_was_lost_is_a_crash_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has no row any more, and was not buried by whoever finds its jobs, may have said goodbye."""
+async def test_a_death_whose_reply_was_lost_is_a_crash_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who has no row any more, and was not declared dead by the sweeper that finds its jobs, may have said goodbye."""
     monkeypatch.setattr("tests.torture.proxy._reports_a_change", _reports_a_deletion)
     async with behind_a_proxy() as (proxy, _, connection):
         await insert(connection, "sleep", 3, payload={"seconds": 60}, queue="elsewhere")

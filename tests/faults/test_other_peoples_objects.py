@@ -77,7 +77,7 @@ async def test_a_column_of_somebody_s_may_have_any_name(database_url: str, conne
     await connection.execute("update pushq.jobs_unfinished set crashes = 2, run_at = now()")
     assert len(await store.next_suspect(claimant, [])) == 1
     (suspect,) = await store.claim_suspect(claimant, uuid4())
-    await store.upkeep("here", ("default",), ("echo",), 10)
+    await store.survey("here", ("default",), ("echo",), 10)
     assert [one.status for one in await store.requeue(["here"], crashed=True)] == ["failed"]
     assert await desk.change("retry", suspect.id) == "queued"
     assert await desk.change("cancel", suspect.id) == "cancelled"
@@ -88,7 +88,7 @@ async def test_a_column_of_somebody_s_may_have_any_name(database_url: str, conne
     swept = await Sweeper(store, retention=604800).sweep()
     await session.close()
 
-    assert swept.undone == ()
+    assert swept.troubles == ()
 
 
 async def test_a_retry_that_an_index_of_somebody_s_forbids_names_that_index(connection: Connection) -> None:
@@ -104,7 +104,7 @@ create or replace function public.say_no() returns trigger language plpgsql as $
 create trigger say_no before insert or update or delete on pushq.{table} for each row execute function public.say_no();
 """
 SAID: Mapping[str, str] = {
-    "supervisors": "database objects",
+    "supervisors": "statement rejected",
     "tally_log": "outcomes put aside",
     "tallies": "chore=fold",
     "census_clock": "chore=",
@@ -134,7 +134,7 @@ async def test_a_pool_to_whose_registration_a_trigger_objects_runs_jobs_and_is_r
     await connection.execute(RAISE.format(table="tasks"))
     with supervising(database_url) as supervisor:
         await finished(connection, *await insert(connection, "echo", 3))
-        await eventually(partial(_says, supervisor, "chore undone chore=register"))
+        await eventually(partial(_says, supervisor, "chore failed chore=register"))
         await connection.execute("drop trigger say_no on pushq.tasks")
         await eventually(partial(_knows, connection, "echo"))
 
@@ -183,7 +183,7 @@ async def test_a_pool_that_may_not_open_its_gate_looks_for_jobs_all_the_same_and
         with supervising(logins.url_as("worker"), POLL_INTERVAL="600") as supervisor:
             for _ in range(3):
                 await finished(connection, *await insert(connection, "echo", 3))
-            wait_until(lambda: "chore undone chore=wait" in supervisor.said)
+            wait_until(lambda: "chore failed chore=wait" in supervisor.said)
             assert "permission denied for sequence" in supervisor.said
             assert "pool held up" not in supervisor.said
 
@@ -330,7 +330,7 @@ async def test_a_view_upon_a_day_past_retention_keeps_that_day_and_no_other(
         await make_day(connection, day)
     await connection.execute("create view public.old as select id, task from pushq.jobs_2020_01_01")
     with supervising(database_url) as supervisor:
-        wait_until(lambda: "chore undone chore=days" in supervisor.said)
+        wait_until(lambda: "chore failed chore=days" in supervisor.said)
         assert "2020-01-01 cannot be dropped" in supervisor.said
         assert "other objects depend on it" in supervisor.said
         await finished(connection, *await insert(connection, "echo", 3))
@@ -351,10 +351,10 @@ async def test_a_day_that_cannot_be_emptied_keeps_no_other_from_it(database_url:
     await session.close()
 
     assert (swept.retired, swept.dropped) == (("2020-01-02",), ("2020-01-02",))
-    assert swept.undone == ("the day 2020-01-01 cannot be emptied: no (P0001).",)
+    assert swept.troubles == ("the day 2020-01-01 cannot be emptied: no (P0001).",)
 
 
-async def _is_buried(sweeper: Sweeper) -> bool:
+async def _is_declared_dead(sweeper: Sweeper) -> bool:
     return (await sweeper.sweep()).requeued > 0
 
 
@@ -368,7 +368,7 @@ async def test_of_a_dead_supervisor_s_jobs_all_are_charged_once_but_the_one_that
     session = Session(database_url, "test")
     sweeper = Sweeper(Store(session), retention=604800)
     await sweeper.sweep()
-    await eventually(partial(_is_buried, sweeper))
+    await eventually(partial(_is_declared_dead, sweeper))
     counts = await connection.fetch("select status, crashes, count(*) from pushq.jobs group by 1, 2 order by 1")
     await connection.execute("drop trigger forbid on pushq.jobs_unfinished")
     await sweeper.sweep()

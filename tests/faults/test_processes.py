@@ -201,7 +201,7 @@ async def test_a_pool_that_ends_does_what_modules_do_at_exit_and_hangs_for_none(
 # The first process of a container -------------------------------------------------------------------------------------
 
 
-async def test_as_the_first_process_of_a_container_it_drains_and_buries_orphans(
+async def test_as_the_first_process_of_a_container_it_drains_and_reaps_orphans(
     database_url: str, connection: Connection, tmp_path: Path
 ) -> None:
     with _contained(database_url, tmp_path / "log") as (unshare, supervisor, log):
@@ -247,7 +247,7 @@ def _contained(url: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
 
 
 def _children(pid: int) -> list[int]:
-    """Those of all its threads, the dead whom nobody has buried among them."""
+    """Those of all its threads, zombies that nobody has reaped among them."""
     pids: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(OSError):  # the thread has ended

@@ -248,15 +248,15 @@ def locked() -> Operation:
     return Operation("locked", perform, explain)
 
 
-def upkeep() -> Operation:
+def survey() -> Operation:
     async def perform(actor: Actor) -> list[int]:
-        return list((await actor.store.upkeep(ONE, ["default"], ["echo"], 1)).pools)
+        return list((await actor.store.survey(ONE, ["default"], ["echo"], 1)).pools)
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
         if bool(ran.answer) == bool(state.find(status="running", supervisor=ONE)):
             yield state
 
-    return Operation("upkeep", perform, explain)
+    return Operation("survey", perform, explain)
 
 
 # Supervisors ----------------------------------------------------------------------------------------------------------
@@ -308,16 +308,16 @@ def goodbye() -> Operation:
 # The sweeper ----------------------------------------------------------------------------------------------------------
 
 
-def bury(name: str, dead: list[tuple[str, int]]) -> Operation:
+def declare_dead(name: str, dead: list[tuple[str, int]]) -> Operation:
     """It may pass over whom somebody else has locked."""
 
     async def perform(actor: Actor) -> list[str]:
-        return await actor.store.bury(dead)
+        return await actor.store.declare_dead(dead)
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
         seats = [(who, heartbeat, state.supervisors.get(who)) for who, heartbeat in dead]
-        buried = {who for who, heartbeat, seat in seats if seat and seat.heartbeat == heartbeat and not seat.is_live}
-        if buried == set(ran.answer) or (buried > set(ran.answer) and not ran.is_undisturbed):
+        dead_now = {who for who, heartbeat, seat in seats if seat and seat.heartbeat == heartbeat and not seat.is_live}
+        if dead_now == set(ran.answer) or (dead_now > set(ran.answer) and not ran.is_undisturbed):
             for who in ran.answer:
                 state = state.unseat(who)
             yield state
@@ -325,14 +325,14 @@ def bury(name: str, dead: list[tuple[str, int]]) -> Operation:
     return Operation(name, perform, explain)
 
 
-def requeue(name: str, *, crashed: bool, pool: int | None = None, buried: bool = False) -> Operation:
+def requeue(name: str, *, crashed: bool, pool: int | None = None, only_if_dead: bool = False) -> Operation:
     """Takes the jobs of supervisor one away. It may pass over such as somebody else has locked."""
 
     async def perform(actor: Actor) -> list[Taken]:
-        return await actor.store.requeue([ONE], pool=pool, crashed=crashed, buried=buried)
+        return await actor.store.requeue([ONE], pool=pool, crashed=crashed, only_if_dead=only_if_dead)
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
-        is_spared = buried and ONE in state.supervisors
+        is_spared = only_if_dead and ONE in state.supervisors
         held = () if is_spared else state.find(status="running", supervisor=ONE)
         taken = {one.id: one for one in ran.answer}
         if (
@@ -536,7 +536,7 @@ _POOLS = [
     part(finish("finish_stale", "q1 r1 f1", token=UUID(int=0x71)), writes="running", reads=_RETRIES),
     part(finished_with_token(), reads="running f1 parent every_day"),
     part(locked(), writes="running", reads="parent"),
-    part(upkeep(), reads="running parent"),
+    part(survey(), reads="running parent"),
 ]
 _SUPERVISORS = [
     part(heartbeat(ONE), writes="supervisors"),
@@ -546,10 +546,10 @@ _SUPERVISORS = [
     part(requeue("release_pool", crashed=False, pool=1), writes="running", reads="parent"),
 ]
 _SWEEPERS = [
-    part(bury("bury", [(ONE, 5)]), writes="supervisors"),
+    part(declare_dead("declare_dead", [(ONE, 5)]), writes="supervisors"),
     part(
-        bury("bury", [(ONE, 5)]),
-        requeue("requeue", crashed=True, buried=True),
+        declare_dead("declare_dead", [(ONE, 5)]),
+        requeue("requeue", crashed=True, only_if_dead=True),
         writes="running supervisors",
         reads=_OUTCOMES,
         name="sweep",

@@ -16,13 +16,13 @@ HOT = [
     for pair in """
     claim cancel_q1
     claim finish_retried
-    claim bury
+    claim declare_dead
     finish finish_reversed
     finish retry_r2
     finish_retried sweep
     retry_f1 insert_keyed
     retry_f0 retire
-    heartbeat_one bury
+    heartbeat_one declare_dead
     insert_keyed insert_keyed_reversed
     insert_keyed finish
     """.strip().splitlines()

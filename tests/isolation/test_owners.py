@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pushq.outcome import Kind
-from tests.isolation.operations import PARTS, bury, claim, finish, heartbeat, requeue, take_back, token_of
+from tests.isolation.operations import PARTS, claim, declare_dead, finish, heartbeat, requeue, take_back, token_of
 from tests.isolation.permute import Actor, Operation, Ran, interleavings
 from tests.isolation.stage import ONE, TWO, Stage, State
 
@@ -51,22 +51,24 @@ async def test_a_claim_whose_reply_was_lost_is_taken_back_whole_or_not_yet(stage
     await stage.try_every([claims, asks], interleavings([claims, asks], begins_apart=False))
 
 
-async def test_a_claim_that_commits_after_its_supervisor_was_buried_is_found_by_the_next_sweep(stage: Stage) -> None:
+async def test_a_claim_that_commits_after_its_supervisor_was_declared_dead_is_swept_next(
+    stage: Stage,
+) -> None:
     revenant = [heartbeat(ONE), claim("claim", ONE, ("default", "mail"), 10)]
-    sweeper = [expire(ONE), bury("bury", [(ONE, 6)]), requeue("sweep", crashed=True, buried=True)]
+    sweeper = [expire(ONE), declare_dead("declare_dead", [(ONE, 6)]), requeue("sweep", crashed=True, only_if_dead=True)]
     found = 0
     for schedule in interleavings([revenant, sweeper], begins_apart=False):
         await stage.try_every([revenant, sweeper], [schedule])
         store = stage.actors[0].store
         strays = [seen.name for seen in await store.observe() if seen.heartbeat < 0]
-        found += len(await store.requeue(strays, crashed=True, buried=True))
+        found += len(await store.requeue(strays, crashed=True, only_if_dead=True))
         state = await stage.look()
         assert {state.jobs[job].supervisor for job in state.find(status="running")} <= state.supervisors.keys()
     assert found
 
 
 async def test_a_supervisor_that_comes_back_before_its_jobs_are_taken_keeps_them(stage: Stage) -> None:
-    """From its burial until then the sweeper may have been frozen, however long."""
+    """From its declaration of death until then the sweeper may have been frozen, however long."""
     revenant = [heartbeat(ONE), claim("claim", ONE, ("default", "mail"), 10)]
     sweeper = PARTS["sweep"].operations
     kept = 0

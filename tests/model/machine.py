@@ -424,7 +424,7 @@ class TableMachine(RuleBasedStateMachine):
     # Those who look after it ----------------------------------------------------------------------------------
 
     def live(self, data: st.DataObject) -> None:
-        """A supervisor gives a sign of life, and a pool of it says what it knows and serves; or it says goodbye."""
+        """A supervisor sends a heartbeat, and a pool of it says what it knows and serves; or it says goodbye."""
         claimant = data.draw(claimants)
         if lease := data.draw(st.integers(0, 3)):
             self._live(claimant, lease)
@@ -463,11 +463,11 @@ class TableMachine(RuleBasedStateMachine):
         outlook = self.table.wait(self.store.next_due(claimant))
         assert _in_ages(outlook.due_in) == self.model.next_due_in(*served)
         assert outlook.lease_is_live == self.model.is_live(claimant.supervisor)
-        upkeep = self.table.wait(self.store.upkeep(claimant.supervisor, *served, 2))
+        survey = self.table.wait(self.store.survey(claimant.supervisor, *served, 2))
         suspects, due_in = self.model.suspects(*served)
-        assert upkeep.suspects == min(suspects, 2)
-        assert _in_ages(upkeep.suspect_due_in) == due_in
-        assert set(upkeep.pools) == self.model.pools_with_jobs(claimant.supervisor)
+        assert survey.suspects == min(suspects, 2)
+        assert _in_ages(survey.suspect_due_in) == due_in
+        assert set(survey.pools) == self.model.pools_with_jobs(claimant.supervisor)
         for attempt in self.attempts[-5:]:
             back = self.table.wait(self.store.take_back(claimant.supervisor, attempt.token))
             assert sorted(back) == sorted(map(claimed, self.model.take_back(claimant.supervisor, attempt.token)))
@@ -518,7 +518,7 @@ class TableMachine(RuleBasedStateMachine):
             made=frozenset(map(date.fromisoformat, swept.made)),
             retired=frozenset(map(date.fromisoformat, swept.retired)),
         )
-        self.note("a supervisor was buried", len(swept.dead))
+        self.note("a supervisor was declared dead", len(swept.dead))
         self.note("a job of the dead was requeued", swept.requeued)
         self.note("jobs were retired", len(self.model.finished) < finished)
         self.note("tallies were folded", bool(swept.folded))

@@ -186,7 +186,7 @@ class TableModel:
         self._retention = timedelta(days=retention)
         self._sweepers_clock = 0
         self._sighted: dict[str, tuple[int, int]] = {}  # a supervisor's heartbeat, and since when it stands there
-        self._buried = set[str]()
+        self._declared_dead = set[str]()
         self._days_were_seen_to_at: int | None = None
         self._census_taken_at: int | None = None
 
@@ -552,11 +552,11 @@ class TableModel:
     def sweep(self) -> Swept:
         """The dead are charged. Who said goodbye, and has left jobs behind, is not."""
         dead = self._find_dead()
-        self._buried = {name for name in self._buried if self._is_without_row(name)}
-        self._buried |= {name for name in dead if self.supervisors.pop(name, None)}
-        gone = dead - self._buried
-        dead = self._buried | gone
-        taken = [*self.requeue(self._buried, crashed=True), *self.requeue(gone, crashed=False)]
+        self._declared_dead = {name for name in self._declared_dead if self._is_without_row(name)}
+        self._declared_dead |= {name for name in dead if self.supervisors.pop(name, None)}
+        gone = dead - self._declared_dead
+        dead = self._declared_dead | gone
+        taken = [*self.requeue(self._declared_dead, crashed=True), *self.requeue(gone, crashed=False)]
         made, retired = self._care_for_days()
         self._take_census()
         failed = sum(job.status == Status.FAILED for job in taken)

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from pushq.database.session import Session
-from pushq.events import DatabaseObjects, Event, JobsPassedOver, subscribe
+from pushq.events import Event, JobsPassedOver, StatementRejected, subscribe
 from pushq.pool import claimer
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
@@ -95,7 +95,7 @@ async def test_where_no_job_is_at_fault_none_is_passed_over(database_url: str, c
     )
     await insert(connection, "echo", 7)
     async with claiming(database_url, connection) as events:
-        await eventually(lambda: _is_published(events, DatabaseObjects))
+        await eventually(lambda: _is_published(events, StatementRejected))
         assert await count(connection, "status = 'running'") == 0
         await connection.execute("drop function public.say_no cascade")
         await has_count(connection, 7, "status = 'running'")

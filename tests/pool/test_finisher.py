@@ -12,7 +12,7 @@ import pytest
 
 from pushq.database.session import Session
 from pushq.errors import DatabaseAway
-from pushq.events import DatabaseObjects, Event, JobsEnded, OutcomeRefused, OutcomesPutAside, subscribe
+from pushq.events import Event, JobsEnded, OutcomeRefused, OutcomesPutAside, StatementRejected, subscribe
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
 from pushq.pool import finisher
@@ -297,7 +297,7 @@ async def test_what_is_the_same_for_all_is_waited_out_and_nothing_is_put_aside(
         await connection.execute(install)
         async with anyio.create_task_group() as group:
             group.start_soon(finish, them.store, them.apart, them.outbox)
-            await eventually(lambda: _is_published(them.events, DatabaseObjects))
+            await eventually(lambda: _is_published(them.events, StatementRejected))
             assert them.told == set()
             await connection.execute(uninstall)
             them.outbox.close()

@@ -437,7 +437,7 @@ async def test_jobs_of_a_task_that_only_a_newer_supervisor_knows_wait_unspent_an
     assert {(row["status"], row["attempt"]) for row in rows} == {("succeeded", 1)}
 
 
-async def test_a_supervisor_that_was_buried_and_lives_again_is_known_for_its_tasks_again(
+async def test_a_supervisor_that_was_declared_dead_and_lives_again_is_known_for_its_tasks_again(
     database_url: str, connection: Connection
 ) -> None:
     quick = {"HEARTBEAT_INTERVAL": "0.2", "LEASE": "0.6", "SWEEP_INTERVAL": "0.2"}

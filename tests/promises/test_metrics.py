@@ -217,7 +217,7 @@ async def test_while_the_database_does_not_answer_the_metrics_say_so_and_tell_of
     assert (sound["pushq_database_up"], away["pushq_database_up"]) == (1, 0)
     assert away.keys() == of_process
     assert back == sound
-    assert re.findall(r"chore (\w+) chore=scrape", said) == ["undone", "done"]
+    assert re.findall(r"chore (\w+) chore=scrape", said) == ["failed", "done"]
 
 
 async def _time_for_a_census(connection: Connection) -> None:

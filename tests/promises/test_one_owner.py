@@ -52,7 +52,7 @@ async def test_a_supervisor_that_was_stopped_past_its_lease_loses_its_jobs_and_i
             await finished(connection, *await insert(connection, "echo", 5))
 
 
-async def test_a_pause_of_the_database_longer_than_the_lease_buries_nobody(
+async def test_a_pause_of_the_database_longer_than_the_lease_declares_nobody_dead(
     database_url: str, connection: Connection
 ) -> None:
     """The leases are made to run out at once, as they seem to after a pause; the counters go on."""

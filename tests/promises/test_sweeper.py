@@ -9,7 +9,7 @@ import pytest
 
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.events import ChoreDone, ChoreUndone, Event, subscribe
+from pushq.events import ChoreDone, ChoreFailed, Event, subscribe
 from pushq.sweeper import Sweeper
 from pushq.sweeper.store import Sighting
 from pushq.sweeper.witness import Witness
@@ -91,7 +91,7 @@ async def test_a_sweep_folds_all_tallies_there_are(database_url: str, connection
 async def test_while_there_is_more_to_fold_sweeps_follow_one_another_with_all_their_chores(
     database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The dead are buried by the second look at them."""
+    """The dead are declared dead by the second look at them."""
     monkeypatch.setattr("pushq.sweeper.LONGEST_FOLD", 0.0)
     await _append_tallies(connection, 70_000)
     await insert(connection, "echo", 3)
@@ -163,7 +163,7 @@ async def _lock_jobs(connection: Connection) -> str:
 
 
 @pytest.mark.parametrize("lock", [_lock_tallies, _lock_jobs])
-async def test_a_chore_that_cannot_be_done_keeps_no_dead_supervisor_from_being_buried(
+async def test_a_chore_that_cannot_be_done_keeps_no_supervisor_from_being_declared_dead(
     database_url: str, connection: Connection, lock: Callable[[Connection], Awaitable[str]]
 ) -> None:
     """It is said while it lasts, and when it is over."""
@@ -182,7 +182,7 @@ async def test_a_chore_that_cannot_be_done_keeps_no_dead_supervisor_from_being_b
     sweeping.cancel()
     await session.close()
 
-    assert any(isinstance(event, ChoreUndone) and "lock timeout" in event.reason for event in events)
+    assert any(isinstance(event, ChoreFailed) and "lock timeout" in event.reason for event in events)
 
 
 async def _has_said(events: list[Event], kind: type[Event]) -> bool:
@@ -201,16 +201,16 @@ async def test_what_somebody_left_behind_who_said_goodbye_is_due_again_at_no_cha
     async with connection.transaction():
         await connection.fetch("select from pushq.jobs_unfinished for update")
         await sweeper.sweep()
-        await eventually(lambda: _buries(sweeper, "dead", "polite"))
+        await eventually(lambda: _declares_dead(sweeper, "dead", "polite"))
         assert await count(connection, "status = 'running'") == 2
-    await _buries(sweeper, "dead", "polite")
+    await _declares_dead(sweeper, "dead", "polite")
     await session.close()
 
     rows = await connection.fetch("select id, status, crashes from pushq.jobs_unfinished")
     assert {tuple(row) for row in rows} == {(polite, "queued", 0), (dead, "queued", 1)}
 
 
-async def _buries(sweeper: Sweeper, *names: str) -> bool:
+async def _declares_dead(sweeper: Sweeper, *names: str) -> bool:
     return (await sweeper.sweep()).dead == names
 
 

@@ -167,7 +167,7 @@ def launch(
 
 
 def _wait_group_gone(group: int) -> None:
-    """Kills what is left of it. Who has ended, and is not buried yet, is gone."""
+    """Kills what is left of it. A process that has ended, and is not reaped yet, is gone."""
     deadline = time.monotonic() + 10
     while (living := [*_members(group)]) and time.monotonic() < deadline:
         for pid in living:

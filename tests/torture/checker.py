@@ -214,7 +214,7 @@ def _run(run: Run) -> str:
 
 @dataclass(slots=True)
 class Absence:
-    """A time in which a host stood still or was cut off. is_its_own: it gave no sign of life, and not only because the
+    """A time in which a host stood still or was cut off. is_its_own: it sent no heartbeat, and not only because the
     server was away."""
 
     began_at: float
@@ -250,7 +250,7 @@ class Circumstances:
         return self.ended_at(run) <= later.began_at < self._last_words[run.host, run.pid]
 
     def was_away(self, loser: Run, winner: Run) -> bool:
-        """Whether the loser's host gave no sign of life for so long, before the winner began, that it lost its jobs.
+        """Whether the loser's host sent no heartbeat for so long, before the winner began, that it lost its jobs.
 
         Half a lease is enough: its last heartbeat may have been a third of a lease old when the absence began, and the
         next may come late when it ends.
@@ -391,9 +391,9 @@ def runs_too_early(story: Story, _: Circumstances) -> Iterator[Violation]:
 
 def overlapping_runs(story: Story, circumstances: Circumstances) -> Iterator[Violation]:
     """Two attempts at a job do not run at the same time. The one with the lower number has lost the job, which is
-    excused if its host had given no sign of life for long enough, if it was cancelled by hand and its handler runs on,
+    excused if its host had sent no heartbeat for long enough, if it was cancelled by hand and its handler runs on,
     or if the server crashed and forgot its claim. That a frozen server excuses nobody is on purpose: a sweeper must not
-    bury whom it could not hear."""
+    declare dead whom it could not hear."""
     running: list[Run] = []
     for run in story.runs:
         running = [other for other in running if circumstances.ended_at(other) > run.began_at]
@@ -447,9 +447,9 @@ def claims_of_a_held_job(story: Story, _: Circumstances) -> Iterator[Violation]:
             yield story.finds("MUTEX", f"{step} takes it while the claim {step.held} holds it")
 
 
-def claims_of_the_buried(_: Sequence[Story], circumstances: Circumstances) -> Iterator[Violation]:
+def claims_of_the_declared_dead(_: Sequence[Story], circumstances: Circumstances) -> Iterator[Violation]:
     """A supervisor whose row was deleted, since others took it for dead or because it has said goodbye, claims nothing
-    until its next sign of life. (A transaction that is older than that which deleted it may not have seen it.)"""
+    until its next heartbeat. (A transaction that is older than that which deleted it may not have seen it.)"""
     gone = dict[str, int]()
     for one in _in_order(circumstances.history):
         if isinstance(one, Registration):
@@ -756,4 +756,4 @@ RULES: tuple[Rule, ...] = (
     unseen_changes,
     runs_without_a_claim,
 )
-COMMON_RULES: tuple[CommonRule, ...] = (claims_of_the_buried, suspects_in_company, tokens_used_again, leftovers)
+COMMON_RULES: tuple[CommonRule, ...] = (claims_of_the_declared_dead, suspects_in_company, tokens_used_again, leftovers)

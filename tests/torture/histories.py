@@ -57,12 +57,12 @@ class Tale:
         self.excuses.append(Excuse(None, "server crashed", self.now - 1, self.now + 0.5))
         return self.pass_time(0.5)
 
-    def bury(self, host: int) -> Self:
+    def declare_dead(self, host: int) -> Self:
         """Its supervisor's row is deleted."""
         return self._register(host, is_there=False)
 
     def revive(self, host: int) -> Self:
-        """A sign of life of its supervisor."""
+        """A heartbeat of its supervisor."""
         return self._register(host, is_there=True)
 
     def _register(self, host: int, *, is_there: bool) -> Self:

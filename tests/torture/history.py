@@ -85,7 +85,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A supervisor's row was written by a sign of life (is_there), or deleted: it was buried, or has said goodbye.
+    """A supervisor's row was written by a heartbeat (is_there), or deleted: it was declared dead, or has said goodbye.
 
     place: how many changes of jobs were committed before.
     """
@@ -107,7 +107,7 @@ class Excuse:
     began_at: float
     ended_at: float
     may_cost_jobs: bool = True
-    """Whether the host's supervisor gave no sign of life. Where only a pool stood still its jobs stay its own."""
+    """Whether the host's supervisor sent no heartbeat. Where only a pool stood still its jobs stay its own."""
 
 
 @dataclass(frozen=True, slots=True)

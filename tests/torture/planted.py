@@ -210,7 +210,7 @@ def _nobody_sweeps() -> None:
 
 
 def _heartbeat_on_the_loop() -> None:
-    """A pool gives its supervisor's signs of life, on the loop that a handler may block."""
+    """A pool sends its supervisor's heartbeats, on the loop that a handler may block."""
     beat, run = Heartbeat.run, pushq.pool.Pool.run
 
     async def run_and_beat(pool: pushq.pool.Pool) -> None:

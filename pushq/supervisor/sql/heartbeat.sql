@@ -1,5 +1,5 @@
--- A sign of life of supervisor $1 on host $2, process $3: its lease holds for $4 more seconds. Returns whether the lease had
--- run out meanwhile (a first sign of life counts as none), so that its pools look again at once. It may have waited.
+-- The heartbeat of supervisor $1 on host $2, process $3: its lease holds for $4 more seconds. Returns whether the lease had
+-- run out before. At the first heartbeat, true. After a lapse the supervisor's pools register and look again at once.
 with before as (
     select lease_until < clock_timestamp() as lapsed from pushq.supervisors where name = $1
 )

@@ -37,7 +37,7 @@ PLANTED = {
     ),
     "a claim that does not look at the lease takes jobs for the dead": (
         ("pushq.lock_claimable", "live.lease_until > now()", "true"),
-        ("claim_without_lease", "bury"),
+        ("claim_without_lease", "declare_dead"),
         NO_ORDER,
     ),
     "a claim that does not look at pauses goes on": (
@@ -63,9 +63,9 @@ PLANTED = {
         ("finish_retried", "fold"),
         NO_ORDER,
     ),
-    "a burial by name alone buries who has just given a sign of life": (
-        ("bury", "and seen.heartbeat = supervisor.heartbeat\n    where", "where true or"),
-        ("heartbeat_one", "bury"),
+    "a declaration of death by name alone hits a supervisor that has just sent a heartbeat": (
+        ("declare_dead", "and seen.heartbeat = supervisor.heartbeat\n    where", "where true or"),
+        ("heartbeat_one", "declare_dead"),
         NO_ORDER,
     ),
 }

@@ -12,8 +12,8 @@ from pushq.queue import Queue
 from tests.isolation.operations import (
     PARTS,
     Part,
-    bury,
     days_of,
+    declare_dead,
     finish,
     heartbeat,
     insert_keyed,
@@ -35,7 +35,7 @@ TRIPLES = [
     "finish finish finished_with_token",
     "retry_f1 retry_f1 insert_keyed",
     "retry_f1 cancel_f1 retire",
-    "heartbeat_one bury claim_without_lease",
+    "heartbeat_one declare_dead claim_without_lease",
     "fold fold finish",
     "sweep sweep cancel_r2",
 ]
@@ -54,9 +54,9 @@ FROM_BOTH_ENDS = {
         part(register("register_reversed", ONE, "stranger newcomer echo", "other mail default")),
         PARTS["pause_mail"],
     ),
-    "burials": (
-        part(bury("bury_all", [(ONE, 5), (THREE, 1), (FOUR, 1)])),
-        part(bury("bury_all_reversed", [(FOUR, 1), (THREE, 1), (ONE, 5)])),
+    "declarations of death": (
+        part(declare_dead("declare_all_dead", [(ONE, 5), (THREE, 1), (FOUR, 1)])),
+        part(declare_dead("declare_all_dead_reversed", [(FOUR, 1), (THREE, 1), (ONE, 5)])),
         part(heartbeat(THREE)),
     ),
 }

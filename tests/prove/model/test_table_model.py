@@ -29,7 +29,7 @@ NOTABLE = (
     "a lost reply was made good",
     "a job was taken away",
     "a third crash",
-    "a supervisor was buried",
+    "a supervisor was declared dead",
     "a job of the dead was requeued",
     "jobs were retired",
     "tallies were folded",

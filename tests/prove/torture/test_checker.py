@@ -242,7 +242,7 @@ MUTEX = [
         lambda tale: tale.job().begin(0, attempt=1).crash_server().claim(1).begin().end().succeed().end(0),
     ),
     Case(
-        "two pauses with a sign of life between them are not one that is long enough",
+        "two pauses with a heartbeat between them are not one that is long enough",
         lambda tale: (
             tale.job()
             .claim(0)
@@ -319,12 +319,12 @@ MUTEX = [
     ),
     Case(
         "a supervisor whose row is gone claims on",
-        lambda tale: (tale.bury(0), tale.job().run(0).succeed()),
+        lambda tale: (tale.declare_dead(0), tale.job().run(0).succeed()),
         lambda tale: (
-            tale.bury(0),
+            tale.declare_dead(0),
             tale.revive(0),
             tale.job().run(0).succeed(),
-            tale.bury(0),
+            tale.declare_dead(0),
             tale.job().run(1).fail(),
         ),
     ),

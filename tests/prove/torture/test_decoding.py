@@ -420,7 +420,7 @@ def test_changes_of_other_tables_are_passed_over() -> None:
     assert list(transactions((place, 7, text) for place, text in enumerate(texts))) == [(2, [])]
 
 
-async def test_signs_of_life_and_burials_of_supervisors_are_told_in_order(url: str) -> None:
+async def test_heartbeats_and_deaths_of_supervisors_are_told_in_order(url: str) -> None:
     decoder = await Decoder.watching(url)
     session = Session(url, "supervisor")
     store = Store(session)

@@ -1,5 +1,5 @@
 -- Declares the supervisors $1 dead, if their counters still stand at $2 and their leases have run out, as observe.sql sees it.
--- One whose row is locked gives a sign of life at this moment, or is being buried: it is left to the next sweep. Returns
+-- One whose row is locked sends a heartbeat at this moment, or is being declared dead: it is left to the next sweep. Returns
 -- the names.
 delete from pushq.supervisors
 where name = any(array(
