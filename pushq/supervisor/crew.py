@@ -27,6 +27,10 @@ from pushq.supervisor.store import Store, Survey
 respawn_delay = exponential(timedelta(seconds=1), longest=timedelta(seconds=30))
 SETTLED_AFTER = 60.0
 """Seconds after which a pool's death counts as its first again."""
+STEADY_AFTER = 5.0
+"""Seconds for which no pool has been held up before the log says that pools go on: beside a disk that is nearly full,
+each second write succeeds.
+"""
 
 
 class Crew:
@@ -57,7 +61,7 @@ class Crew:
         self._accountable = set[int]()  # pools that run their jobs, or whose jobs are about to be taken from them
         self._known = Ready((), ())  # what our pools know and serve
         self._survey_now = anyio.Event()
-        self._held_up_at: float | None = None  # since when the database is away for one of them
+        self._heard_figures = anyio.Event()
         self._charges = 0
         self._no_solo_before = 0.0
         self._stopping = anyio.Event()
@@ -69,6 +73,7 @@ class Crew:
         async with anyio.create_task_group() as around:
             async with anyio.create_task_group() as pools:
                 around.start_soon(self._look_after_jobs, pools)
+                around.start_soon(self._tell_of_trouble)
                 for _ in range(self._settings.processes):
                     pools.start_soon(self._keep_pool, pools)
             around.cancel_scope.cancel()
@@ -135,20 +140,31 @@ class Crew:
                     self._known = message
                     self._survey_now.set()
             case Figures():
-                self._tell_of_trouble()
+                self._heard_figures.set()
                 if pool.assignment.solo:
                     self._survey_now.set()
         self._noticed()
 
-    def _tell_of_trouble(self) -> None:
+    async def _tell_of_trouble(self) -> None:
         """The log alone says why a pool is held up: /readyz is for everybody."""
-        now, held_up = anyio.current_time(), [pool for pool in self._pools.values() if pool.figures.trouble]
-        for pool in held_up:
-            self._held_up_at = self._held_up_at or now
-            publish(PoolHeldUp(pool.number, pool.figures.trouble or ""))
-        if self._held_up_at and not held_up:
-            publish(PoolsGoOn(now - self._held_up_at))
-            self._held_up_at = None
+        while True:
+            while not self._held_up():
+                await self._more_figures()
+            began_at = last_at = anyio.current_time()
+            while (now := anyio.current_time()) - last_at < STEADY_AFTER:
+                for pool in self._held_up():
+                    publish(PoolHeldUp(pool.number, pool.figures.trouble or ""))
+                    last_at = now
+                with anyio.move_on_after(STEADY_AFTER / 2):
+                    await self._more_figures()
+            publish(PoolsGoOn(last_at - began_at))
+
+    def _held_up(self) -> list[PoolProcess]:
+        return [pool for pool in self._pools.values() if pool.figures.trouble]
+
+    async def _more_figures(self) -> None:
+        await self._heard_figures.wait()
+        self._heard_figures = anyio.Event()
 
     # Their jobs -----------------------------------------------------------------------------------------------
 

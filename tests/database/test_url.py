@@ -4,7 +4,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
 import pytest
@@ -88,10 +88,11 @@ async def test_settings_for_the_server_reach_it(server: Server) -> None:
 
 
 async def test_keywords_of_libpq_connect(server: Server) -> None:
-    host = server.url.partition("host=")[2].partition("&")[0]
-    if not host:
-        pytest.skip("the server of this run is not reached through a socket")
-    connection = await asyncpg.connect(normalise(f"host='{host}' port = 5432 user=pushq dbname=template1"))
+    parts = urlsplit(server.url)
+    keywords = dict(parse_qsl(parts.query)) | {"dbname": "template1"}
+    given = {"host": parts.hostname, "port": parts.port, "user": parts.username, "password": parts.password}
+    keywords |= {name: unquote(str(value)) for name, value in given.items() if value}
+    connection = await asyncpg.connect(normalise(" ".join(f"{name}='{value}'" for name, value in keywords.items())))
     database = await connection.fetchval("select current_database()")
     await connection.close()
     assert database == "template1"

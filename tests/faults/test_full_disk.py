@@ -104,7 +104,7 @@ async def _is_quiet(server: EmbeddedServer, supervisor: RunningSupervisor) -> No
     seconds = _cpu_seconds(supervisor) - seconds
 
     assert 0 < tries <= 4 * WATCHED
-    assert lines <= 2 * WATCHED
+    assert lines < WATCHED
     assert seconds < 0.25 * WATCHED
 
 

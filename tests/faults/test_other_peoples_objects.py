@@ -283,6 +283,34 @@ async def test_jobs_that_a_trigger_does_not_let_be_claimed_hold_up_no_others_and
         assert supervisor.stop() == 0
 
 
+FULL_NOW_AND_THEN = """
+create sequence public.claims;
+create function public.full_now_and_then() returns trigger language plpgsql as $$ begin
+    if nextval('public.claims') % 2 = 0 then
+        raise sqlstate '53100' using message = 'No space left on device';
+    end if;
+    return new;
+end $$;
+create trigger full_now_and_then before update on pushq.jobs_unfinished
+for each row when (new.status = 'running') execute function public.full_now_and_then()
+"""
+
+
+async def test_a_pool_that_is_held_up_again_and_again_is_said_to_go_on_when_it_does_so_for_good(
+    database_url: str, connection: Connection
+) -> None:
+    """A disk that is nearly full refuses each second write."""
+    await connection.execute(FULL_NOW_AND_THEN)
+    with supervising(database_url) as supervisor:
+        for _ in range(8):
+            await finished(connection, *await insert(connection, "echo"))
+        assert supervisor.said.count("pool held up") == 1
+        assert "pools go on" not in supervisor.said
+        await connection.execute("drop function public.full_now_and_then cascade")
+        wait_until(lambda: "pools go on" in supervisor.said)
+        assert supervisor.said.count("pool held up") == supervisor.said.count("pools go on") == 1
+
+
 async def test_a_suspect_whose_outcome_a_trigger_refuses_holds_up_no_other_suspect_and_no_drain(
     database_url: str, connection: Connection
 ) -> None:

@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,23 +18,23 @@ from tests.support.waiting import wait_until
 
 def _shown(supervisor: RunningSupervisor, event: str, count: int) -> list[dict[str, Any]]:
     """So many lines that one question brings, and no more. A job may run before its handler has begun."""
-
-    def ask() -> list[dict[str, Any]]:
-        before = len(supervisor.said.splitlines())
-        supervisor.signal(signal.SIGUSR1)
-
-        def look() -> list[dict[str, Any]]:
-            lines = [json.loads(line) for line in supervisor.said.splitlines()[before:]]
-            found = [line for line in lines if line["event"] == event]
-            return found if len(found) >= count else []
-
-        with suppress(AssertionError):
-            return wait_until(look, within=1)
-        return []
-
-    found = wait_until(ask)
+    found = wait_until(lambda: found if len(found := _answers(supervisor, event)) >= count else [])
     assert len(found) == count
     return found
+
+
+def _answers(supervisor: RunningSupervisor, event: str) -> list[dict[str, Any]]:
+    """The lines of that event, once each pool has shown how many workers are busy, and then all of them."""
+    before = len(supervisor.said.splitlines())
+    supervisor.signal(signal.SIGUSR1)
+
+    def lines() -> list[dict[str, Any]]:
+        said = [json.loads(line) for line in supervisor.said.splitlines()[before:]]
+        busy = [line["busy"] for line in said if line["event"] == "pool shown"]
+        workers = [line for line in said if line["event"] == "worker shown"]
+        return said if len(busy) == len(supervisor.pools) and len(workers) == sum(busy) else []
+
+    return [line for line in wait_until(lines) if line["event"] == event]
 
 
 async def test_a_supervisor_that_is_asked_shows_what_each_worker_is_doing_and_where(
