@@ -341,7 +341,11 @@ class TableMachine(RuleBasedStateMachine):
     # Claims ---------------------------------------------------------------------------------------------------
 
     def claim(self, data: st.DataObject) -> None:
-        self._claim_as_usual(data.draw(supervisors), data.draw(pools), limit=data.draw(st.integers(1, 5)))
+        name, pool, limit = data.draw(supervisors), data.draw(pools), data.draw(st.integers(1, 5))
+        if data.draw(st.sampled_from((True, True, True, False))):
+            self._claim_as_usual(name, pool, limit=limit)
+        else:
+            self._claim(usual(name, pool), limit)
 
     def _claim_as_usual(self, name: str, pool: int, *, limit: int) -> None:
         """As it mostly is: for a supervisor that lives."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pytest
 from hypothesis import Phase, settings
-from hypothesis.errors import Flaky
 from hypothesis.stateful import (
     run_state_machine_as_test,
 )
@@ -66,7 +65,7 @@ class Bug:
         return text.replace(self.text, self.by)
 
 
-FOUND_WITHIN = 100
+FOUND_WITHIN = 50
 """Histories. What needs several rare things in a row is looked for in tests/isolation, by every order of few steps."""
 
 BUGS = {
@@ -111,6 +110,7 @@ BUGS = {
 }
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS.keys())
 def test_the_model_tells_a_table_that(table: RealTable, monkeypatch: pytest.MonkeyPatch, bug: Bug) -> None:
     if bug.place.startswith("pushq."):
@@ -118,8 +118,7 @@ def test_the_model_tells_a_table_that(table: RealTable, monkeypatch: pytest.Monk
     else:
         monkeypatch.setitem(statements._STATEMENTS, bug.place, bug.planted_in(statement(bug.place)))
 
-    # A bug may leave something to the next history: Hypothesis then sees a history that does not repeat itself.
-    with pytest.raises((AssertionError, PushqError, Flaky)):
+    with pytest.raises((AssertionError, PushqError)):
         run_state_machine_as_test(
             TableMachine, settings=settings(HISTORIES, max_examples=FOUND_WITHIN, phases=[Phase.generate])
         )
