@@ -26,7 +26,7 @@ from pushq.errors import DatabaseTrouble, UnexpectedState
 from pushq.events import ChoreFailed, Draining, publish, subscribe
 from pushq.job import Job
 from pushq.link import Assignment, Done, Drain, Link, Ready, RegisterAgain
-from pushq.pool.attempt import Attempts
+from pushq.pool.attempts import Attempts
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.figures import FigureKeeper

@@ -16,7 +16,7 @@ LAST_WORDS_OF_A_FAULT = 1.0
 
 
 def call_exit_functions() -> None:
-    """Those of `atexit`, as at the end of any program."""
+    """The functions of `atexit`, as at the end of any program. Python has no public name for this."""
     atexit._run_exitfuncs()  # noqa: SLF001
 
 

@@ -1,7 +1,7 @@
 """What the workers of a pool are doing, for whoever asks its supervisor by SIGUSR1.
 
-A thread of its own answers, since a handler may block the event loop. No job pays for it: attempts that wait are known
-anyway, and one that runs is found in the frames of its thread, where its job is among what it was given.
+A thread of its own answers, since a handler may block the event loop. No job pays for this: attempts that wait are
+known anyway, and an attempt that runs is found among the frames of its thread.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
 from pushq.events import PoolShown, WorkerShown, publish
-from pushq.job import Job
-from pushq.pool.attempt import Attempts
+from pushq.pool.attempt import Attempt
+from pushq.pool.attempts import Attempts
 from pushq.trace import Place, stack
 
-_RUNS = {Attempts._run.__code__, Attempts._call.__code__}  # noqa: SLF001
-"""Who calls handlers."""
+_CALLS_HANDLERS = {Attempt.run.__code__, Attempt.call.__code__}
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    job: Job
-    began: float
+    attempt: Attempt
     places: list[Place]
 
 
@@ -53,39 +51,32 @@ class Roster:
             main = sys._current_frames()[threading.main_thread().ident or 0]  # noqa: SLF001
             publish(PoolShown(busy=0, traceback=stack(list(_frames(main))[::-1])))
             return
-        running = sorted(_running(self.attempts), key=lambda one: one.began)
+        running = sorted(_running(self.attempts), key=lambda one: one.attempt.began)
         publish(PoolShown(busy=len(running)))
         for one in running:
-            job, seconds = one.job, monotonic() - one.began
+            job, seconds = one.attempt.job, monotonic() - one.attempt.began
             publish(WorkerShown(job.id, job.task, job.queue, job.attempt, seconds, stack(one.places)))
 
 
 def _running(attempts: Attempts) -> list[_Running]:
-    waiting = [
-        _Running(job, began, list(_places_of_waiting(task.get_coro())) if task else [])
-        for job, began, task in attempts.under_way()
-    ]
-    found = {(one.job.id, one.job.token): one for one in waiting}  # many have a claim, and its token, in common
+    found = {
+        attempt: _Running(attempt, list(_places_of_waiting(task.get_coro())) if task else [])
+        for attempt, task in attempts.under_way()
+    }
     for frame in sys._current_frames().values():  # noqa: SLF001
-        for one in _running_in(frame):
-            key = one.job.id, one.job.token
-            found[key] = _Running(one.job, found.get(key, one).began, one.places)
+        if one := _running_in(frame):
+            found[one.attempt] = one
     return list(found.values())
 
 
-def _running_in(innermost: FrameType) -> Iterator[_Running]:
-    """The attempt that a thread is carrying out, if any. In its first step it is not known as one that waits."""
+def _running_in(innermost: FrameType) -> _Running | None:
+    """The attempt that a thread is carrying out, if any. In its first step an attempt is under way nowhere else."""
     places: list[Place] = []
     for frame, line in _frames(innermost):
-        if frame.f_code in _RUNS:
-            yield _Running(frame.f_locals["job"], _began(frame), places[::-1])
-            return
+        if frame.f_code in _CALLS_HANDLERS:
+            return _Running(frame.f_locals["self"], places[::-1])
         places.append((frame, line))
-
-
-def _began(run: FrameType) -> float:
-    makers = (frame for frame, _ in _frames(run) if frame.f_code is Attempts.make.__code__)
-    return next((frame.f_locals["began"] for frame in makers), monotonic())
+    return None
 
 
 def _frames(innermost: FrameType) -> Iterator[Place]:

@@ -17,7 +17,7 @@ from pushq.errors import DatabaseTrouble
 from pushq.events import JobsPassedOver, publish
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome
-from pushq.pool.attempt import Attempts
+from pushq.pool.attempts import Attempts
 from pushq.pool.finisher import apart_delay, write_out
 from pushq.pool.intake import Intake
 from pushq.pool.store import Claimant, Store

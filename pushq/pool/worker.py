@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pushq.outcome import Kind, released
-from pushq.pool.attempt import Attempts
+from pushq.pool.attempts import Attempts
 from pushq.pool.intake import Intake
 from pushq.pool.outbox import Outbox
 from pushq.task import Tasks

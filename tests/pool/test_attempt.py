@@ -19,7 +19,7 @@ from anyio import to_thread
 from pushq import Task, Tasks, current_job
 from pushq.job import Job
 from pushq.outcome import Outcome
-from pushq.pool.attempt import Attempts
+from pushq.pool.attempts import Attempts
 from pushq.pool.loop import PoolLoop
 
 tasks = Tasks()

@@ -26,7 +26,7 @@ from pushq.database.session import Session
 from pushq.errors import DatabaseTrouble
 from pushq.link import Link, Message
 from pushq.outcome import Kind, Outcome
-from pushq.pool.attempt import Attempts
+from pushq.pool.attempts import Attempts
 from pushq.pool.finisher import Unwritten
 from pushq.pool.in_doubt import InDoubt
 from pushq.pool.lookback import Lookback, Span

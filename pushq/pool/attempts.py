@@ -1,0 +1,149 @@
+"""Makes the attempts of a pool, on the event loop or in threads, and stops them at the pool's deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import anyio
+from anyio import to_thread
+from anyio._backends._asyncio import _task_states
+from anyio.lowlevel import checkpoint
+
+from pushq.errors import PayloadError, UnexpectedState
+from pushq.events import NoThread, publish
+from pushq.job import Job
+from pushq.outcome import Outcome, Raised, Stopped, released
+from pushq.pool.attempt import Attempt
+from pushq.pool.leftovers import Contexts
+from pushq.pool.loop import PoolLoop
+from pushq.task import Task
+
+LoadPayload = Callable[[Job], Awaitable[str | None]]
+"""Fetches a payload that was too large to come with its claim; None: the job is no longer ours."""
+
+REST = 1.0
+"""Seconds for which a worker rests that has found no thread."""
+CANCEL_AGAIN = 0.01
+"""Seconds after which an attempt that has not ended is cancelled again."""
+
+
+class Attempts:
+    def __init__(self, load_payload: LoadPayload) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, PoolLoop)
+        self._loop = loop
+        self._load_payload = load_payload
+        self._contexts = Contexts()
+        self._threads = anyio.CapacityLimiter(inf)  # a worker has one call at a time
+        self._waiting = dict[asyncio.Task[None], Attempt]()  # attempts on the loop
+        self._called = set[Attempt]()  # attempts in threads
+        self._scopes = set[anyio.CancelScope]()  # around calls in threads, payloads that are fetched, and rests
+        self._stop = anyio.Event()
+
+    async def make(self, job: Job, task: Task[..., Any]) -> Outcome:
+        """Makes an attempt at a job. The job is released if the attempt cannot begin any more."""
+        attempt = Attempt(job, task, self._contexts, self._stop)
+        if not attempt.given:
+            await self._load(attempt)
+        if not attempt.given or self._stop.is_set():
+            return attempt.outcome or released(job)
+        if not task.is_async:
+            await self._call_in_thread(attempt)
+        else:
+            run = attempt.run_in_time() if attempt.limit else attempt.run()
+            begun = self._loop.begin(run, self._contexts.copy(), task.name)
+            if not begun.done():
+                await self._wait_ended(begun, attempt)
+            if not attempt.outcome:
+                begun.result()  # raises what is a fault of ours
+        assert attempt.outcome
+        attempt.outcome.began = attempt.began
+        return attempt.outcome
+
+    async def rest(self) -> None:
+        """For a worker that has found no thread: while the worker rests, less is claimed."""
+        with self._stoppable():
+            await anyio.sleep(0 if self._stop.is_set() else REST)
+
+    def stop(self) -> None:
+        """Cancels the attempts that are under way, and those that would begin."""
+        self._stop.set()
+        for scope in self._scopes:
+            scope.cancel()
+        self._cancel_waiting()
+
+    def under_way(self) -> list[tuple[Attempt, asyncio.Task[None] | None]]:
+        """Attempts that wait or run in a thread, each on the loop with its task. May be called from any thread."""
+        on_loop = [(attempt, task) for task, attempt in list(self._waiting.items())]
+        return on_loop + [(attempt, None) for attempt in list(self._called)]
+
+    async def _load(self, attempt: Attempt) -> None:
+        with self._stoppable():
+            try:
+                payload = await self._load_payload(attempt.job)
+                attempt.given += [payload] if payload else []
+            except UnexpectedState as error:
+                reason = str(error).rstrip(".")
+                refused = PayloadError(f"The payload of task {attempt.task.name!r} cannot be read: {reason}.")
+                attempt.end(Raised(refused))
+
+    async def _wait_ended(self, task: asyncio.Task[None], attempt: Attempt) -> None:
+        self._waiting[task] = attempt
+        while not task.done():
+            try:
+                await task  # is cancelled if this worker is
+            except asyncio.CancelledError:
+                continue
+        del self._waiting[task]
+        if attempt.outcome and attempt.outcome.error_type == "CancelledError":
+            await checkpoint()  # raises where a fault ends the pool: then the handler was not to blame
+
+    def _cancel_waiting(self) -> None:
+        """Cancels again and again, as a scope of anyio's would. A scope for each attempt would cost too much."""
+        for task in self._waiting:
+            if not _is_shielded(task):
+                task.cancel()
+        if self._waiting:
+            self._loop.call_later(CANCEL_AGAIN, self._cancel_waiting)
+
+    async def _call_in_thread(self, attempt: Attempt) -> None:
+        """Lasts until the call returns, stopped or not. The handler may ask anyio whether its time is over."""
+        attempt.start_clock()
+        with self._stoppable(attempt.until):
+            self._called.add(attempt)
+            try:
+                await to_thread.run_sync(attempt.call, limiter=self._threads)
+            except (RuntimeError, MemoryError) as error:  # the handler was not called
+                publish(NoThread(str(error) or type(error).__name__))
+                attempt.outcome = replace(released(attempt.job), error_type="NoThread")
+            finally:
+                self._called.discard(attempt)
+        if not attempt.outcome:  # was cancelled before the call began
+            attempt.end(Stopped())
+
+    @contextmanager
+    def _stoppable(self, until: float = inf) -> Iterator[None]:
+        with anyio.CancelScope(deadline=until) as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+
+
+def _is_shielded(task: asyncio.Task[None]) -> bool:
+    """Whether the task waits in a scope that cancellation does not enter.
+
+    anyio has no public name for that. `test_who_is_stopped_is_cancelled_until_it_heeds_it_and_not_where_it_is_shielded`
+    fails if the private ones change.
+    """
+    state = _task_states.get(task)
+    scope = state.cancel_scope if state else None
+    while scope and not scope.shield:
+        scope = scope._parent_scope  # noqa: SLF001
+    return scope is not None
