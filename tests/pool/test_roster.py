@@ -17,24 +17,25 @@ from tests.support.waiting import wait_until
 
 
 def _shown(supervisor: RunningSupervisor, event: str, count: int) -> list[dict[str, Any]]:
-    """So many lines that one question brings, and no more. A job may run before its handler has begun."""
-    found = wait_until(lambda: found if len(found := _answers(supervisor, event)) >= count else [])
-    assert len(found) == count
-    return found
+    """The lines of that event in the pools' last answers: so many, and no more. Asks until handlers have begun."""
+
+    def ask() -> list[dict[str, Any]]:
+        supervisor.signal(signal.SIGUSR1)
+        found = [line for answer in _last_answers(supervisor) for line in answer if line["event"] == event]
+        return found if len(found) == count else []
+
+    return wait_until(ask)
 
 
-def _answers(supervisor: RunningSupervisor, event: str) -> list[dict[str, Any]]:
-    """The lines of that event, once each pool has shown how many workers are busy, and then all of them."""
-    before = len(supervisor.said.splitlines())
-    supervisor.signal(signal.SIGUSR1)
-
-    def lines() -> list[dict[str, Any]]:
-        said = [json.loads(line) for line in supervisor.said.splitlines()[before:]]
-        busy = [line["busy"] for line in said if line["event"] == "pool shown"]
-        workers = [line for line in said if line["event"] == "worker shown"]
-        return said if len(busy) == len(supervisor.pools) and len(workers) == sum(busy) else []
-
-    return [line for line in wait_until(lines) if line["event"] == event]
+def _last_answers(supervisor: RunningSupervisor) -> list[list[dict[str, Any]]]:
+    """A pool says how many workers are busy, and shows each of them. Without what a pool has not said in full."""
+    answers: dict[str, list[dict[str, Any]]] = {}
+    for line in map(json.loads, supervisor.said.splitlines()):
+        if line["event"] == "pool shown":
+            answers[line["source"]] = [line]
+        elif line["event"] == "worker shown":
+            answers[line["source"]].append(line)
+    return [answer for answer in answers.values() if len(answer) == 1 + answer[0]["busy"]]
 
 
 async def test_a_supervisor_that_is_asked_shows_what_each_worker_is_doing_and_where(
