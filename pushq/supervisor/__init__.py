@@ -1,7 +1,7 @@
-"""The parent of `pushq supervise`: starts, watches and stops its pools, renews their lease, sweeps, serves /metrics.
+"""The parent of `pushq supervise`: starts, watches and stops pools, renews the lease, sweeps, serves /metrics.
 
-It never imports a handler, so that nothing a handler does, blocking the loop or dying with the process, can stop the
-heartbeat, hide the metrics, or leave a job behind.
+A supervisor never imports a handler. So a handler that blocks its loop or kills its process cannot stop the heartbeat,
+hide the metrics, or leave a job behind.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from pushq.supervisor.systemd import feed_watchdog, tell_systemd
 from pushq.sweeper import Sweeper
 
 KILLED_AFTER = 0.8
-"""Seconds that a pool has to write its last outcomes, after the deadline of its jobs."""
+"""Seconds from the deadline of a pool's jobs to the kill: time for the last outcomes."""
 
 LOCK_WAIT = "1s"
-"""For which a chore of the sweeper waits where somebody holds a lock: it is tried again soon; others queue behind."""
+"""How long a chore of the sweeper waits for a lock: not long, since other sessions queue behind the waiting chore."""
 
 
 class Supervisor:
-    """Joins the parts, and ends them in their order: the pools, then the last words to the database."""
+    """Joins the parts, and stops them in order: first the pools, then the last statements to the database."""
 
     def __init__(self, settings: Settings, tasks: str, listening: socket.socket) -> None:
         self._settings = settings
@@ -50,29 +50,29 @@ class Supervisor:
         )
         self._jobs_session = Session(settings.url, f"pushq supervisor {self.name}: jobs", deadline=5.0)
         self._store = Store(self._jobs_session)
-        self._is_told_to_stop = False  # before it has begun
+        self._is_told_to_stop = False  # during the start
         self._farewell = Farewell()
         self._crew = Crew(self.name, tasks, settings, self._store, self._farewell, noticed=self._tell_when_ready)
         self._heartbeat = Heartbeat(
-            Store(self._heartbeat_session),  # nothing else is said there: each statement waits for the one before
+            Store(self._heartbeat_session),  # heartbeats alone: statements on one session wait for one another
             self.name,
             interval=settings.heartbeat_interval,
             lease=settings.lease,
             revived=self._crew.register_again,
         )
-        self._readiness = Readiness(self._crew, settings, takes_heartbeats=self._takes_signs_of_life)
+        self._readiness = Readiness(self._crew, settings, takes_heartbeats=self._takes_heartbeats)
 
     async def run(self, signals: AsyncIterator[signal.Signals]) -> None:
-        """Runs until a signal asks for a drain. `signals` are those that obeyed() names.
+        """Runs until a signal asks for a drain. signals: received from the list that obeyed() returns.
 
-        Raises TasksError or TasksRaised when the pools cannot begin, SchemaError when the database is not migrated, and
-        DatabaseAway or DatabaseRefused when there is none to begin with.
+        Raises TasksError or TasksRaised when the pools cannot begin, SchemaError when the database is not migrated,
+        DatabaseAway or DatabaseRefused when the database is away at the start.
         """
         if await self._begin(signals):
             sweeper = Sweeper(
                 Store(self._sweeper_session),
                 retention=self._settings.retention,
-                takes_heartbeats=self._takes_signs_of_life,
+                takes_heartbeats=self._takes_heartbeats,
             )
             async with anyio.create_task_group() as around:
                 around.start_soon(self._heartbeat.run)
@@ -91,9 +91,9 @@ class Supervisor:
     # Beginning ------------------------------------------------------------------------------------------------
 
     async def _begin(self, signals: AsyncIterator[signal.Signals]) -> bool:
-        """Sends the first heartbeat. False: a signal came before the database had answered, and there is no more.
+        """Sends the first heartbeat. Returns False if a signal came before the database answered.
 
-        Nothing is awaited before signals are received: a Ctrl-C that cancels whatever is under way may be swallowed.
+        Signals are received from the first await on. A Ctrl-C that cancelled an await instead might be swallowed.
         """
         fault: PushqError | None = None
         async with anyio.create_task_group() as group:
@@ -102,7 +102,7 @@ class Supervisor:
                 await check_schema(self._settings.url)
                 await self._heartbeat.begin()
             except PushqError as error:
-                fault = error  # raised out of the group, which would wrap it
+                fault = error  # raised outside the group: a group would wrap the error
             group.cancel_scope.cancel()
         if fault:
             raise fault
@@ -145,7 +145,7 @@ class Supervisor:
         self._crew.kill()
 
     async def _say_goodbye(self) -> None:
-        """Releases what is left, if anything, and gives the lease back."""
+        """Releases any jobs left, and gives the lease back."""
         self._farewell.be_gone_soon()
         with self._farewell.in_time(), suppress(DatabaseTrouble):
             self._crew.released += len(await self._store.requeue([self.name], crashed=False))
@@ -153,12 +153,12 @@ class Supervisor:
         for session in (self._heartbeat_session, self._jobs_session, self._sweeper_session):
             session.discard()
 
-    # What the parts ask of one another ------------------------------------------------------------------------
+    # Asked by the parts ----------------------------------------------------------------------------------------
 
     def _tell_when_ready(self) -> None:
         self._readiness.tell()
 
-    def _takes_signs_of_life(self) -> bool:
+    def _takes_heartbeats(self) -> bool:
         return self._heartbeat.trouble is None
 
     async def _serve(self) -> None:

@@ -1,4 +1,4 @@
-"""A supervisor's pools: keeps them running, and sees to the jobs of those that have ended."""
+"""A supervisor's pools: keeps pools running, and charges or releases the jobs of ended pools."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ from pushq.supervisor.store import Store, Survey
 
 respawn_delay = exponential(timedelta(seconds=1), longest=timedelta(seconds=30))
 SETTLED_AFTER = 60.0
-"""Seconds after which a pool's death counts as its first again."""
+"""Seconds of life after which the death of a pool counts as the first again."""
 STEADY_AFTER = 5.0
-"""Seconds for which no pool has been held up before the log says that pools go on: beside a disk that is nearly full,
-each second write succeeds.
-"""
+"""Seconds without a pool held up before the log says that pools go on. On a nearly full disk every second write
+succeeds."""
 
 
 class Crew:
-    """`--processes` ordinary pools, and solo pools while suspects are due: jobs that have killed two processes.
+    """`--processes` ordinary pools, and solo pools while suspects are due.
 
-    `noticed` is called when a pool has said something.
+    A suspect is a job that has killed two processes.
+
+    `noticed` is called after each message of a pool.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class Crew:
         self._noticed = noticed
         self._numbers = count(1)
         self._pools: dict[int, PoolProcess] = {}
-        self._past = ProcessFigures()  # what pools that have ended had counted
-        self._accountable = set[int]()  # pools that run their jobs, or whose jobs are about to be taken from them
-        self._known = Ready((), ())  # what our pools know and serve
+        self._past = ProcessFigures()  # counts of ended pools
+        self._accountable = set[int]()  # pools that run jobs, or whose jobs are about to be charged or released
+        self._known = Ready((), ())  # the tasks and queues of the ordinary pools
         self._survey_now = anyio.Event()
         self._heard_figures = anyio.Event()
         self._charges = 0
@@ -69,7 +70,7 @@ class Crew:
         self.released = 0
 
     async def run(self) -> None:
-        """Until the last pool has ended, after a drain or because none can begin: `unable` is then the reason."""
+        """Runs until the last pool has ended: after a drain, or because no pool can begin, for the reason `unable`."""
         async with anyio.create_task_group() as around:
             async with anyio.create_task_group() as pools:
                 around.start_soon(self._look_after_jobs, pools)
@@ -81,7 +82,7 @@ class Crew:
     # Pools ----------------------------------------------------------------------------------------------------
 
     async def _keep_pool(self, pools: TaskGroup) -> None:
-        """Keeps one pool running: its first death is answered at once, later ones after a growing while."""
+        """Keeps one pool running. A first death is answered at once, later deaths after a growing delay."""
         deaths = 0
         while not self.is_draining:
             began = anyio.current_time()
@@ -93,7 +94,7 @@ class Crew:
 
     async def _run_pool(self, pools: TaskGroup, *, solo: bool = False) -> None:
         if self.is_draining:
-            return  # nobody would tell it
+            return  # a pool that starts after drain() would not be told to drain
         pool = PoolProcess(self._assignment(solo=solo), heard=self._hear)
         self._pools[pool.number] = pool
         self._accountable.add(pool.number)
@@ -104,14 +105,17 @@ class Crew:
             self._give_up(pool.unable)
         elif pool.unable:
             pools.start_soon(self._charge, pool, f"could not begin: {pool.unable.sentence}")
-        elif pool.has_ended_as_told:
+        elif pool.has_ended_as_ordered:
             publish(PoolStopped(pool.number))
             await self._release(pool)
         else:
             pools.start_soon(self._charge, pool, how)
 
     def _may_pass(self, unable: Unable) -> bool:
-        """Whether to try again, as after a death. Where our directory is removed, only a new start finds another."""
+        """Whether to start another pool, as after a death.
+
+        Not before a first pool was ready. Not if the working directory is gone: only a new supervisor gets another.
+        """
         return unable.may_pass and bool(self._known.tasks) and _has_directory()
 
     def _assignment(self, *, solo: bool) -> Assignment:
@@ -146,7 +150,7 @@ class Crew:
         self._noticed()
 
     async def _tell_of_trouble(self) -> None:
-        """The log alone says why a pool is held up: /readyz is for everybody."""
+        """Logs why pools are held up. Anybody may read /readyz, so only the log says why."""
         while True:
             while not self._held_up():
                 await self._more_figures()
@@ -166,10 +170,10 @@ class Crew:
         await self._heard_figures.wait()
         self._heard_figures = anyio.Event()
 
-    # Their jobs -----------------------------------------------------------------------------------------------
+    # Jobs of pools --------------------------------------------------------------------------------------------
 
     async def _charge(self, pool: PoolProcess, how: str) -> None:
-        """A crash is charged to the jobs that were running. They are due again at once."""
+        """Charges a crash to the jobs that were running. The jobs are due again at once."""
         with self._farewell.in_time():
             taken = await wait_out(lambda: self._store.requeue([self._name], pool=pool.number, crashed=True))
             self._accountable.discard(pool.number)
@@ -183,19 +187,19 @@ class Crew:
         publish(PoolDied(pool.number, how, 0, 0))
 
     async def _release(self, pool: PoolProcess) -> None:
-        """What a pool still held when it was stopped runs again elsewhere, at no charge."""
+        """Releases the jobs that a stopped pool still held: due again at once, without a charge."""
         self._accountable.discard(pool.number)
         with self._farewell.in_time(), suppress(DatabaseTrouble):
             self.released += len(await self._store.requeue([self._name], pool=pool.number, crashed=False))
         self._survey_now.set()
 
     async def _look_after_jobs(self, pools: TaskGroup) -> None:
-        """Releases what nobody runs, and has suspects run; at once where a pool has begun or ended."""
+        """Releases strays and starts solo pools, at every sweep interval and when a pool has begun or ended."""
         while True:
             self._survey_now = anyio.Event()
             found = await wait_out(self._survey)
             with suppress(DatabaseTrouble):
-                await self._release_what_nobody_runs(found)
+                await self._release_strays(found)
             self._start_solo_pools(found, pools)
             with anyio.move_on_after(self._until_next_survey(found)):
                 await self._survey_now.wait()
@@ -204,8 +208,11 @@ class Crew:
         most = self._settings.processes + MOST_SLOW
         return await self._store.survey(self._name, self._known.queues, self._known.tasks, most)
 
-    async def _release_what_nobody_runs(self, found: Survey) -> None:
-        """A claim may be carried out after its pool's jobs were taken away, and a row may have been locked then."""
+    async def _release_strays(self, found: Survey) -> None:
+        """Releases running jobs of pools that have ended.
+
+        A claim may commit after the jobs of its pool were charged, and the charge skips locked rows.
+        """
         for pool in found.pools:
             if pool not in self._accountable:
                 await self._store.requeue([self._name], pool=pool, crashed=False)
@@ -215,12 +222,15 @@ class Crew:
             self._no_solo_before = 0.0
         if self.is_draining or anyio.current_time() < self._no_solo_before:
             return
-        idle = sum(not pool.figures.busy for pool in self._solo_pools)  # each is about to claim one
+        idle = sum(not pool.figures.busy for pool in self._solo_pools)  # each is about to claim a suspect
         for _ in range(min(found.suspects - idle, vacancies(self._ages_of_solo_pools, self._settings.processes))):
             pools.start_soon(self._run_solo_pool, pools)
 
     async def _run_solo_pool(self, pools: TaskGroup) -> None:
-        """Where one could not begin, or claim what is shown as due, no other is started at once."""
+        """Runs one solo pool. If no crash was charged meanwhile, the next solo pool waits for a sweep interval.
+
+        Without the wait, a solo pool that cannot begin, or cannot claim the suspect, would be replaced at once.
+        """
         charges = self._charges
         await self._run_pool(pools, solo=True)
         if self._charges == charges:
@@ -248,13 +258,13 @@ class Crew:
         return self._stopping.is_set()
 
     async def drain(self, grace: float) -> None:
-        """Has every pool claim no more, and stop its jobs after so many seconds."""
+        """Tells every pool to claim no more, and to stop its jobs after `grace` seconds."""
         self._stopping.set()
         for pool in list(self._pools.values()):
             await pool.drain(grace)
 
     async def show(self) -> None:
-        """Has every pool write down what its workers are doing."""
+        """Tells every pool to log what the workers are doing."""
         async with anyio.create_task_group() as asking:
             for pool in list(self._pools.values()):
                 asking.start_soon(pool.show)
@@ -264,7 +274,7 @@ class Crew:
             pool.kill()
 
     async def register_again(self) -> None:
-        """Has every pool look for jobs, and register again."""
+        """Tells every pool to register again, and to look for jobs."""
         for pool in list(self._pools.values()):
             await pool.register_again()
 
@@ -274,7 +284,7 @@ class Crew:
         self._farewell.be_gone_soon()
         self.kill()
 
-    # What it shows --------------------------------------------------------------------------------------------
+    # What is shown --------------------------------------------------------------------------------------------
 
     @property
     def ordinary_pools(self) -> list[PoolProcess]:

@@ -1,4 +1,4 @@
-"""By when a supervisor that stops has to be gone, whatever the database does."""
+"""The deadline of a supervisor that stops: the process exits in time, whatever the database does."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from contextlib import contextmanager
 import anyio
 
 LAST_WORDS = 1.0
-"""Seconds for the supervisor's own last statements, all together: it is gone within grace + 3 seconds whatever the
-database does."""
+"""Seconds for the supervisor's own last statements together: the process is gone within grace + 3 seconds."""
 
 
 class Farewell:
-    """What the database does not answer before the supervisor has to be gone is left to somebody's sweeper."""
+    """Cuts statements short at the deadline. Jobs still held then are left to the sweeper of another supervisor."""
 
     def __init__(self) -> None:
         self._gone_by = math.inf
         self._last_words = set[anyio.CancelScope]()
 
     def be_gone_within(self, seconds: float) -> None:
-        """Statements under way are cut short then, too: they may have begun long before anybody said stop."""
+        """Brings the deadline forward, never back. Statements that began before the stop are bound as well."""
         self._gone_by = min(self._gone_by, anyio.current_time() + seconds)
         for scope in self._last_words:
             scope.deadline = self._gone_by
@@ -31,6 +30,7 @@ class Farewell:
 
     @contextmanager
     def in_time(self) -> Iterator[None]:
+        """Cancels the block at the deadline."""
         with anyio.CancelScope(deadline=self._gone_by) as scope:
             self._last_words.add(scope)
             try:

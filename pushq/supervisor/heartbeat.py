@@ -21,7 +21,10 @@ def new_name() -> str:
 
 
 class Heartbeat:
-    """interval and lease in seconds. `revived` is called after a lease that had run out, or may have, is live again."""
+    """interval and lease in seconds.
+
+    `revived` is called when a heartbeat has revived, or may have revived, the lease.
+    """
 
     def __init__(
         self, store: Store, name: str, *, interval: float, lease: float, revived: Callable[[], Awaitable[None]]
@@ -41,7 +44,7 @@ class Heartbeat:
     async def run(self) -> None:
         while True:
             await anyio.sleep(self._interval)
-            # Tried as often as ever: when the database is back, the lease must not run out for want of a try.
+            # Tries are at most an interval apart: when the database is back, the lease must not run out in a pause.
             had_lapsed = await wait_out(self._beat, longest=self._interval)
             if had_lapsed:
                 publish(LeaseLapsed(self._name))
@@ -50,7 +53,7 @@ class Heartbeat:
             self._unanswered = 0
 
     async def _beat(self) -> bool:
-        """Whether the lease had run out."""
+        """Sends a heartbeat. Returns whether the lease had run out before."""
         self._unanswered += 1
         try:
             had_lapsed = await self._store.heartbeat(self._name, socket.gethostname(), os.getpid(), self._lease)

@@ -1,4 +1,4 @@
-"""Reaps orphans. The first process of a container inherits every process there whose parent has ended."""
+"""Reaps orphans: the first process of a container inherits every process whose parent has ended."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import suppress
 import anyio
 
 INTERVAL = 1.0
+"""Seconds between two looks for orphans."""
 
 
 async def reap_orphans(is_ours: Callable[[int], bool]) -> None:
-    """Takes note that children have ended who are none of ours. Does nothing where another process is the first."""
+    """Reaps ended children that are no pools. Returns at once unless this process is the first (PID 1)."""
     while os.getpid() == 1:
         await anyio.sleep(INTERVAL)
         with suppress(ChildProcessError):  # there are no children
@@ -22,5 +23,5 @@ async def reap_orphans(is_ours: Callable[[int], bool]) -> None:
 def _reap(is_ours: Callable[[int], bool]) -> None:
     while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         if is_ours(ended.si_pid):
-            return  # somebody waits for it: the next time
+            return  # a pool: the supervisor waits for pools itself, and orphans wait for the next look
         os.waitpid(ended.si_pid, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""A pool's process, as its parent holds it: a fresh interpreter, its line, and what it last told of itself."""
+"""A pool's process as the parent sees it: a fresh interpreter, the line to the pool, and the pool's last report."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ from pushq.settings import SECRETS
 
 _HERE = Path("pushq/supervisor/processes.py")
 _IS_CHECKOUT = _HERE.exists() and _HERE.samefile(__file__)
-# A pool itself puts the current directory on its path, and last: a file there that is named like a module of Python or
-# of a package, `queue.py`, is not for pushq. Only in a checkout pushq itself may have to be found there.
+# A pool appends the current directory to its path itself. In the last place, a user's `queue.py` shadows no module of
+# Python or of a package. Only in a checkout may pushq itself have to be found in the current directory.
 _FLAGS = () if _IS_CHECKOUT else ("-P",)
 
 _OURS_ALONE = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"} | SECRETS
-"""Variables that pools do not have in their environment, nor what handlers start: a pool gets its URLs by the line."""
+"""Environment variables kept from pools and from programs that handlers start. A pool gets URLs over the line."""
 
 LINE_LOST_AFTER = 1.0
-"""Seconds that a process may outlive its line: it hears no orders any more, and says nothing of itself."""
+"""Seconds that a process may outlive its line. Without a line, a pool hears no orders and reports nothing."""
 SILENT_AFTER = 2.0
-"""Seconds for an answer to what a pool is doing."""
+"""Seconds for a pool to say what the workers are doing."""
 DEAF_WHILE_IMPORTING = 1.0
-"""Seconds after which a pool that is told to drain, and has not begun, is ended: it imports the user's modules, hears
-nothing meanwhile, and has no jobs."""
+"""Seconds from a drain to the kill of a pool that has not begun.
+
+Such a pool is importing the user's modules. The pool hears no orders, and has no jobs.
+"""
 
 
 class PoolProcess:
-    """`ready` is None until the pool has begun, `unable` tells why it cannot.
+    """`ready` is None until the pool has begun. `unable` says why the pool cannot begin.
 
-    `heard` is called with each of its messages.
+    `heard` is called with each message of the pool.
     """
 
     def __init__(self, assignment: Assignment, *, heard: Callable[[PoolProcess, Message], None]) -> None:
@@ -68,18 +70,19 @@ class PoolProcess:
         return self._process.pid if self._process else 0
 
     @property
-    def has_ended_as_told(self) -> bool:
-        """A pool that ends by itself has died, however quietly: a handler has ended it, or the tasks that it lives by.
+    def has_ended_as_ordered(self) -> bool:
+        """Whether the pool was killed, or has drained on order. A pool that ends unasked has died, however quietly.
 
-        A solo pool ends by itself, and says so, when it has nothing left to run.
+        A handler may have ended the process, or cancelled the pool's own tasks. Exception: a solo pool ends unasked,
+        and reports Done, when no suspect is left.
         """
         return self._was_killed or (self._is_done and (self._drain is not None or self.assignment.solo))
 
     async def run(self, *, spawned: Callable[[], None]) -> str:
-        """Starts the process and waits for its end; returns how it ended."""
+        """Starts the process and waits for the end. Returns how the process ended, in words."""
         try:
             return await self._run(spawned)
-        except (OSError, RuntimeError, MemoryError) as error:  # no more files, processes, threads or memory, for now
+        except (OSError, RuntimeError, MemoryError) as error:  # no files, processes, threads or memory left for now
             self.kill()
             self._was_killed = False
             return f"could not be started: {getattr(error, 'strerror', None) or error}"
@@ -113,7 +116,7 @@ class PoolProcess:
                     if self._drain:
                         await self._say(self._drain)
                     code = await self._process.wait()
-                    # What it said last is still on the line; the line ends with the process.
+                    # The last messages may still be on the line, which ends with the process.
                     with anyio.move_on_after(0.5):
                         await self._heard_all.wait()
                     around.cancel_scope.cancel()
@@ -121,16 +124,19 @@ class PoolProcess:
                 self.kill()
                 self._link = None
                 await link.aclose()
-        return self._told_of_end(code)
+        return self._describe_end(code)
 
-    def _told_of_end(self, code: int) -> str:
+    def _describe_end(self, code: int) -> str:
         if self._line_was_lost and code == -signal.SIGKILL:
             return "its line was cut"
         ended = f"exit {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        return f"{ended}, untold" if self._is_done and not self.has_ended_as_told else ended
+        return f"{ended}, unasked" if self._is_done and not self.has_ended_as_ordered else ended
 
     async def drain(self, seconds: float) -> None:
-        """Has the pool claim no more, and stop its jobs after a while. One that is just being started is told then."""
+        """Tells the pool to claim no more, and to stop its jobs after `seconds`.
+
+        A pool being started is told once it runs.
+        """
         self._drain = Drain(seconds)
         self._told_to_drain.set()
         await self._say(self._drain)
@@ -145,8 +151,8 @@ class PoolProcess:
         await self._say(RegisterAgain())
 
     async def show(self) -> None:
-        """Has the pool write down what its workers are doing; where no other code of it runs, its stacks alone."""
-        asking, self._asking = self._asking, None  # one who asks at the same time is answered with it
+        """Tells the pool to log what the workers are doing. A pool that cannot answer is made to dump its stacks."""
+        asking, self._asking = self._asking, None  # None: a question is under way, whose answer serves both
         if asking is None or self._process is None:
             return
         if not await _has_answered(asking) and self.ready and self._process.returncode is None:
@@ -155,7 +161,7 @@ class PoolProcess:
         self._asking = asking
 
     def kill(self) -> None:
-        """Ends the process at once, or as soon as it is there. What it ran is ours to release."""
+        """Kills the process, at once or as soon as it is started. The caller releases the jobs."""
         self._is_unwanted = True
         if self._process and self._process.returncode is None:
             self._was_killed = True
@@ -183,10 +189,10 @@ class PoolProcess:
             self._heard(self, message)
         self._heard_all.set()
         if not (self._is_done or self.unable):
-            await self._end_what_cannot_be_told()
+            await self._kill_without_line()
 
-    async def _end_what_cannot_be_told(self) -> None:
-        """A handler may have closed the pool's end of the line, or written into it."""
+    async def _kill_without_line(self) -> None:
+        """Kills a pool whose line is lost: a handler may have closed the pool's end, or written into it."""
         await anyio.sleep(LINE_LOST_AFTER)
         self._line_was_lost = True
         if self._process:
@@ -197,7 +203,7 @@ class PoolProcess:
 async def _has_answered(asking: socket.socket) -> bool:
     asking.setblocking(False)
     with suppress(OSError):
-        asking.recv(64)  # an answer that came too late
+        asking.recv(64)  # a late answer to an earlier question
     with suppress(OSError), anyio.move_on_after(SILENT_AFTER):
         asking.send(b"?")
         await anyio.wait_readable(asking)

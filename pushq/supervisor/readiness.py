@@ -1,8 +1,8 @@
 """Whether a supervisor is ready, and why not: the one place that decides, for /readyz and for systemd.
 
-Ready means: every pool claims, and hears notifications or has found that it does not and polls instead. A pool stays
-ready while it is busy, or a handler blocks its loop. The reasons are for everybody, so they name no database, no host
-and no user: the log does.
+A supervisor is ready when every pool claims, and every pool hears notifications or has found none and polls instead. A
+busy pool stays ready, and so does a pool whose loop a handler blocks. Anybody may read the reasons, so reasons name no
+database, host or user; the log does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Readiness:
     def __init__(self, crew: Crew, settings: Settings, *, takes_heartbeats: Callable[[], bool]) -> None:
         self._crew = crew
         self._settings = settings
-        self._takes_signs_of_life = takes_heartbeats
+        self._takes_heartbeats = takes_heartbeats
         self._told = False
 
     def tell(self) -> None:
@@ -33,7 +33,7 @@ class Readiness:
             tell_systemd("READY=1\nSTATUS=claiming jobs")
 
     def why_not(self) -> str | None:
-        """The reason in a few words; None: it is ready."""
+        """The reason in a few words, or None when ready."""
         if self._crew.is_draining:
             return "draining"
         pools = self._crew.ordinary_pools
@@ -42,7 +42,7 @@ class Readiness:
         reasons = (self._why_not_pool(pool) for pool in pools)
         if reason := next((reason for reason in reasons if reason), None):
             return reason
-        return None if self._takes_signs_of_life() else AWAY
+        return None if self._takes_heartbeats() else AWAY
 
     def _why_not_pool(self, pool: PoolProcess) -> str | None:
         figures = pool.figures
@@ -55,5 +55,5 @@ class Readiness:
         return None
 
     def _only_polls(self, pool: PoolProcess) -> bool:
-        """Whether a pool has found that it hears nothing, and polls instead."""
+        """Whether the pool has found that no notification arrives, and polls instead."""
         return pool.figures.hears is False and self._settings.poll_interval > 0

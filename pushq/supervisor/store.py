@@ -10,10 +10,10 @@ from pushq.sweeper import store as sweeper
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a supervisor looks after beside its pools.
+    """A supervisor's running jobs, and the suspects for its solo pools: jobs that have killed two processes.
 
-    pools: under whose numbers its jobs run. suspects: how many jobs that have killed two processes are due, of those
-    that its pools know and serve. suspect_due_in: seconds until the next one is, None: none waits.
+    pools: numbers of the pools under which jobs run. suspects: how many known and served suspects are due.
+    suspect_due_in: seconds until the next suspect is due, or None when none waits.
     """
 
     pools: Sequence[int]
@@ -22,17 +22,18 @@ class Survey:
 
 
 class Store(sweeper.Store):
-    """Its lease, and what it looks after beside its pools; with the sweeper's statements, since it sweeps."""
+    """The lease and the survey, beside the sweeper's statements, since a supervisor sweeps."""
 
     async def heartbeat(self, name: str, host: str, pid: int, lease: float) -> bool:
-        """Whether the lease had run out."""
+        """Renews the lease for `lease` seconds. Returns whether the lease had run out."""
         row = await self._one("heartbeat", name, host, pid, lease)
         return bool(row["lapsed"])
 
     async def goodbye(self, name: str) -> None:
+        """Gives the lease back."""
         await self._fetch("goodbye", name)
 
     async def survey(self, supervisor: str, queues: Sequence[str], tasks: Sequence[str], most: int) -> Survey:
-        """most: suspects to count."""
+        """most: how many due suspects to count at most."""
         row = await self._one("survey", supervisor, list(queues), list(tasks), most)
         return Survey(**row)

@@ -1,4 +1,4 @@
-"""Tells systemd how we are: sd_notify(3), a datagram."""
+"""Tells systemd the state of the supervisor: sd_notify(3), a datagram."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import anyio
 
 
 async def feed_watchdog(interval: float) -> None:
-    """Says every so many seconds that the loop turns. The database has no part in it: that it is away is waited out."""
+    """Tells systemd every `interval` seconds that the loop turns.
+
+    The database plays no part: an outage is waited out.
+    """
     while True:
         tell_systemd("WATCHDOG=1")
         await anyio.sleep(interval)
 
 
 def tell_systemd(state: str) -> None:
-    """Sends a state, for example READY=1. Does nothing where systemd does not listen."""
+    """Sends a state, for example READY=1. Does nothing unless systemd listens."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

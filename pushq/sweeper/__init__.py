@@ -1,8 +1,8 @@
-"""Upkeep that any supervisor may do, side by side with the others, without a leader.
+"""Upkeep that any supervisor may do, beside the others, without a leader.
 
-A sweep is a list of chores. Each is bounded, safe to repeat, and skips what somebody else is doing. One that cannot be
-done, for a lock that somebody holds, a right that is missing or whatever else the database says, keeps none of the
-others from being done. A chore that meets a database that is away ends the sweep; the next one is soon.
+A sweep is a list of chores. Each chore is bounded, safe to repeat, and skips what another sweeper is doing. A chore
+that fails, for a lock, a missing right or any other objection of the database, does not stop the other chores. A chore
+that finds the database away ends the sweep; the next sweep is soon.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from pushq.sweeper.store import Store
 from pushq.sweeper.witness import Witness
 
 FOLDED_AT_ONCE = 20_000
-"""Entries of the tallies' log: a statement of half a second."""
+"""Entries of the tallies' log folded by one statement, in about half a second."""
 LONGEST_FOLD = 2.0
-"""Seconds for which a sweep folds; then its other chores have their turn, and the next sweep comes at once."""
+"""Seconds that one sweep folds. Then the other chores have their turn, and the next sweep follows at once."""
 DAYS_INTERVAL = 300.0
-"""Seconds between two looks at the days; three are made ahead."""
+"""Seconds between two checks of the days. Days are made three ahead."""
 
 
 @dataclass(slots=True)
 class Swept:
-    """What a sweep did. troubles: a sentence for each chore that could not be done, and will be tried again."""
+    """What a sweep did. made, retired, dropped: days as YYYY-MM-DD. folded: entries of the tallies' log.
+
+    troubles: a sentence for each chore that failed, and will be tried again.
+    """
 
     dead: tuple[str, ...] = ()
     requeued: int = 0
@@ -43,25 +46,28 @@ class Swept:
 
 
 Chore: TypeAlias = Callable[[Swept], Awaitable[list[str] | None]]
-"""Notes what it does, and returns what it could not do, in sentences."""
+"""Notes in Swept what was done. Returns a sentence for each trouble."""
 
 
 class Sweeper:
-    """One supervisor's sweeper. retention in seconds."""
+    """One supervisor's sweeper. retention in seconds.
+
+    `takes_heartbeats`: whether the database took the supervisor's last heartbeat.
+    """
 
     def __init__(self, store: Store, *, retention: float, takes_heartbeats: Callable[[], bool] = lambda: True) -> None:
         self._store = store
-        self._takes_signs_of_life = takes_heartbeats
+        self._takes_heartbeats = takes_heartbeats
         self._retention = timedelta(seconds=retention)
         self._witness = Witness()
         self._dead: list[tuple[str, int]] = []  # (name, heartbeat), as last seen
         self._declared_dead = set[str]()  # by this sweeper; jobs of theirs may be left
         self._days_are_due_at = 0.0
-        self._is_behind = False  # more tallies wait to be folded
+        self._is_behind = False  # more tallies are left to fold
         self._failed_since: dict[str, float] = {}  # by chore
 
     async def run(self, interval: float) -> None:
-        """Sweeps every `interval` seconds until it is cancelled."""
+        """Sweeps every `interval` seconds until cancelled."""
         lost_at: float | None = None
         while True:
             try:
@@ -76,11 +82,11 @@ class Sweeper:
             await anyio.sleep(0 if self._is_behind else interval)
 
     async def observe(self) -> None:
-        """Only looks at the supervisors: the first half of telling who is dead."""
+        """Only observes the supervisors, the first half of finding the dead."""
         await self._watch(Swept())
 
     async def sweep(self) -> Swept:
-        """Raises DatabaseAway when the database goes away, and DatabaseRefused when the supervisors may not be seen."""
+        """Does every chore once. Raises DatabaseAway, and DatabaseRefused when the supervisors may not be read."""
         swept = Swept()
         await self._try("watch", swept, self._watch)
         await self._try("requeue", swept, self._requeue_jobs_of_the_dead)
@@ -91,7 +97,7 @@ class Sweeper:
         return swept
 
     async def sweep_whole(self) -> Swept:
-        """The same, for who will not come back: all tallies are folded, however long it takes."""
+        """Sweeps, and folds all tallies, however many: for a process that sweeps only once."""
         swept = await self.sweep()
         while self._is_behind:
             await self._try("fold", swept, self._fold)
@@ -108,10 +114,10 @@ class Sweeper:
                 raise
             troubles = [str(error)]
         except DatabaseAway:
-            self._witness.forget()  # who cannot be seen to live while the database is away is not dead
+            self._witness.forget()  # during an outage no heartbeat arrives, and nobody is dead
             raise
         if self._store.take_slowest_answer() > witness.SLOW_ANSWER:
-            self._witness.forget()  # the database may have stood still, and everybody's heartbeat with it
+            self._witness.forget()  # the database may have stalled, and every heartbeat with the database
         self._tell(name, swept, troubles)
 
     def _tell(self, name: str, swept: Swept, troubles: Sequence[str]) -> None:
@@ -130,14 +136,18 @@ class Sweeper:
         except DatabaseTrouble:
             self._witness.forget()
             raise
-        if not self._takes_signs_of_life():  # a database may answer and take no writes, so that everybody looks dead
+        if not self._takes_heartbeats():  # a database that takes no writes makes everybody look dead
             self._witness.forget()
             return
         self._declared_dead &= {seen.name for seen in sightings if seen.heartbeat < 0}
         self._dead = self._witness.dead(sightings, asked_at, anyio.current_time())
 
     async def _requeue_jobs_of_the_dead(self, swept: Swept) -> None:
-        """Charges a crash, but for what somebody left behind that said goodbye: a row that was locked then."""
+        """Requeues the jobs of the dead, charged with a crash.
+
+        Exception: a supervisor that has no row, and was not declared dead by this sweeper, said goodbye and could not
+        release rows that were locked. Such jobs are released at no charge.
+        """
         dead, declared = self._dead, list[str]()
         if with_row := [(name, heartbeat) for name, heartbeat in dead if heartbeat >= 0]:
             self._declared_dead.update(name for name, _ in with_row)  # also where the reply is lost
@@ -175,12 +185,12 @@ class Sweeper:
         days = DaysChanged(swept.made, swept.retired, swept.dropped)
         if days != DaysChanged():
             publish(days)
-        if not swept.retired:  # else something may have stood in the way of dropping them
+        if not swept.retired:  # else the next sweep drops days that could not be dropped now
             self._days_are_due_at = anyio.current_time() + DAYS_INTERVAL
         return troubles
 
     async def _drop_retired_days(self, swept: Swept) -> list[str]:
-        """What stands in the way of each: a view of somebody's upon one day keeps that one, and none of the others."""
+        """Returns why days cannot be dropped. A user's view of one day keeps that day alone."""
         troubles = []
         for retired in await self._store.retired_days():
             try:

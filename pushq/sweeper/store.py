@@ -1,4 +1,4 @@
-"""What a sweeper says to the database, and a supervisor of the jobs that it takes from its pools."""
+"""The sweeper's statements. A supervisor uses some for the jobs of its own pools."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pushq.events import JobsLeft, publish
 
 _LARGEST_REQUEUE = 1000
 
-# What the server says to the slower of two who detach a partition: it is gone, or not in a state to be detached.
+# SQLSTATEs that the slower of two sweepers gets when both detach a partition: undefined table, and wrong state.
 _DETACHED_BY_ANOTHER = ("42P01", "55000")
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A job that was taken away from its pool: status is queued or failed."""
+    """A job that was taken away from a pool. status: queued or failed."""
 
     id: UUID
     queue: str
@@ -31,7 +31,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A supervisor as a sweeper sees it. lease in seconds; heartbeat is -1 for one that has no row."""
+    """A supervisor as a sweeper sees it. heartbeat: a counter, or -1 if the supervisor has no row. lease in seconds."""
 
     name: str
     heartbeat: int
@@ -41,7 +41,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class EmptiedDay:
-    """A day past retention. trouble: why it could not be emptied."""
+    """A day past retention. trouble: why the day could not be emptied, or None."""
 
     day: date
     trouble: str | None
@@ -49,7 +49,7 @@ class EmptiedDay:
 
 @dataclass(frozen=True, slots=True)
 class RetiredDay:
-    """An emptied day's partition and the next step to be rid of it: detach, finalize or drop."""
+    """An emptied day's partition. step: the next step of its removal: detach, finalize or drop."""
 
     day: date
     partition: str
@@ -57,10 +57,10 @@ class RetiredDay:
 
 
 class Store(Speaker):
-    """Who lives, jobs of the dead, days, tallies, the census."""
+    """Statements about supervisors, jobs of the dead, days, tallies and the census."""
 
     def take_slowest_answer(self) -> float:
-        """Seconds that a statement took, at most, since this was last asked."""
+        """The longest time of a statement since the last call, in seconds."""
         slowest, self._session.slowest_answer = self._session.slowest_answer, 0.0
         return slowest
 
@@ -70,14 +70,14 @@ class Store(Speaker):
         return [Sighting(**row) for row in await self._fetch("observe")]
 
     async def declare_dead(self, dead: Sequence[tuple[str, int]]) -> list[str]:
-        """The names of those that were dead indeed, of (name, heartbeat)."""
+        """Deletes the rows of supervisors, given as (name, heartbeat), that are still dead. Returns the names."""
         names, heartbeats = [name for name, _ in dead], [heartbeat for _, heartbeat in dead]
         return [row["name"] for row in await self._fetch("declare_dead", names, heartbeats)]
 
     async def requeue(
         self, supervisors: Iterable[str], *, pool: int | None = None, crashed: bool, only_if_dead: bool = False
     ) -> list[Taken]:
-        """Takes the running jobs of supervisors, or of one pool, away: charged with a crash, or released.
+        """Takes running jobs away from supervisors, or from one pool: charged with a crash, or released.
 
         only_if_dead: only from supervisors without a row. A supervisor that was declared dead may have come back, and
         claimed anew. A job that the database does not let go is left, and published as such; the others are taken.
@@ -90,7 +90,7 @@ class Store(Speaker):
             return len(rows)
 
         async def take_apart() -> None:
-            await take([])  # undone too, if it is no row's fault
+            await take([])  # raises if no row is at fault
             left: dict[UUID, str] = {}
             before = -1
             while before < len(taken):
@@ -121,9 +121,9 @@ class Store(Speaker):
         return [RetiredDay(**row) for row in await self._fetch("retired_days")]
 
     async def drop_day(self, retired: RetiredDay) -> bool:
-        """Takes one step, and those after it; False: another sweeper was quicker.
+        """Takes the day's next step and the steps after. Returns False if another sweeper was faster.
 
-        The partition's name is made from a date by the database.
+        The database makes the partition's name from a date, so the name is safe in SQL text.
         """
         table = f"pushq.{retired.partition}"
         try:
@@ -140,11 +140,11 @@ class Store(Speaker):
         return True
 
     async def fold(self, at_most: int) -> int:
-        """How many entries of the tallies' log were folded: none where another folds them."""
+        """Folds entries of the tallies' log. Returns how many: none while another sweeper folds."""
         row = await self._one("fold", at_most)
         return int(row["entries"])
 
     async def take_census(self) -> int | None:
-        """How many jobs are unfinished. None: it was not time for a census."""
+        """Counts the unfinished jobs. Returns the count, or None if no census was due."""
         rows = await self._fetch("census")
         return int(rows[0]["jobs"]) if rows else None

@@ -1,8 +1,8 @@
 """Tells the dead from the living, by two witnesses.
 
 A pause of the database makes every living supervisor's lease run out by the database's clock, and a clock may jump. So
-a supervisor is dead only if its lease has run out *and* its heartbeat's counter has stood still for a full lease by
-this process's own monotonic clock, while the database answered.
+a supervisor is dead only if two witnesses agree. The lease has run out, by the database's clock. The heartbeat's
+counter has stood still for a full lease, by this process's monotonic clock, while the database answered.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pushq.sweeper.store import Sighting
 
 SLOW_ANSWER = 5.0
-"""Seconds. A database that takes longer was as good as away: the counters may have stood still for that reason."""
+"""Seconds. A slower answer counts as an outage: counters may have stood still because the database did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class _Still:
 
 
 class Witness:
+    """Remembers since when each supervisor's counter has stood still."""
+
     def __init__(self) -> None:
         self._seen: dict[str, _Still] = {}
 
@@ -30,9 +32,9 @@ class Witness:
         self._seen.clear()
 
     def dead(self, sightings: Iterable[Sighting], asked_at: float, answered_at: float) -> list[tuple[str, int]]:
-        """The names of the dead among those seen, with the counters at which they stand.
+        """The dead among the supervisors seen, as (name, heartbeat). asked_at, answered_at: monotonic seconds.
 
-        A supervisor that holds jobs and has no row was declared dead before: its jobs are free.
+        A supervisor that holds jobs and has no row is dead: declared so before, or gone with a goodbye.
         """
         if answered_at - asked_at > SLOW_ANSWER:
             self.forget()

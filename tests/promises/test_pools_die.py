@@ -188,7 +188,7 @@ async def test_a_job_that_ends_its_process_quietly_is_charged_all_the_same(
     assert (row["status"], row["crashes"]) == ("failed", 3)
 
 
-async def test_a_pool_that_ends_untold_or_can_be_told_nothing_more_is_charged_whatever_it_says(
+async def test_a_pool_that_ends_unasked_or_can_be_told_nothing_more_is_charged_whatever_it_says(
     database_url: str, connection: Connection
 ) -> None:
     with supervising(database_url) as supervisor:

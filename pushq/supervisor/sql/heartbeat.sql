@@ -1,5 +1,6 @@
--- The heartbeat of supervisor $1 on host $2, process $3: its lease holds for $4 more seconds. Returns whether the lease had
--- run out before. At the first heartbeat, true. After a lapse the supervisor's pools register and look again at once.
+-- The heartbeat of supervisor $1 on host $2, process $3: renews the lease for $4 seconds. Returns whether the lease had run
+-- out, and true for the first heartbeat: the pools then register and look again at once. The clock is read late, because the
+-- statement may have waited for a lock.
 with before as (
     select lease_until < clock_timestamp() as lapsed from pushq.supervisors where name = $1
 )

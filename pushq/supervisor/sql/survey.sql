@@ -1,6 +1,7 @@
--- What supervisor $1 looks after beside its pools: under which pools' numbers its jobs run; how many suspects are due, jobs
--- that have killed two processes, counted up to $4; and in how many seconds the next one is, null: none waits, as far as a
--- thousand tell. Suspects are of the queues $2, where they are not paused, and of the tasks $3.
+-- Surveys supervisor $1. pools: the numbers of the pools under which jobs run. suspects: how many suspects are due, counted up
+-- to $4. suspect_due_in: seconds until the next suspect is due, null when none waits. A suspect is a job that has killed two
+-- processes, of a task in $3, in a queue of $2 that is not paused. Among more than a thousand suspects that wait, the next is
+-- looked for in a thousand.
 with suspect as (
     select job.run_at
     from pushq.jobs_unfinished as job

@@ -1,12 +1,12 @@
--- Counts the unfinished jobs, if the last count is older than 15 seconds and than a hundred times what it took, and if
--- nobody else is counting. Returns, if it did, how many there are.
+-- Counts the unfinished jobs, unless another sweeper is counting, or the last census is recent: less than 15 seconds old, or
+-- less than a hundred times its own duration. Returns the number of jobs, or no row if nothing was counted.
 with turn as materialized (
     select only_row
     from pushq.census_clock
     where taken_at < now() - greatest(interval '15 seconds', took * 100)
     for update skip locked
 ),
-clock as (  -- for the next time, where a test suite has emptied every table, or the schema alone was restored
+clock as (  -- the row may be missing: a test suite empties every table, a restore may bring the schema alone
     insert into pushq.census_clock (only_row)
     select true where not exists (select from pushq.census_clock)
     on conflict do nothing

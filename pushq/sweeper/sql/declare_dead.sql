@@ -1,6 +1,5 @@
--- Declares the supervisors $1 dead, if their counters still stand at $2 and their leases have run out, as observe.sql sees it.
--- One whose row is locked sends a heartbeat at this moment, or is being declared dead: it is left to the next sweep. Returns
--- the names.
+-- Declares the supervisors $1 dead, where the counters still stand at $2 and the leases have run out, as in observe.sql.
+-- Returns the names. A locked row is skipped: a heartbeat or another sweeper holds the row.
 delete from pushq.supervisors
 where name = any(array(
     select supervisor.name

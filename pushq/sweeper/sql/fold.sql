@@ -1,6 +1,6 @@
--- Folds up to $1 of the tallies that batches have appended into the sums. Any number of sweepers may do this at once: where
--- another is at the first entry already, this one leaves them all to it; else the two would wait for each other's sums,
--- which all add to in one order. Returns the number of entries folded.
+-- Folds up to $1 entries of the tallies' log into the sums. Returns the number of entries folded. Any number of sweepers may
+-- fold at once: a sweeper that finds the first entry locked leaves all entries to the other, because both would wait for the
+-- same sums. Sums are updated in one order, so no two folds deadlock.
 with waiting as materialized (
     select ctid from pushq.tally_log limit $1
 ),

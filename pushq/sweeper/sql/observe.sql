@@ -1,6 +1,6 @@
--- What a sweeper sees of the supervisors: their counters, and whether their leases have run out by the database's clock. A
--- lease that ends further ahead than it is long was given before the clock was set back, and counts as run out.
--- A supervisor without a row that still holds running jobs is shown as expired with counter -1.
+-- The supervisors as a sweeper sees them: counters, leases in seconds, and whether each lease has run out by the database's
+-- clock. A lease that ends further ahead than a lease is long was given before the clock was set back, and counts as run out.
+-- A supervisor without a row that still holds running jobs is shown as expired, with counter -1.
 select
     name,
     heartbeat,

@@ -1,8 +1,8 @@
--- Takes up to 1,000 running jobs away from the supervisors $1, or only from their pool $2 where it is not null, and makes
--- them due at once. Where $3 is true the jobs are charged a crash: the last ends one as failed. Where it is false they are
--- released, at no charge. Where $4 is true only supervisors without a row lose jobs: one that was declared dead and has sent a
--- heartbeat since keeps what it holds, and what it has claimed anew. Rows that somebody is finishing at this moment are left.
--- Of the jobs $5 alone, where it is not null. Returns what became of each.
+-- Takes up to 1,000 running jobs away from the supervisors $1, and makes the jobs due at once. Returns each job's new status.
+-- $2: the number of a pool, or null for every pool. $3: true charges each job a crash, and the last crash allowed fails the
+-- job; false releases the jobs at no charge. $4: true spares supervisors that have a row, since a supervisor that was declared
+-- dead and has sent a heartbeat since keeps its jobs, old and new. $5: ids of jobs, or null for every job. Rows that a pool is
+-- finishing at this moment are skipped.
 with seen as materialized (
     select id, token
     from pushq.jobs_unfinished as job
@@ -16,7 +16,7 @@ held as materialized (
         $3 and job.crashes + 1 >= pushq.most_crashes() as is_fatal
     from seen
     join pushq.jobs_unfinished as job
-        on job.id = seen.id and job.token = seen.token  -- the same claim still, now that its row is locked
+        on job.id = seen.id and job.token = seen.token  -- still the same claim, now under the row lock
     order by job.id
     limit 1000
     for update of job skip locked

@@ -1,5 +1,4 @@
--- The emptied days whose partitions this role may drop, as table names, and what is left to do: detach, finalize one that
--- was cut off, or drop.
+-- The emptied days whose partitions this role may drop. step: detach first; finalize a detach that was cut off; drop.
 select
     days.day,
     to_char(days.day, '"jobs_"YYYY_MM_DD') as partition,

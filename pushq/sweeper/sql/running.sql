@@ -1,5 +1,5 @@
--- Up to 1,000 running jobs of the supervisors $1, or only of their pool $2 where it is not null; where $3 is true, only of those
--- who have no row.
+-- Up to 1,000 running jobs of the supervisors $1. $2: the number of a pool, or null for every pool. $3: true leaves out
+-- supervisors that have a row.
 select id
 from pushq.jobs_unfinished as job
 where status = 'running' and supervisor = any($1::text[]) and ($2::int is null or pool = $2)
