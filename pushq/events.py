@@ -29,7 +29,7 @@ class Event:
     """
 
     level: ClassVar[Level] = "info"
-    is_asked_for: ClassVar[bool] = False
+    is_always_logged: ClassVar[bool] = False
     """Whether every log shows the event, whatever the log's level."""
     topic: ClassVar[str | None] = None
     """What goes on: such events are published again and again, and logged once a minute. None: each is logged."""
@@ -247,7 +247,7 @@ class PoolReady(Event):
 class PoolShown(Event):
     """Somebody has asked what the pools are doing. traceback: where it is, while it imports the tasks."""
 
-    is_asked_for: ClassVar[bool] = True
+    is_always_logged: ClassVar[bool] = True
     busy: int
     traceback: str | None = None
 
@@ -256,7 +256,7 @@ class PoolShown(Event):
 class WorkerShown(Event):
     """What one of its workers is doing, for how many seconds, and where: the handler's own frames."""
 
-    is_asked_for: ClassVar[bool] = True
+    is_always_logged: ClassVar[bool] = True
     id: UUID
     task: str
     queue: str
@@ -269,7 +269,7 @@ class WorkerShown(Event):
 class PoolSilent(Event):
     """A pool does not say what it is doing: a handler lets no other code run. It is made to write its stacks."""
 
-    is_asked_for: ClassVar[bool] = True
+    is_always_logged: ClassVar[bool] = True
     pool: int
 
 

@@ -9,11 +9,11 @@ import click
 
 from pushq.cli.options import HTTP, LOGGING, load_settings, settings_options
 from pushq.database.migrate import check_schema
-from pushq.exporter.door import bind
 from pushq.exporter.figures import ProcessFigures
 from pushq.exporter.http import application, serve
 from pushq.exporter.logs import log_events
 from pushq.exporter.metrics import Exposition, session_for_scrapes
+from pushq.exporter.port import bind
 from pushq.exporter.store import Store
 from pushq.supervisor.signals import STOP
 

@@ -15,8 +15,8 @@ from pushq.cli.options import HTTP, LOGGING, as_json, load_settings, settings_op
 from pushq.cli.output import Progress
 from pushq.database.migrate import check_schema
 from pushq.database.session import Session
-from pushq.exporter.door import bind, import_what_serves
 from pushq.exporter.logs import log_events
+from pushq.exporter.port import bind, import_server
 from pushq.supervisor import Supervisor
 from pushq.supervisor.signals import obeyed
 from pushq.sweeper import Sweeper, Swept
@@ -50,7 +50,7 @@ def supervise(tasks: str, **flags: object) -> None:
                 await Supervisor(settings, tasks, listening).run(signals)
             _end_at_once()
 
-    import_what_serves()  # now: an import that comes later, in a thread too, holds up the loop that sends the heartbeat
+    import_server()  # now: an import that comes later, in a thread too, holds up the loop that sends the heartbeat
     anyio.run(run)
 
 

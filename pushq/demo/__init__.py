@@ -1,4 +1,4 @@
-"""`pushq demo`: everything at work on a machine that has nothing but Python, with an embedded PostgreSQL."""
+"""`pushq demo`: pushq at work on a machine that has nothing but Python, with an embedded PostgreSQL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Counts:
 
 
 class Demo:
-    """What an app would do, by plain SQL on a session of its own, while the supervisor works."""
+    """Plays the app: inserts and watches jobs by plain SQL on one session, while the supervisor works."""
 
     def __init__(self, session: Session, supervisor: subprocess.Popen[bytes], port: int) -> None:
         self._session = session
@@ -80,9 +80,9 @@ class Demo:
         return [dict(row) for row in rows]
 
     async def pick_ups(self, count: int) -> list[float]:
-        """Single jobs on the now idle system, each after the last: from its INSERT, commit included, to its start.
+        """Runs single jobs on the idle system, one after another. Returns each job's seconds from INSERT to start.
 
-        In seconds.
+        The commit is included.
         """
         return [await self._pick_up(json.dumps({"path": __file__})) for _ in range(count)]
 
@@ -101,7 +101,7 @@ class Demo:
             await anyio.sleep(0.01)
 
     async def metrics(self) -> list[str]:
-        """What Prometheus would scrape, by lines, once the pools have told their newest figures."""
+        """The lines that Prometheus would scrape, once the pools have reported the newest figures."""
         await anyio.sleep(2 * INTERVAL)
         return (await to_thread.run_sync(_fetch, self.metrics_url)).splitlines()
 

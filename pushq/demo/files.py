@@ -17,12 +17,12 @@ SKIPPED = frozenset({"__pycache__", "site-packages", "node_modules", ".git", ".v
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Every file below a folder, but caches and installed packages. Raises UsageError when there is none."""
+    """Every file below a folder, except caches and installed packages. Raises UsageError when there is no file."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; name one with files to work on.")
     files: list[Path] = []
     for directory, folders, names in os.walk(folder):
-        folders[:] = sorted(set(folders) - SKIPPED)  # os.walk goes where this leads
+        folders[:] = sorted(set(folders) - SKIPPED)  # os.walk follows this list
         files += filter(_is_ours, (Path(directory, name).absolute() for name in sorted(names)))
     if not files:
         raise UsageError(f"{folder} has no files; name a folder with files to work on.")
@@ -30,7 +30,7 @@ def find_files(folder: Path) -> list[Path]:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether it is a file, and has a name that JSON can hold: not every name is UTF-8."""
+    """Whether `file` is a regular file with a name that JSON can hold: not every name is UTF-8."""
     return file.is_file() and not any("\ud800" <= letter <= "\udfff" for letter in str(file))
 
 

@@ -13,7 +13,7 @@ from pushq.task import Tasks
 
 tasks = Tasks()
 
-# A file that cannot be decoded today cannot be decoded in a second either; it is retried all the same, to be seen.
+# A file that cannot be decoded now cannot be decoded in a second either. The demo retries anyway, to show retries.
 soon = exponential(timedelta(milliseconds=200), longest=timedelta(seconds=1))
 
 
@@ -33,7 +33,7 @@ def lines(path: str) -> dict[str, int]:
 
 @tasks.register("python.tokens", max_attempts=3, backoff=soon)
 def tokens(path: str) -> dict[str, object]:
-    """The lines and tokens of a Python source, in the encoding that it declares."""
+    """The tokens of a Python source, in the declared encoding."""
     with tokenize.open(path) as source:
         kinds = Counter(tokenize.tok_name[token.type].lower() for token in tokenize.generate_tokens(source.readline))
     return {"tokens": kinds.total(), "kinds": dict(kinds.most_common(5))}

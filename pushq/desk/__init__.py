@@ -1,4 +1,4 @@
-"""What people ask of the queue by hand: lists, one job, and the functions that change something."""
+"""The queue by hand: lists of jobs and queues, one job, and the functions that change jobs and queues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which jobs to list; None: any. is_unknown: only queued jobs whose task no supervisor has ever known."""
+    """Which jobs to list. None: any. is_unknown: only queued jobs whose task no supervisor has ever known."""
 
     status: str | None = None
     queue: str | None = None
@@ -31,7 +31,7 @@ class Filter:
     is_unknown: bool = False
 
 
-# Nothing here is asked twice, and what is depends on which filters are given.
+# No statement is run twice, and the best plan depends on the filters.
 _PLANS = {"enable_seqscan": "on", "enable_hashjoin": "on", "plan_cache_mode": "auto"}
 
 
@@ -45,9 +45,9 @@ class Desk:
     @classmethod
     @asynccontextmanager
     async def opened(cls, url: str | None) -> AsyncIterator[Self]:
-        """Raises DatabaseTrouble, UsageError for a refused value, and SchemaError.
+        """Opens a session. Inside the block, raises DatabaseTrouble, UsageError for a refused value, and SchemaError.
 
-        The schema is looked at only when something proves to be missing: a producer may insert, and not look.
+        The schema is checked only when a name is missing, since a producer may insert without the right to check.
         """
         session = Session(url, "pushq", deadline=60, settings=_PLANS)
         try:
@@ -64,7 +64,7 @@ class Desk:
             await session.close()
 
     async def instant(self, seconds: float) -> datetime:
-        """So many seconds from now, by the database's clock: that of our host may be wrong."""
+        """The instant `seconds` from now, by the database's clock. The clock of this host may be wrong."""
         (row,) = await self._session.fetch("select now() + $1::float8 * interval '1 second' as instant", seconds)
         return row["instant"]  # type: ignore[no-any-return]
 
@@ -72,25 +72,25 @@ class Desk:
         return await Queue().insert(job, connection=self._session)
 
     async def why_it_waits(self, task: str, queue: str) -> str | None:
-        """Why nobody would run such a job now, as a sentence; None: somebody would, or we may not look."""
+        """Why no supervisor would run such a job now, as a sentence. None: one would, or the role may not look."""
         try:
             (row,) = await self._session.fetch(statement("prospects"), task, queue, deadline=2.0)
-        except DatabaseTrouble:  # a producer may insert, and not look; and the job is there by now
+        except DatabaseTrouble:  # a producer may lack the right to look, and the job is inserted by now
             return None
         if row["is_paused"]:
             return f"queue {queue!r} is paused; `pushq queues resume {shlex.quote(queue)}` lets it go on"
-        if queue in row["served_knowingly"]:
+        if queue in row["served_with_task"]:
             return None
         if not row["is_known"]:
             return f"no supervisor has ever known a task {task!r}" + _did_you_mean(task, row["known"])
         if not row["served"]:
             return "no supervisor is alive"
-        if row["served_knowingly"]:
-            return f"those who know task {task!r} serve other queues: {', '.join(row['served_knowingly'])}"
-        return f"no supervisor that is alive knows task {task!r}"
+        if row["served_with_task"]:
+            return f"the supervisors that know task {task!r} serve other queues: {', '.join(row['served_with_task'])}"
+        return f"no live supervisor knows task {task!r}"
 
     async def list_jobs(self, wanted: Filter, limit: int) -> list[Row]:
-        """A job's columns but payload and result, and task_is_known and queue_is_paused; the newest first."""
+        """Jobs as rows, the newest first: all columns except payload and result; task_is_known, queue_is_paused."""
         asked = (wanted.status, wanted.queue, wanted.task, wanted.is_unknown, limit)
         rows = await self._session.fetch(statement("list_jobs"), *asked)
         if not rows:
@@ -98,7 +98,7 @@ class Desk:
         return [dict(row) for row in rows]
 
     async def find(self, job_id: UUID) -> Row | None:
-        """A job's columns, payload and result as JSON text; None: there is none. An id used again: the newest."""
+        """A job's columns, payload and result as JSON text. None: no such job. Of jobs that share an id, the newest."""
         rows = await self._session.fetch(statement("find_job"), job_id)
         return dict(rows[0]) if rows else None
 
@@ -110,7 +110,7 @@ class Desk:
         return [dict(row) for row in rows]
 
     async def change(self, verb: str, what: UUID | str) -> str:
-        """Calls pushq.cancel, retry, pause or resume, and returns what it did."""
+        """Calls pushq.cancel, retry, pause or resume. Returns the function's answer, such as "cancelled"."""
         assert verb in ("cancel", "retry", "pause", "resume")
         (row,) = await self._session.fetch(f"select pushq.{verb}($1) as did", what)
         return str(row["did"])

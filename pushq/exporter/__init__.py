@@ -1,1 +1,4 @@
-"""What pushq shows of itself: /metrics, health, logs. It subscribes and reads; nothing waits for it."""
+"""Shows pushq to the outside: /metrics, health, logs.
+
+The exporter subscribes and reads; nothing waits for the exporter.
+"""

@@ -1,4 +1,4 @@
-"""What a process tells of itself, beside what the table tells."""
+"""Figures of a process, beside the figures of the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pushq.events import WAKEUPS
 
 @dataclass(slots=True)
 class ProcessFigures:
-    """What a supervisor tells of itself and its pools, dead ones included where it is a count."""
+    """Figures of a supervisor's pools. wakeups and notifications count those of ended pools, too."""
 
     pools: int = 0
     busy: int = 0

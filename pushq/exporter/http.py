@@ -18,18 +18,18 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 Metrics = Callable[[str], Awaitable[tuple[Sequence[bytes], str]]]
-"""From what the scraper accepts to an exposition, in pieces, and its content type."""
+"""From a request's Accept header to an exposition, in pieces, and the content type."""
 Readiness = Callable[[], str | None]
-"""Why we are not ready; None: we are."""
+"""Why the process is not ready, or None when ready."""
 
 MOST_CONNECTIONS = 100
-"""One more, and the oldest is ended: clients that dawdle must not take all the files that a process may open."""
+"""With one more, the oldest connection is closed: slow clients must not take every file that a process may open."""
 LONGEST_CONNECTION = 30.0
-"""Seconds. A scraper that keeps its connection opens another."""
+"""Seconds. A scraper that keeps a connection open must then open another."""
 
 
 def application(metrics: Metrics, not_ready: Readiness, token: str | None, listening: socket.socket) -> Starlette:
-    """What `serve` serves by `listening`. Beyond this machine nobody gets /metrics without a token."""
+    """The application that `serve` serves on `listening`. Beyond this machine, /metrics needs a token."""
     is_in_the_open = not ip_address(listening.getsockname()[0]).is_loopback
 
     async def serve_metrics(request: Request) -> Response:
@@ -61,18 +61,18 @@ def application(metrics: Metrics, not_ready: Readiness, token: str | None, liste
 
 
 async def _one_by_one(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """No more is copied for a client than it takes."""
+    """Copies no more for a client than the client reads."""
     for piece in pieces:
         yield piece
 
 
 def _has_token(request: Request, token: str) -> bool:
-    given = request.headers.get("authorization", "").encode("latin-1")  # the bytes that were sent
+    given = request.headers.get("authorization", "").encode("latin-1")  # the bytes as sent
     return secrets.compare_digest(given, f"Bearer {token}".encode())
 
 
 class _Server(uvicorn.Server):
-    """uvicorn would take SIGINT and SIGTERM for itself."""
+    """A server without uvicorn's handlers of SIGINT and SIGTERM."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -80,7 +80,10 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """A client's connection: there are so many of them, for so long, whatever clients do."""
+    """A client's connection. Bounded in number and time, whatever clients do.
+
+    uvicorn's own limits answer a new client with 503, or bound idle connections only.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -95,17 +98,17 @@ class _Connection(H11Protocol):
 
 
 async def serve(listening: socket.socket, app: Starlette) -> None:
-    """Serves until it is cancelled."""
+    """Serves until cancelled."""
     config = uvicorn.Config(
         app,
         http=_Connection,
         ws="none",
-        backlog=MOST_CONNECTIONS,  # so many are accepted at a time
+        backlog=MOST_CONNECTIONS,  # accepted at a time
         log_config=None,
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=1,
         server_header=False,
     )
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # its warnings tell of clients' nonsense, in a form of its own
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # warnings tell of malformed requests, in another format
     await _Server(config).serve(sockets=[listening])

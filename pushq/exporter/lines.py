@@ -1,7 +1,7 @@
-"""Lines of a log, on their way to standard error.
+"""Lines of a log, on the way to standard error.
 
-Whoever reads the log may stand still, or be gone, and a disk may be full: lines are written by a thread of their own,
-and dropped when it cannot keep up, so that nothing else ever waits for a log or fails by it.
+The reader of a log may stall or be gone, and a disk may be full. So a thread writes the lines, and lines are dropped
+when the thread cannot keep up. Nothing else ever waits for a log, or fails because of a log.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 MOST_UNWRITTEN = 10_000
-"""Lines."""
+"""Lines kept for the thread, at most."""
 LAST_LINES = 0.5
-"""Seconds, at the end, for what is not written yet."""
+"""Seconds to write the lines left at the end."""
 
 
 class LineWriter:
-    """Writes lines in a thread of its own, and keeps so many that are not written yet."""
+    """Writes lines in a thread. most: how many unwritten lines are kept."""
 
     def __init__(self, stream: TextIO, *, most: int = MOST_UNWRITTEN) -> None:
         self._stream = stream
@@ -31,8 +31,8 @@ class LineWriter:
         self._thread.start()
 
     def put(self, line: str) -> bool:
-        """Whether the line will be written, if the stream takes it."""
-        if os.getpid() != self._pid:  # a child that a handler has forked, in which our thread does not live
+        """Returns whether the line will be written; False: dropped, because too many lines wait."""
+        if os.getpid() != self._pid:  # a handler has forked: the child has no thread
             with suppress(OSError, ValueError):
                 self._write(line + "\n")
             return True
@@ -43,7 +43,7 @@ class LineWriter:
         return True
 
     def close(self) -> None:
-        """Ends, and waits for what is not written yet, if that takes no longer than LAST_LINES."""
+        """Ends the thread, after at most LAST_LINES for the lines left."""
         until = time.monotonic() + LAST_LINES
         with suppress(queue.Full):
             self._lines.put(None, timeout=LAST_LINES)
@@ -55,7 +55,10 @@ class LineWriter:
                 self._write(line + "\n")
 
     def _write(self, line: str) -> None:
-        """Past the stream's buffer: whoever ends while this thread holds a buffer's lock ends in a fatal error."""
+        """Writes past the stream's buffer.
+
+        A process that exits while a thread holds a buffer's lock ends in a fatal error.
+        """
         try:
             descriptor = self._stream.fileno()
         except (OSError, ValueError):
@@ -67,13 +70,13 @@ class LineWriter:
 
 
 def instant(seconds: float | None = None) -> str:
-    """By the clock of time.time(); None: now."""
+    """An instant in UTC as ISO 8601, to the millisecond. seconds: as from time.time(); None: now."""
     moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def shown(value: object) -> str:
-    """A value that cannot end before its end: names may hold anything."""
+    """A value as one token of a console line, quoted where needed. Names in rows may hold any text."""
     if isinstance(value, float):
         return f"{value:.3f}"
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -82,5 +85,5 @@ def shown(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that cannot move the cursor or forge a line: rows may hold anything."""
+    """Text that cannot move the cursor or forge a line. Rows may hold any text."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

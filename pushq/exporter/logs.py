@@ -1,4 +1,4 @@
-"""Writes events to standard error, one a line: for people, or as JSON. Never a payload, never a password."""
+"""Writes events to standard error, one event a line: for people, or as JSON. Never a payload, never a password."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from pushq.exporter.lines import LineWriter, instant, printable, shown
 from pushq.exporter.records import log_records
 
 SAID_EVERY = 60.0
-"""Seconds, for what is published again and again while it lasts."""
+"""Seconds between two lines of one topic, whose events are published again and again."""
 
 
 @contextmanager
 def log_events(
     form: str, level: str, errors: str = "brief", *, source: str, stream: TextIO | None = None
 ) -> Iterator[None]:
-    """Logs what is at least as loud as `level`. `source` says which process speaks; `errors` as PUSHQ_LOG_ERRORS."""
+    """Logs events of `level` and above, inside the block.
+
+    form: console or json. source: the name of the process in each line. errors: as PUSHQ_LOG_ERRORS.
+    """
     writer = LineWriter(stream or sys.stderr)
     log = Log(form, level, source, writer, errors)
     try:
@@ -33,7 +36,10 @@ def log_events(
 
 
 class Log:
-    """A subscriber. What lasts is said once a minute; that the database is away, by the supervisor alone."""
+    """A subscriber.
+
+    Events of a topic are logged once a minute. Outages of the database are logged by the supervisor alone.
+    """
 
     def __init__(self, form: str, level: str, source: str, writer: LineWriter, errors: str = "brief") -> None:
         self._line = _json_line if form == "json" else _console_line
@@ -52,12 +58,12 @@ class Log:
             return
         if isinstance(event, JobEnded) and not self._tells_all:
             event = replace(event, message=None, traceback=None)
-        if self._is_repetition(event) or not (event.is_asked_for or LEVELS.index(event.level) >= self._least):
+        if self._is_repetition(event) or not (event.is_always_logged or LEVELS.index(event.level) >= self._least):
             return
         self.write(self._line(event, self._source))
 
     def write(self, line: str) -> None:
-        """From any thread: handlers log, too."""
+        """May be called from any thread, since handlers log as well."""
         if self._dropped and self._writer.put(self._line(LogLinesDropped(self._dropped), self._source)):
             self._dropped = 0
         if not self._writer.put(line):
@@ -90,7 +96,7 @@ def _console_line(event: Event, source: str) -> str:
     trace = values.pop("traceback", None) or ""
     told = " ".join(f"{name}={shown(value)}" for name, value in values.items() if value not in (None, ()))
     line = f"{instant()} {event.level:7} [{source}] {_name(event)} {told}".rstrip()
-    return "\n    ".join([line, *map(printable, trace.splitlines())])  # indented: no line of a trace is taken for ours
+    return "\n    ".join([line, *map(printable, trace.splitlines())])  # indented, unlike the line of an event
 
 
 def _json_line(event: Event, source: str) -> str:

@@ -23,16 +23,19 @@ from pushq.exporter.store import Store
 
 FINISHED = ("succeeded", "failed", "cancelled")
 LONGEST_READ = 4.0
-"""Seconds, twice which a scrape may wait: for one that is under way, and for its own. Prometheus gives up after ten."""
+"""Seconds for the reads of one scrape. A scrape may wait twice as long, for the scrape under way and for its own.
+
+Prometheus gives up after ten seconds.
+"""
 AT_A_TIME = 20
-"""So many pairs of labels are written, a thousand lines or so, before anything else has its turn on the loop."""
+"""Pairs of labels written, about a thousand lines, between two turns of the event loop."""
 
 _PAIR = itemgetter("queue", "task")
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """What the table tells."""
+    """The rows read by one scrape."""
 
     overview: Any
     gauges: Sequence[Any]
@@ -41,18 +44,19 @@ class _Table:
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """A metric's name, type and few samples; or its samples' lines beside it, a text for each combination of labels."""
+    """A metric with its few samples; or with many, as ready lines, a text for each combination of labels."""
 
     metric: Metric
     lines: Iterable[str] = ()
 
 
 class Exposition:
-    """What /metrics says. `figures` is asked for this process's own at each scrape.
+    """The content of /metrics. `figures` returns this process's own figures at each scrape.
 
-    A scrape is three short statements, whatever the history: the tallies are read by combination of labels, and there
-    are at most so many. It is written in turns with whatever else the loop has to do. Scrapes that come together share
-    one. While the database does not answer, the process tells of that and of itself.
+    A scrape is three short statements, whatever the history: the tallies have a row for each combination of labels, and
+    the combinations are bounded. The text is written in pieces, between which the event loop runs other tasks. Scrapes
+    that come together share one result. While the database does not answer, /metrics shows the outage and the figures
+    of the process.
     """
 
     def __init__(self, store: Store, figures: Callable[[], ProcessFigures]) -> None:
@@ -66,7 +70,7 @@ class Exposition:
         self._texts: dict[str, list[bytes]] = {}
 
     async def __call__(self, accept: str) -> tuple[Sequence[bytes], str]:
-        """The exposition, in pieces, and its content type: OpenMetrics if it was asked for, else Prometheus text."""
+        """The exposition in pieces, and the content type: OpenMetrics if `accept` names it, else Prometheus text."""
         came_at = anyio.current_time()
         encode, content_type = choose_encoder(accept)
         async with self._turn:
@@ -85,7 +89,7 @@ class Exposition:
         self._taken_at = taken_at
 
     async def _read(self) -> _Table | None:
-        """None: the database does not answer."""
+        """The rows of the table, or None if the database does not answer."""
         try:
             with anyio.fail_after(LONGEST_READ):
                 table = _Table(await self._store.overview(), await self._store.gauges(), await self._store.tallies())
@@ -106,7 +110,7 @@ class Exposition:
 
 
 def session_for_scrapes(url: str | None, name: str) -> Session:
-    """Scrapes have one to themselves, so that nothing waits for them. They read the tallies whole."""
+    """A session for scrapes alone, so that no other statement waits for a scrape. Scrapes read whole tables."""
     return Session(url, name, deadline=LONGEST_READ, settings={"enable_seqscan": "on", "work_mem": "32MB"})
 
 
@@ -114,8 +118,11 @@ def session_for_scrapes(url: str | None, name: str) -> Session:
 
 
 async def _text(families: Iterable[_Family], encode: Callable[[Collector], bytes]) -> list[bytes]:
-    """In pieces. The library, which takes 15 microseconds a line, writes what is few."""
-    end = encode(_Only())  # OpenMetrics has a mark
+    """The families as text, in pieces.
+
+    Only short families go through the library, which takes 15 microseconds a line.
+    """
+    end = encode(_Only())  # OpenMetrics ends with a mark
     pieces = []
     for family in families:
         pieces.append(encode(_Only(family.metric)).removesuffix(end))
@@ -139,11 +146,11 @@ def _label(name: str, value: str) -> str:
     return f'{name}="{escaped}"'
 
 
-# What the table tells -------------------------------------------------------------------------------------------------
+# From the table ------------------------------------------------------------------------------------------------------
 
 
 def _from_table(table: _Table | None) -> Iterator[_Family]:
-    """Every name, also where there is nothing to tell."""
+    """Every metric of the table, also the metrics without a sample."""
     up = "Whether the database answered this scrape. Where it did not, nothing is shown of the table."
     yield _Family(GaugeMetricFamily("pushq_database_up", up, value=int(table is not None)))
     yield from _gauges(table)
@@ -207,7 +214,7 @@ def _counter(name: str, text: str, outcome: str, tallies: Iterable[Any]) -> _Fam
 
 
 def _labels(row: Any, *, status: bool = False) -> str:
-    """Those of a row, in the order of their names."""
+    """The labels of a row, in the order of the labels' names."""
     labels = [_label("queue", row["queue"]), _label("task", row["task"])]
     if status:
         labels.insert(1, _label("status", row["outcome"]))
@@ -225,14 +232,14 @@ def _histogram(name: str, labels: str, bounds: Sequence[float], of: str, rows: S
         for bound, jobs in zip([*map(float, bounds), "+Inf"], sums, strict=True)
     ]
     lines.append(f"{name}_count{{{labels}}} {float(sums[-1])}\n")
-    # To the microsecond, as durations are counted: floats added in another order would make a sum fall by its last bit,
-    # which Prometheus takes for a restart.
+    # Rounded to the microsecond. Floats added in another order may fall by the last bit, and Prometheus takes a fallen
+    # counter for a restart.
     seconds = round(float(sum(row[f"{of}_seconds"] for row in rows)), 6)
     lines.append(f"{name}_sum{{{labels}}} {seconds}\n")
     return "".join(lines)
 
 
-# What this process tells ----------------------------------------------------------------------------------------------
+# From this process ---------------------------------------------------------------------------------------------------
 
 
 def _from_process(figures: ProcessFigures) -> Iterator[_Family]:

@@ -1,7 +1,7 @@
-"""What handlers and libraries log by Python's `logging`: each record knows its job.
+"""Records that handlers and libraries log by Python's `logging`: each record knows its job.
 
-Where nobody has said what becomes of records, they are written as pushq's own events are, in its format and at its
-level. Whoever configures `logging` himself has it his way, and may name the fields: `%(pushq_task)s`.
+Unless the user configures `logging`, records are written like pushq's own events, in the same format and at the same
+level. A user's own configuration is left alone, and may use the fields of the job: `%(pushq_task)s`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pushq.current import job_here
 from pushq.exporter.lines import instant, printable, shown
 
 _FIELDS = {"id": "pushq_job", "task": "pushq_task", "attempt": "pushq_attempt"}
-"""What a line says of a record's job, and in which field of the record that stands."""
+"""From names in a line to fields of a record."""
 
 
 @contextmanager
 def log_records(form: str, level: str, source: str, write: Callable[[str], None]) -> Iterator[None]:
-    """Python's own last resort would wait for the log to be read, and writes a message alone."""
+    """Logs records inside the block, in place of Python's last resort, which writes the bare message and may block."""
     make, last_resort = logging.getLogRecordFactory(), logging.lastResort
     logging.setLogRecordFactory(_knowing_its_job(make))
     logging.lastResort = _Records(form, level, source, write)
@@ -32,8 +32,8 @@ def log_records(form: str, level: str, source: str, write: Callable[[str], None]
         logging.setLogRecordFactory(make)
 
 
-def log_as_loud_as(level: str) -> None:
-    """Has records made from this level on, which are made from `warning` on else; where nobody has configured it."""
+def make_records_from(level: str) -> None:
+    """Lowers or raises the root logger's level, `warning` by default, unless the user has configured `logging`."""
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     handlers = [handler for logger in loggers if isinstance(logger, logging.Logger) for handler in logger.handlers]
     if logging.root.level == logging.WARNING and all(isinstance(one, logging.NullHandler) for one in handlers):
@@ -83,14 +83,14 @@ def _json_line(record: logging.LogRecord, source: str) -> str:
 
 
 def _job_of(record: logging.LogRecord) -> dict[str, object]:
-    fields = vars(record)  # a record need not come from the factory
+    fields = vars(record)  # a record may come from elsewhere than the factory
     return {name: fields.get(field) for name, field in _FIELDS.items()}
 
 
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception as error:  # noqa: BLE001 - what is logged is the user's, and must not fail his handler
+    except Exception as error:  # noqa: BLE001 - an argument of the user's must not fail the user's handler
         return f"{record.msg!s:.1000} (its arguments do not fit: {type(error).__name__})"
 
 

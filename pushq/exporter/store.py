@@ -1,4 +1,4 @@
-"""What the exporter asks the database."""
+"""The exporter's statements."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pushq.database.speaker import Speaker
 
 
 class Store(Speaker):
-    """Counters, gauges, and which labels there are."""
+    """Counters, gauges, and labels."""
 
     async def tallies(self) -> list[Any]:
-        """Rows of (queue, task, outcome, jobs, run_seconds, wait_seconds), and (run_buckets, run_jobs, wait_buckets,
-        wait_jobs): buckets, and how many jobs are in each. In the order of queue and task.
+        """Rows in the order of queue and task.
+
+        Columns: queue, task, outcome, jobs, run_seconds, wait_seconds, run_buckets, run_jobs, wait_buckets, wait_jobs.
+        run_buckets lists numbers of buckets, run_jobs the jobs in each bucket.
         """
         return await self._fetch("tallies")
 
@@ -21,5 +23,5 @@ class Store(Speaker):
         return await self._fetch("gauges")
 
     async def overview(self) -> Any:
-        """One row of (supervisors, queues, run_bounds, wait_bounds)."""
+        """One row of (supervisors, queues, run_bounds, wait_bounds). Bounds in seconds."""
         return await self._one("overview")

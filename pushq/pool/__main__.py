@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from pushq.errors import TasksError, TasksRaised
 from pushq.exporter.logs import log_events
-from pushq.exporter.records import log_as_loud_as
+from pushq.exporter.records import make_records_from
 from pushq.link import Assignment, Link, Unable, receive_first, send_last
 from pushq.local.death import die_with
 from pushq.pool import run_pool
@@ -78,7 +78,7 @@ def _begin(end: socket.socket, assignment: Assignment, roster: Roster) -> None:
     except (TasksError, TasksRaised) as error:
         send_last(end, Unable(str(error), may_pass=isinstance(error, TasksRaised)))
         return
-    log_as_loud_as(assignment.log_level)
+    make_records_from(assignment.log_level)
     leave_to_the_supervisor(*STOPPING)  # whatever that module has done about them
     anyio.run(_serve, end, assignment, tasks, roster, backend_options={"loop_factory": PoolLoop})
 

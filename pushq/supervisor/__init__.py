@@ -18,7 +18,7 @@ from pushq.database.migrate import check_schema
 from pushq.database.session import Session
 from pushq.errors import DatabaseTrouble, PushqError, TasksError, TasksRaised
 from pushq.events import Draining, SupervisorStarted, SupervisorStopped, publish
-from pushq.exporter.door import serve_who_comes
+from pushq.exporter.port import serve_on_demand
 from pushq.settings import Settings
 from pushq.supervisor.crew import Crew
 from pushq.supervisor.farewell import LAST_WORDS, Farewell
@@ -163,7 +163,7 @@ class Supervisor:
 
     async def _serve(self) -> None:
         token = self._settings.http_token
-        await serve_who_comes(
+        await serve_on_demand(
             self._listening,
             url=self._settings.url,
             name=f"pushq supervisor {self.name}: scrapes",

@@ -61,8 +61,8 @@ select pushq.pause('letters');
         ("mail.welcome", "letters", "queue 'letters' is paused; `pushq queues resume letters` lets it go on"),
         ("report.bild", "default", "no supervisor has ever known a task 'report.bild'; did you mean 'report.build'?"),
         ("x", "nowhere", "no supervisor has ever known a task 'x'"),
-        ("mail.welcome", "default", "those who know task 'mail.welcome' serve other queues: letters, mail"),
-        ("old.one", "default", "no supervisor that is alive knows task 'old.one'"),
+        ("mail.welcome", "default", "the supervisors that know task 'mail.welcome' serve other queues: letters, mail"),
+        ("old.one", "default", "no live supervisor knows task 'old.one'"),
     ],
 )
 async def test_a_job_that_nobody_would_run_is_told_why(

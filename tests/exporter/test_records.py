@@ -16,7 +16,7 @@ import pytest
 
 from pushq.current import set_current_job
 from pushq.exporter.logs import log_events
-from pushq.exporter.records import log_as_loud_as
+from pushq.exporter.records import make_records_from
 from pushq.job import Job
 
 JOB = Job(UUID(int=7), "mail.welcome", "mail", "{}", 3, 0, 0, None, None, None, None, UUID(int=8))
@@ -54,7 +54,7 @@ def logged(
     stream = io.StringIO()
     with fresh_root(), log_events(form, level, source="pool 1", stream=stream):
         logging.root.handlers += handlers
-        log_as_loud_as(level)
+        make_records_from(level)
         context = contextvars.copy_context()
         if in_a_job:
             context.run(set_current_job, JOB)

@@ -1,4 +1,4 @@
--- The job $1, whole; if its id was used again after it had finished, the newest.
+-- The job $1, with every column. An id may be used again after a job has finished: the newest job is returned.
 select
     id, task, queue, status, priority, payload::text as payload, result::text as result, error, traceback, run_at, attempt,
     failures, crashes, max_attempts, timeout, unique_key, tenant_id, correlation_id, submitted_by, enqueued_at,

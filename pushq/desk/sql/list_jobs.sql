@@ -1,5 +1,5 @@
--- The newest $5 jobs with the status $1, the queue $2 and the task $3 (null: any); where $4 is true only queued ones whose
--- task no supervisor has ever known.
+-- The newest $5 jobs with status $1, queue $2 and task $3 (null: any). $4: true lists only queued jobs whose task no supervisor
+-- has ever known.
 select
     job.id, job.task, job.queue, job.status, job.priority, job.run_at, job.attempt, job.failures, job.crashes,
     job.max_attempts, job.unique_key, job.tenant_id, job.correlation_id, job.submitted_by, job.enqueued_at,

@@ -1,5 +1,5 @@
--- The queues that are known or hold unfinished jobs, with those jobs counted now; and '*' while all are paused.
--- served: by a supervisor that lives.
+-- The queues that are known or hold unfinished jobs, with the unfinished jobs counted now. While all queues are paused, also
+-- '*'. served: a live supervisor serves the queue.
 select
     queue,
     count(job.id) filter (where job.status = 'queued') as queued,

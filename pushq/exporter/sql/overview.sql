@@ -1,4 +1,4 @@
--- How many supervisors are live, the queues that have been served, and the histograms' bounds.
+-- The number of live supervisors, the names of queues ever served, and the bounds of the histograms in seconds.
 select
     (select count(*) from pushq.supervisors where lease_until > now()) as supervisors,
     array(select name from pushq.queues where served_since is not null order by name) as queues,

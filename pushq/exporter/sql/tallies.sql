@@ -1,6 +1,6 @@
--- The counters: what is folded and what is not yet, in one snapshot. A row a pair of labels and outcome: how many jobs; for
--- how many seconds they ran and waited, all together; and how many of them are in which bucket. A pair that has labels has
--- a row for each outcome, also where it is zero.
+-- The counters: folded tallies and the log, in one snapshot. A row for each queue, task and outcome: the number of jobs, the
+-- seconds run and waited in total, and the number of jobs in each bucket. Each pair of labels has a row for every outcome, also
+-- for outcomes that no job has had.
 with entry as (
     select * from pushq.tallies
     union all

@@ -1,6 +1,6 @@
-"""Where clients of /metrics, /healthz and /readyz knock: bound at the start, opened when the first has come.
+"""The port of /metrics, /healthz and /readyz: bound at the start, served on demand.
 
-To import what serves them takes a fifth of a supervisor's start, and nobody may ever ask.
+The HTTP server is imported when the first client comes: the import takes a fifth of a supervisor's start.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from pushq.exporter.figures import ProcessFigures
 from pushq.exporter.store import Store
 
 OPENED_AFTER = 5.0
-"""Seconds, though nobody has come: later there may be no file to be had, or a newer program may have been installed."""
+"""Seconds after which the server is imported even without a client.
+
+Later the process may have no file left to open, or a newer version may have been installed over this one.
+"""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError when the port is not for us, PushqError when it is taken, or when the host
-    is not ours: whoever has the port may be about to end, and an address may be yet to come."""
+    """A listening socket. Port 0: any free port.
+
+    Raises UsageError when the user may not have the port. Raises PushqError when the port is taken, or the host is not
+    this machine's: both may pass, as another process ends, or an interface comes up.
+    """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
@@ -38,11 +44,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _reason(error: OSError) -> str:
-    """What the system says, without what Python adds to it."""
+    """The operating system's message, without Python's additions."""
     return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.strerror).lower()
 
 
-async def serve_who_comes(
+async def serve_on_demand(
     listening: socket.socket,
     *,
     url: str | None,
@@ -51,13 +57,13 @@ async def serve_who_comes(
     not_ready: Callable[[], str | None],
     token: str | None,
 ) -> None:
-    """Serves until it is cancelled. name: of the session for scrapes. not_ready: why; None: we are ready."""
+    """Serves until cancelled. name: of the session for scrapes. not_ready: returns why not, or None when ready."""
     with anyio.move_on_after(OPENED_AFTER):
         await anyio.wait_readable(listening)
     try:
-        await run_sync(import_what_serves)  # in a thread: the loop has pools to hear meanwhile
-    except RuntimeError:  # the system has none to give
-        import_what_serves()
+        await run_sync(import_server)  # in a thread, since the loop has pools to hear
+    except RuntimeError:  # the system has no thread left
+        import_server()
     from pushq.exporter.http import application, serve  # noqa: PLC0415
     from pushq.exporter.metrics import Exposition, session_for_scrapes  # noqa: PLC0415
 
@@ -68,6 +74,6 @@ async def serve_who_comes(
         session.discard()
 
 
-def import_what_serves() -> None:
+def import_server() -> None:
     import pushq.exporter.http  # noqa: PLC0415
     import pushq.exporter.metrics  # noqa: F401, PLC0415

@@ -1,4 +1,4 @@
-"""The door to /metrics, /healthz and /readyz, before what serves them has been imported."""
+"""The port of /metrics, /healthz and /readyz, before the HTTP server is imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pushq.exporter import door
+from pushq.exporter import port
 from pushq.exporter.figures import ProcessFigures
 
 
@@ -16,11 +16,11 @@ async def test_a_system_that_has_no_thread_to_give_keeps_nobody_out(monkeypatch:
     async def no_thread(_: Callable[[], None]) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(door, "run_sync", no_thread)
-    with door.bind("127.0.0.1", 0) as listening:
+    monkeypatch.setattr(port, "run_sync", no_thread)
+    with port.bind("127.0.0.1", 0) as listening:
         place = f"http://127.0.0.1:{listening.getsockname()[1]}/healthz"
         serving = asyncio.create_task(
-            door.serve_who_comes(
+            port.serve_on_demand(
                 listening, url=None, name="test", figures=ProcessFigures, not_ready=lambda: None, token=None
             )
         )
