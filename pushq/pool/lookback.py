@@ -1,19 +1,35 @@
 """How far back claims look.
 
-Theory of operation. Jobs that have been run leave dead entries at the head of the index that claims read. They are
-cleared away as they are met, unless a long transaction somewhere in the cluster holds the xmin horizon back: then each
-claim that begins at the head passes all of them, and gets slower for as long as that lasts.
+Theory of operation. Finished jobs leave dead entries at the head of the index that claims read. A claim clears away the
+dead entries that it passes, unless a long transaction somewhere in the cluster holds the xmin horizon back. Then each
+claim from the head passes all dead entries again, and claims get slower for as long as the transaction lasts.
 
-A look that took fewer jobs than it had room for has taken all that were due in its span. What it could not see yet has
-become due since, but for transactions that were under way, jobs that were given back, and rows that say they were due
-long ago. So while looks at everything are slow, a pool looks at what became due since the last look, and MARGIN
-earlier. In between it looks at the past before that, in slices, from the newest to the oldest and round again. A slice
-is as wide as can be passed in SLICE seconds, and the next one is due after SHARE times as long as it took: the past
-costs claims a small share of the time, however much of it there is. A round that was one quick slice ends all this.
+A *look* is a claim of jobs whose due times lie in a *span*. A look that took fewer jobs than it had room for took all
+due jobs of its span. Later looks may leave such a span out, but for latecomers: jobs of transactions that were still
+open, jobs that were given back, jobs inserted with a due time long ago. So while looks at everything are slow, a look
+is at what is new: at due times since the last look that took all, and MARGIN before it. In between, a look is at a
+*slice* of the past. The slices of a *round* go from the newest to the oldest, and then the next round begins. Line by
+line, while now moves to the right:
 
-What a look takes because the database is far away, or busy with others, says nothing of what it passed: it is compared
-with the quickest look of late, and with how much slower than that looks at what is new are. Noise may still be taken
-for dead entries: so no slice is narrower than NARROWEST, and a round has no more than MOST_SLICES, and the rest.
+    look at      ever                                         now
+    everything   ├───────────────────────────────────────────────┤     took all, slowly: a round begins
+    new                                                  ├────────┤
+    slice                                  ├─────────────┤
+    new                                                   ├────────┤
+    slice                  ├───────────────┤
+    new                                                    ├────────┤
+    slice        ├─────────┤                                           the last of the round
+    new                                                     ├────────┤
+    slice                                    ├───────────────┤         the first of the next round
+
+A slice is as wide as a look passes in SLICE seconds, and the next slice is due SHARE times as long after it as the look
+took. So the past costs claims a small share of their time, however much past there is. A round that was one quick slice
+ends the looking back.
+
+A slow claim need not mean dead entries: the database may be far away or busy. So the time of each look is compared with
+the fastest recent look, plus the usual spread of looks at what is new, since these cannot have met dead entries. Noise
+may still be taken for dead entries. So no slice is narrower than NARROWEST, and a round has at most MOST_SLICES slices
+and one more, for all the rest.
 """
 
 from __future__ import annotations
@@ -23,31 +39,34 @@ from math import inf
 from time import monotonic
 
 SLOW = 0.005
-"""Seconds beyond the quickest look after which one is slow, beside SLOW_PER_JOB for each job that it took."""
+"""Seconds beyond the fastest look from which on a look is slow."""
 SLOW_PER_JOB = 0.0001
+"""Seconds that a look may take longer for each job that it took."""
 NEAR = 0.0005
-"""Seconds of the quickest look, until others are known."""
+"""Seconds that the fastest look takes, until others are known; a faster look counts as this fast."""
 FORGETTING = 1.3
-"""By how much the quickest look counts as slower with each later one: a database may move away."""
+"""Ratio by which the fastest look counts as slower after each later look: a database may move away."""
 MARGIN = 1.0
-"""Seconds for which a transaction may insert and not have committed, and be seen at once all the same."""
+"""Seconds for which a transaction may insert without a commit, and have its jobs seen at once all the same."""
 SLICE = 0.004
-"""Seconds that a slice should take."""
+"""Seconds that a look at a slice should take."""
 SHARE = 15
+"""Seconds until the next slice, for each second that the last slice took."""
 NARROWEST = 1.0
 """Seconds of the past in a slice, at least."""
 MOST_SLICES = 40
+"""Slices in a round, before the slice with the rest."""
 NOISE_OF = 16
-"""How many looks at what is new tell how much times vary."""
+"""Looks at what is new over which their spread is averaged."""
 WIDEST = 86_400.0
-"""Seconds of the past in a slice, at most: one that is to be wider is at all that is left."""
+"""Seconds of the past in a slice, at most. A slice that would be wider is all the rest."""
 OVERLAP = 0.1
-"""Seconds by which spans overlap: they travel as seconds before now, whenever that will be."""
+"""Seconds by which spans overlap: a span travels as seconds before now, and the database's now comes later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What a look is at: what became due between two instants of time.monotonic()'s clock."""
+    """Due times that a look is at, between two instants of `time.monotonic()`."""
 
     start: float = -inf
     end: float = inf
@@ -66,26 +85,56 @@ class Span:
 EVERYTHING = Span()
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What is left of one way through the past.
+
+    end: an instant, where the next slice ends. width: of the next slice, in seconds. slices: how many have been passed.
+    """
+
+    end: float
+    width: float
+    slices: int = 0
+
+    @property
+    def slice(self) -> Span:
+        """The next slice. The last slice of a round has no beginning."""
+        is_last = self.width > WIDEST or self.slices >= MOST_SLICES
+        return Span(-inf if is_last else self.end - self.width, self.end)
+
+    def after(self, passed: Span, passing: float) -> Round:
+        """The rest of the round, when dead entries have taken `passing` seconds of the look at its next slice."""
+        return Round(passed.start, _adapted(self.width, passing), self.slices + 1)
+
+
 class Lookback:
-    """was_at_the_past: whether the last look was a slice."""
+    """was_at_the_past: whether the last look was at a slice."""
 
     def __init__(self) -> None:
         self._new_seen_at = monotonic()
         self.forget()
 
     def forget(self) -> None:
-        """Begins anew: looks at everything."""
-        self._is_slow = False
-        self._quickest = NEAR
-        self._noise = 0.0  # how much slower than the quickest looks at what is new are, on average
-        self._took_all_at = -inf
-        self._past_from = -inf  # where the next slice ends
-        self._slices = 0  # of this round, so far
-        self._width = inf  # of the next slice
-        self._first_width = inf  # of the first one of a round
+        """Begins anew: looks are at everything."""
+        self._usual = _Usual()
+        self._took_all_at = -inf  # when the last look began that took all
+        self._round: Round | None = None  # None: looks are at everything
+        self._first_width = inf  # seconds, of a round's first slice
         self._slice_due_at = 0.0
-        self.was_at_the_past = False
         self._is_pressed = False
+        self.was_at_the_past = False
+
+    @property
+    def span(self) -> Span:
+        """What the next look is to be at. No slice follows a slice, so that nothing new waits for the past."""
+        if self._round and not self.slice_due_in and not self.was_at_the_past:
+            return self._round.slice
+        return self.newest
+
+    @property
+    def newest(self) -> Span:
+        """What became due since the last look that took all, and what may have been committed late."""
+        return Span(self._took_all_at - MARGIN) if self._round else EVERYTHING
 
     @property
     def new_seen_ago(self) -> float:
@@ -93,91 +142,79 @@ class Lookback:
         return monotonic() - self._new_seen_at
 
     @property
-    def span(self) -> Span:
-        """What the next look is to be at. No two slices follow one another, so that nothing new waits for the past."""
-        if self._has_past and self.slice_due_in <= 0 and not self.was_at_the_past:
-            is_last = self._width > WIDEST or self._slices >= MOST_SLICES
-            return Span(-inf if is_last else self._past_from - self._width, self._past_from)
-        return self.newest
-
-    @property
-    def newest(self) -> Span:
-        """What became due since the last look that took all, and what may have been committed late."""
-        return Span(self._took_all_at - MARGIN) if self._has_past else EVERYTHING
-
-    @property
     def slice_due_in(self) -> float:
-        """Seconds until it is time to look at the past; infinite when each look is at everything."""
-        if not self._has_past:
+        """Seconds until it is time to look at the past; infinite while looks are at everything."""
+        if not self._round:
             return inf
-        return 0.0 if self.is_pressed else max(0.0, self._slice_due_at - monotonic())
+        return 0.0 if self._is_pressed else max(0.0, self._slice_due_at - monotonic())
 
     @property
     def is_pressed(self) -> bool:
-        """Whether a look at all of the past is under way. It must come to its end before another one is begun."""
-        return self._has_past and self._is_pressed
+        """Whether looks at all of the past are under way, which must end before the next ones begin."""
+        return self._is_pressed and self._round is not None
 
     def press(self) -> None:
         """Looks at all of the past, from now on and without pauses."""
-        if self._has_past:
+        if self._round:
             self._is_pressed = True
-            self._begin_round()
+            self._round = self._new_round()
 
     def note(self, span: Span, *, began: float, jobs: int, room: int) -> None:
-        """Notes a look, and when it began."""
+        """Notes a look that began at this instant and took so many jobs."""
         took, took_all = monotonic() - began, jobs < room
+        is_at_the_new = -inf < span.start and span.end == inf
+        passing = self._usual.beyond(took - SLOW_PER_JOB * jobs, is_free_of_the_dead=is_at_the_new)
         self.was_at_the_past = span.end < inf
-        passing = self._passing(took - SLOW_PER_JOB * jobs, of_what_is_new=-inf < span.start and span.end == inf)
-        if self.was_at_the_past:
+        if self._round and self.was_at_the_past:
             self._slice_due_at = monotonic() + SHARE * took
-            self._note_slice(span, passing, took_all=took_all)
+            self._round = self._after_slice(self._round, span, passing, took_all=took_all)
             return
         self.note_new_seen()
         if took_all:
             self._took_all_at = began
         if span == EVERYTHING:
-            self._is_slow = passing > SLOW
-            self._begin_round()
+            self._round = self._new_round() if passing > SLOW else None
 
     def note_new_seen(self) -> None:
-        """A look at what is new has just ended, or one of another kind that has seen as much."""
+        """A look at what is new has ended, or a question that shows as much."""
         self._new_seen_at = monotonic()
 
-    def _passing(self, took: float, *, of_what_is_new: bool) -> float:
-        """Seconds for which a look passed dead entries, as far as can be told."""
-        self._quickest = min(max(took, NEAR), self._quickest * FORGETTING)
-        beyond = took - self._quickest
-        if of_what_is_new:
+    def _after_slice(self, before: Round, span: Span, passing: float, *, took_all: bool) -> Round | None:
+        if not took_all:  # a backlog that was committed late counts as new
+            self._took_all_at = span.start + MARGIN
+            return self._new_round()
+        after = before.after(span, passing)
+        if after.slices == 1:
+            self._first_width = after.width
+        if span.start > -inf:
+            return after
+        self._is_pressed = False
+        was_one_quick_slice = after.slices == 1 and passing < SLOW
+        return None if was_one_quick_slice else self._new_round()
+
+    def _new_round(self) -> Round | None:
+        """None: no look has taken all, and there is no past."""
+        return Round(self._took_all_at - MARGIN, self._first_width) if self._took_all_at > -inf else None
+
+
+class _Usual:
+    """How long a look takes that passes no dead entries."""
+
+    def __init__(self) -> None:
+        self._fastest = NEAR
+        self._noise = 0.0  # how much slower than the fastest look a look at what is new is, on average
+
+    def beyond(self, took: float, *, is_free_of_the_dead: bool) -> float:
+        """Seconds for which a look passed dead entries, as far as its time can tell."""
+        self._fastest = min(max(took, NEAR), self._fastest * FORGETTING)
+        beyond = took - self._fastest
+        if is_free_of_the_dead:
             self._noise += (beyond - self._noise) / NOISE_OF
         return max(0.0, beyond - 2 * self._noise)
 
-    def _note_slice(self, span: Span, passing: float, *, took_all: bool) -> None:
-        if not took_all:  # a backlog that was committed late: it is no past
-            self._took_all_at = span.start + MARGIN
-            self._begin_round()
-            return
-        self._slices += 1
-        self._past_from, self._width = span.start, _adapted(self._width, passing)
-        is_first, is_last = self._slices == 1, span.start == -inf
-        if is_first:
-            self._first_width = self._width
-        if is_last:
-            self._is_slow = not (is_first and passing < SLOW)
-            self._is_pressed = False
-            self._begin_round()
-
-    def _begin_round(self) -> None:
-        self._past_from = self._took_all_at - MARGIN
-        self._slices = 0
-        self._width = self._first_width
-
-    @property
-    def _has_past(self) -> bool:
-        return self._is_slow and self._took_all_at > -inf
-
 
 def _adapted(width: float, passing: float) -> float:
-    """As wide as SLICE allows, but not below NARROWEST, and at most twice as wide as it was."""
+    """Seconds of the past that a look passes in SLICE seconds: at least NARROWEST, at most twice the last width."""
     if passing > SLICE:
         return max(NARROWEST, min(width, 2 * WIDEST) * max(SLICE / passing, 0.01))
     return width * 2 if passing < SLICE / 2 else width
