@@ -116,7 +116,7 @@ async def _write_what_is_free(store: Store, batch: Sequence[Outcome], began: flo
 
     A finish whose reply was lost is repeated: what it had done counts as accepted.
     """
-    locked_ids = await store.locked(batch)
+    locked_ids = await store.locked_by_others(batch)
     locked = [outcome for outcome in batch if outcome.job.id in locked_ids]
     free = [outcome for outcome in batch if outcome.job.id not in locked_ids]
     if not free:

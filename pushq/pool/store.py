@@ -167,9 +167,9 @@ class Store(Speaker):
         tokens = [outcome.job.token for outcome in outcomes]
         return {(row["id"], row["token"]) for row in await self._fetch(name, ids, tokens)}
 
-    async def locked(self, outcomes: Sequence[Outcome]) -> set[UUID]:
+    async def locked_by_others(self, outcomes: Sequence[Outcome]) -> set[UUID]:
         """The ids of the jobs whose rows somebody else has locked."""
-        return {row["id"] for row in await self._fetch("locked", [outcome.job.id for outcome in outcomes])}
+        return {row["id"] for row in await self._fetch("locked_by_others", [outcome.job.id for outcome in outcomes])}
 
 
 def _claim(claimant: Claimant, token: UUID) -> tuple[object, ...]:

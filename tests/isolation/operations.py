@@ -234,18 +234,18 @@ def finished_with_token() -> Operation:
     return Operation("finished_with_token", perform, explain)
 
 
-def locked() -> Operation:
+def locked_by_others() -> Operation:
     """Of rows that nobody has locked it names none; of the others it may."""
     jobs = [ID[name] for name in ("r3", "r1", "r2")]
 
     async def perform(actor: Actor) -> set[UUID]:
-        return await actor.store.locked([Outcome(held_job(job), Kind.SUCCEEDED) for job in jobs])
+        return await actor.store.locked_by_others([Outcome(held_job(job), Kind.SUCCEEDED) for job in jobs])
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
         if not ran.answer or (ran.answer <= set(jobs) and not ran.is_undisturbed):
             yield state
 
-    return Operation("locked", perform, explain)
+    return Operation("locked_by_others", perform, explain)
 
 
 def survey() -> Operation:
@@ -535,7 +535,7 @@ _POOLS = [
     part(finish("finish_failed", "r2 r1 r3", Kind.FAILED), writes="running", reads=_OUTCOMES),
     part(finish("finish_stale", "q1 r1 f1", token=UUID(int=0x71)), writes="running", reads=_RETRIES),
     part(finished_with_token(), reads="running f1 parent every_day"),
-    part(locked(), writes="running", reads="parent"),
+    part(locked_by_others(), writes="running", reads="parent"),
     part(survey(), reads="running parent"),
 ]
 _SUPERVISORS = [
