@@ -149,3 +149,25 @@ exception when lock_not_available then
     return false;
 end
 $$;
+
+-- Tallies jobs that went back into their queues, given by their queues and tasks (null: there are none). outcome: retried or
+-- requeued.
+create function pushq.tally_back(outcome text, queues text[], tasks text[]) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
+    select
+        case when labelled.has_label then labelled.queue else '_other' end,
+        case when labelled.has_label then labelled.task else '_other' end,
+        tally_back.outcome, -1, -1, labelled.jobs, 0, 0
+    from (
+        select went_back.*, pushq.label(went_back.queue, went_back.task) as has_label
+        from (
+            select job.queue, job.task, count(*) as jobs
+            from unnest(tally_back.queues, tally_back.tasks) as job (queue, task)
+            group by job.queue, job.task
+        ) as went_back
+        offset 0  -- asked once a row
+    ) as labelled
+$$;

@@ -104,6 +104,33 @@ begin
 end
 $$;
 
+-- The lines of known tasks in a queue that hold jobs of priority 0, and of each the first job. PostgreSQL writes the function's
+-- text into its callers'.
+create function pushq.ordinary_lines(its_queue text, tasks text[], since timestamptz)
+returns table (its_task text, first_due timestamptz, first_id uuid)
+language sql stable
+begin atomic
+    with recursive existing as (
+        select ''::text collate "C" as task, null::timestamptz as run_at, null::uuid as id
+        union all
+        select following.*
+        from existing
+        cross join lateral (
+            select job.task collate "C" as task, job.run_at, job.id
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.apart is null and job.priority = 0
+            and job.queue = ordinary_lines.its_queue collate "C"
+            and job.task >= ordinary_lines.tasks[width_bucket(existing.task, ordinary_lines.tasks) + 1] collate "C"
+            and job.run_at >= ordinary_lines.since
+            order by job.task collate "C", job.run_at, job.id
+            limit 1
+        ) as following
+    )
+    select existing.task, existing.run_at, existing.id
+    from existing
+    where existing.task = ordinary_lines.tasks[width_bucket(existing.task, ordinary_lines.tasks)];
+end;
+
 -- Locks up to `most` due jobs of priority 0, and returns their ids: queue by queue, and in a queue in the order of run_at,
 -- give or take a hundredth of the time for which its oldest job is due.
 --
@@ -124,29 +151,12 @@ declare
     firsts timestamptz[];
 begin
     foreach its.queue in array lock_ordinary.queues loop
-        with recursive existing as (
-            select ''::text collate "C" as task, null::timestamptz as run_at, null::uuid as id
-            union all
-            select following.*
-            from existing
-            cross join lateral (
-                select job.task collate "C" as task, job.run_at, job.id
-                from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart is null and job.priority = 0
-                and job.queue = its.queue collate "C"
-                and job.task >= lock_ordinary.tasks[width_bucket(existing.task, lock_ordinary.tasks) + 1] collate "C"
-                and job.run_at >= lock_ordinary.since
-                order by job.task collate "C", job.run_at, job.id
-                limit 1
-            ) as following
-        )
         select
-            array_agg(existing.task order by existing.run_at, existing.id),
-            array_agg(existing.run_at order by existing.run_at, existing.id)
+            array_agg(line.its_task order by line.first_due, line.first_id),
+            array_agg(line.first_due order by line.first_due, line.first_id)
         into its.lines, its.firsts
-        from existing
-        where existing.task = lock_ordinary.tasks[width_bucket(existing.task, lock_ordinary.tasks)]
-        and existing.run_at <= lock_ordinary.due_by;
+        from pushq.ordinary_lines(its.queue, lock_ordinary.tasks, lock_ordinary.since) as line
+        where line.first_due <= lock_ordinary.due_by;
 
         if its.lines is null then
             continue;
@@ -445,29 +455,9 @@ declare
         and job.queue collate "C" = any(next_due.queues) and job.run_at >= next_due.since);
     open_queues text[] := array(select queue.name from pushq.open_queues(next_due.queues) as queue);
     first_due timestamptz := (
-        select min(line.run_at)
+        select min(line.first_due)
         from unnest(open_queues) as open_queue (name)
-        cross join lateral (
-            with recursive existing as (
-                select ''::text collate "C" as task, null::timestamptz as run_at
-                union all
-                select following.*
-                from existing
-                cross join lateral (
-                    select job.task collate "C" as task, job.run_at
-                    from pushq.jobs_unfinished as job
-                    where job.status = 'queued' and job.apart is null and job.priority = 0
-                    and job.queue = open_queue.name collate "C"
-                    and job.task >= next_due.tasks[width_bucket(existing.task, next_due.tasks) + 1] collate "C"
-                    and job.run_at >= next_due.since
-                    order by job.task collate "C", job.run_at, job.id
-                    limit 1
-                ) as following
-            )
-            select existing.run_at
-            from existing
-            where existing.task = next_due.tasks[width_bucket(existing.task, next_due.tasks)]
-        ) as line);
+        cross join lateral pushq.ordinary_lines(open_queue.name, next_due.tasks, next_due.since) as line);
 begin
     if has_priorities then
         first_due := least(first_due, (

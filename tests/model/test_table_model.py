@@ -23,7 +23,7 @@ from tests.support.jobs import Connection
 def test_the_table_and_its_model_agree_after_every_step(table: RealTable) -> None:
     run_state_machine_as_test(TableMachine, settings=settings(HISTORIES, max_examples=15))
 
-    assert table.histories == 15
+    assert table.histories >= 15
 
 
 # The plan -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,14 @@ AGE = "now() - interval '100 minutes' + {} * interval '90 s'"
 """A claim may take jobs of several tasks out of order by a hundredth of their age: by less than 90 s here."""
 
 
+SUSPECTS = """
+insert into pushq.jobs (task, queue, priority, run_at, correlation_id)
+select task, queue, priority, run_at, 'suspect' from pushq.jobs where status = 'queued' order by run_at offset 20 limit 10;
+update pushq.jobs set crashes = 2 where correlation_id = 'suspect'
+"""
+"""Jobs that have killed two processes, of each task, among the others: no claim takes them."""
+
+
 async def insert_in_any_order(connection: Connection, *, queues: str, priorities: str) -> list[UUID]:
     """Sixty jobs of three tasks, each due for 90 s less than the one before. Returns them as they are to be claimed."""
     luck, line = random.Random(1), []
@@ -25,6 +33,7 @@ async def insert_in_any_order(connection: Connection, *, queues: str, priorities
             priority,
         )
         line.append((priority, CLAIMANT.queues.index(queue), number, job))
+    await connection.execute(SUSPECTS)
     return [job for *_, job in sorted(line)]
 
 

@@ -10,7 +10,7 @@ from tests.support.jobs import Connection
 from tests.support.planting import spoiled
 
 BUGS = {
-    "begins with any line": ("pushq.lock_ordinary", "order by existing.run_at", "order by existing.run_at desc"),
+    "begins with any line": ("pushq.lock_ordinary", "order by line.first_due", "order by line.first_due desc"),
     "gives all to the first line": ("pushq.lock_ordinary", "greatest(its.firsts[2],", "greatest(lock_ordinary.due_by,"),
     "gives the rest to one line": (
         "pushq.lock_ordinary",
@@ -18,6 +18,8 @@ BUGS = {
         "null::timestamptz",
     ),
     "takes any task's urgent jobs first": ("pushq.lock_by_priority", "order by line.place", "order by line.place desc"),
+    "takes suspects, too": ("pushq.lock_ordinary", " and job.apart is null", ""),
+    "takes urgent suspects, too": ("pushq.lock_by_priority", " and job.apart is null", ""),
     "takes any queue first": ("pushq.lock_claimable", "order by queue.place", "order by queue.place desc"),
 }
 

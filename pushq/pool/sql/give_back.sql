@@ -22,20 +22,7 @@ going_on as (
     returning outcome.place, job.queue, job.task, outcome.kind
 ),
 tallied as (
-    insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
-    select
-        case when has_label then queue else '_other' end, case when has_label then task else '_other' end,
-        'retried', -1, -1, jobs, 0, 0
-    from (
-        select *, pushq.label(queue, task) as has_label
-        from (
-            select queue, task, count(*) as jobs
-            from going_on
-            where kind in ('retried', 'snoozed')
-            group by queue, task
-        ) as attempt
-        offset 0  -- asked once a row
-    ) as labelled
+    select pushq.tally_back('retried', array_agg(queue), array_agg(task)) from going_on where kind in ('retried', 'snoozed')
 ),
 rung as (
     select pushq.ring_if_idle(queue)
@@ -43,4 +30,5 @@ rung as (
 )
 select case when count(*) < cardinality($1::uuid[]) then coalesce(array_agg(going_on.place), '{}') end as places
 from going_on
+cross join (select count(*) from tallied) as tallying
 cross join (select count(*) from rung) as ringing

@@ -40,15 +40,7 @@ requeued as (
     returning job.id, job.queue, job.task, job.crashes
 ),
 tallied as (
-    insert into pushq.tally_log (queue, task, outcome, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds)
-    select
-        case when has_label then queue else '_other' end, case when has_label then task else '_other' end,
-        'requeued', -1, -1, jobs, 0, 0
-    from (
-        select *, pushq.label(queue, task) as has_label
-        from (select queue, task, count(*) as jobs from requeued where $3 group by queue, task) as attempt
-        offset 0  -- asked once a row
-    ) as labelled
+    select pushq.tally_back('requeued', array_agg(queue), array_agg(task)) from requeued where $3
 ),
 rung as (
     select pushq.ring_if_idle(queue)
@@ -61,4 +53,5 @@ from (
     select id, queue, task, 'failed', crashes from held where is_fatal
 ) as taken
 cross join (select count(*) from failed) as ending
+cross join (select count(*) from tallied) as tallying
 cross join (select count(*) from rung) as ringing

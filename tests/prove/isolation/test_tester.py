@@ -57,8 +57,8 @@ PLANTED = {
     "a tally that is not written is missed": (
         (
             "give_back",
-            "'retried', -1, -1, jobs, 0, 0",
-            "'retried', -1, -1, 0, 0, 0",
+            "pushq.tally_back('retried'",
+            "pushq.tally_back('succeeded'",
         ),
         ("finish_retried", "fold"),
         NO_ORDER,
