@@ -14,7 +14,8 @@ AGE = "now() - interval '100 minutes' + {} * interval '90 s'"
 
 SUSPECTS = """
 insert into pushq.jobs (task, queue, priority, run_at, correlation_id)
-select task, queue, priority, run_at, 'suspect' from pushq.jobs where status = 'queued' order by run_at offset 20 limit 10;
+select task, queue, priority, run_at, 'suspect' from pushq.jobs where status = 'queued'
+order by run_at offset 20 limit 10;
 update pushq.jobs set crashes = 2 where correlation_id = 'suspect'
 """
 """Jobs that have killed two processes, of each task, among the others: no claim takes them."""
