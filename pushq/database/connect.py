@@ -1,11 +1,13 @@
-"""Opens connections, and finds out by asking what stands between us and the server.
+"""Opens connections, and finds out by asking whether a pooler stands between this process and the server.
 
-A session wants settings of its own from its start. A pooler may refuse them, or take and forget them; and it may let
-one server process answer whatever a connection asks, or any of several, a transaction each. No two poolers say so in
-the same words. So every connection is asked, once, whether its settings hold. Where they do not, two connections are
-watched for a while. If each keeps a server process to itself, the settings are made there, and all else is as without
-a pooler. If not, the session has to make them in each transaction: what it set for longer would be found by whoever is
-given the process next.
+A session needs its settings from the start. A pooler may refuse settings, or take and forget settings. And a pooler may
+let one server process answer all statements of a connection, or a different process for each transaction. No two
+poolers say so in the same words.
+
+So every new connection is asked, once, whether its settings hold. If not, two connections are watched for a while. If
+each connection keeps a server process, the settings are made by a statement, and the rest is as without a pooler.
+Otherwise the session makes the settings in each transaction: a setting that outlived the transaction would leak to the
+next client of the server process.
 """
 
 from __future__ import annotations
@@ -19,17 +21,18 @@ import asyncpg
 from pushq.errors import SettingsError
 
 _LOOKS = 8
-"""How often the two are compared: others, who use the pooler as well, may have taken the process in between."""
+"""How often two connections are compared. Other clients of the pooler may take the server process in between."""
 _WATCH = 2.0
-"""Seconds, at most. A pooler without a process for the second connection lets it wait."""
+"""Seconds at most to compare two connections. A pooler with only one server process makes the second wait."""
 
 
 async def connect(
     destination: str, settings: Mapping[str, str], seconds: float, *, is_pooled: bool
 ) -> tuple[asyncpg.Connection[asyncpg.Record], bool]:
-    """A connection, and whether a transaction pooler stands in between; then nothing is set and nothing prepared.
+    """A connection, and whether a transaction pooler stands in between. Behind one, nothing is set or prepared.
 
-    is_pooled: that is known from an earlier connection. Raises SettingsError, and what asyncpg raises.
+    seconds: to connect. is_pooled: a pooler is known from an earlier connection. Raises SettingsError for a URL that
+    cannot be used, and asyncpg's errors.
     """
     try:
         if is_pooled:
@@ -40,7 +43,7 @@ async def connect(
             raise
         except _DO_NOT_HOLD as error:
             return await _in_spite_of(error, destination, settings, seconds)
-    except (asyncpg.ClientConfigurationError, ValueError) as error:  # a ValueError: no host can have that name
+    except (asyncpg.ClientConfigurationError, ValueError) as error:  # ValueError: an impossible host name
         raise SettingsError(f"The database URL cannot be used: {str(error).splitlines()[0].rstrip('.')}.") from error
 
 
@@ -50,8 +53,11 @@ _DO_NOT_HOLD = (
     asyncpg.SyntaxOrAccessError,
     asyncpg.DataError,
 )
-"""How a pooler may put it that it does not take a setting, and how we are told that it did not keep one. A server puts
-it like that of one in the URL, and says so again when it is asked for nothing else."""
+"""Errors by which a pooler refuses a setting, and the error of `_ask` for a setting that was not kept.
+
+A server raises the same errors for a bad setting in the URL. The next attempt, without settings of ours, then raises
+again.
+"""
 
 
 async def _in_spite_of(
@@ -62,11 +68,12 @@ async def _in_spite_of(
     try:
         return await asyncpg.connect(destination, timeout=seconds / 3, statement_cache_size=0), True
     except TimeoutError:
-        raise refusal from None  # a pooler that cannot reach its server tells why once, and then is silent for a while
+        raise refusal from None  # a pooler without its server says why once, then stays silent for a while
 
 
 def make_settings(settings: Mapping[str, str], version: int, *, for_transaction: bool) -> str:
-    """A statement that makes them. By a function, to which a list is the text that it is at a connection's start."""
+    """A statement that makes the settings. set_config() takes a list as one string, as the start of a connection
+    does."""
     every = {**settings, "transaction_timeout": "0"} if version >= _TRANSACTION_TIMEOUT else settings
     calls = ", ".join(
         f"pg_catalog.set_config({name}, {value}, {str(for_transaction).lower()})" for name, value in _quoted(every)
@@ -75,13 +82,13 @@ def make_settings(settings: Mapping[str, str], version: int, *, for_transaction:
 
 
 _TRANSACTION_TIMEOUT = 17
-"""The server that knows of it first. One that does not would refuse a connection that asks for it from its start."""
+"""The first version with transaction_timeout. An older server refuses a connection that starts with the setting."""
 
 
 async def _with_settings(
     destination: str, settings: Mapping[str, str], seconds: float
 ) -> asyncpg.Connection[asyncpg.Record]:
-    """A connection that has the settings from its start, and keeps them. Raises one of _DO_NOT_HOLD if it does not."""
+    """A connection whose settings hold from the start. Raises one of _DO_NOT_HOLD if the settings do not hold."""
     connection = await asyncpg.connect(
         destination, timeout=seconds, server_settings=dict(settings), max_cached_statement_lifetime=0
     )
@@ -94,10 +101,11 @@ async def _with_settings(
 
 
 def _ask(settings: Mapping[str, str], version: int) -> str:
-    """A statement that fails unless each setting is what it would be if it were made now, which tells spellings apart.
+    """A statement that fails with a division by zero unless each setting holds.
 
-    A simple query, since prepared ones may find that somebody else answers. asyncpg shows no rows of it; hence the
-    division. What only a newer server knows is set in the same round trip.
+    Each setting is compared with itself made anew, so that spellings do not matter: "1s" is "1000ms". The statement is
+    a simple query, because another server process may answer for a prepared one. asyncpg returns no rows of a simple
+    query; hence the division. transaction_timeout is set in the same round trip.
     """
     asked = ", ".join(f"({name}, {value})" for name, value in _quoted(settings))
     holds = (
@@ -126,10 +134,10 @@ async def _with_settings_made(
 
 
 async def _keeps_a_process(destination: str, seconds: float) -> bool:
-    """Whether one server process answers a connection for as long as it lasts, and nobody else meanwhile.
+    """Whether a connection keeps one server process to itself.
 
-    A transaction pooler gives a connection the process that has been free for the shortest time, or the longest, or
-    any. So another connection is given ours in between, or we are given another.
+    A transaction pooler gives a connection any free server process. So sooner or later the second connection gets the
+    first one's process, or the first connection gets another.
     """
     try:
         with anyio.fail_after(min(_WATCH, seconds / 2)):
@@ -141,13 +149,8 @@ async def _keeps_a_process(destination: str, seconds: float) -> bool:
                     if {await _process(ours), await _process(ours)} != {process}:
                         return False
                 return True
-    except (
-        OSError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-    ):  # not to be told: the careful way always works
-        return False
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        return False  # unknown: to set everything in each transaction always works
 
 
 async def _process(connection: asyncpg.Connection[asyncpg.Record]) -> object:

@@ -1,4 +1,4 @@
-"""Brings a database's schema to what this program needs: the files of migrations/, in their order."""
+"""Brings a database's schema to the state that this program needs, by the files of migrations/ in order."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from pushq.errors import SchemaError, SettingsError, StatementRolledBack, Unexpe
 LOCK = 0x70757368
 """The advisory lock by which migrators take turns: the same in every version of pushq."""
 _DEADLINE = 600.0
+"""Seconds for a migration, and for the wait for other migrators."""
 _LOCK_TIMEOUT = 2.0
-"""Seconds for which a migration waits for a lock of a table. Whoever asks for the table after it waits as long."""
+"""Seconds that a migration waits for a lock of a table. Sessions that ask for the table later wait as long."""
 _BREATHER = 1.0
-"""Seconds until it asks again."""
+"""Seconds until a migration asks for the lock again."""
 PATIENCE = 5.0
-"""Seconds for which a migrator waits for somebody who holds the lock and cannot be another."""
+"""Seconds that a migrator waits for a session that holds the lock and cannot be a migrator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Migration:
 
 @cache
 def migrations() -> tuple[Migration, ...]:
-    """The migrations that this program has, from the installed package or from the checkout that it runs in."""
+    """The program's migrations in order, from the installed package or the checkout."""
     found = sorted(
         (int(match[1]), match[0].removesuffix(".sql"), file.read_text())
         for file in _directory().iterdir()
@@ -49,10 +50,11 @@ def _directory() -> Path:
 
 
 async def migrate(url: str | None) -> list[str]:
-    """Applies what is missing, each file in a transaction of its own, and returns the names of what was applied.
+    """Applies the missing migrations, each in a transaction of its own. Returns the names of the applied migrations.
 
-    Any number may migrate at once: they take turns by an advisory lock, and the later ones find nothing to do. Raises
-    SchemaError when the schema is newer than this program, DatabaseAway and DatabaseRefused.
+    Any number of migrators may run at once. Migrators take turns by an advisory lock, and later ones find nothing to
+    do. Raises SchemaError when the schema is newer than this program or a migration fails, SettingsError behind a
+    transaction pooler, DatabaseAway and DatabaseRefused.
     """
     settings = {"enable_seqscan": "on", "lock_timeout": f"{_LOCK_TIMEOUT:g}s"}
     session = Session(url, "pushq migrate", deadline=_DEADLINE, settings=settings)
@@ -66,11 +68,11 @@ async def migrate(url: str | None) -> list[str]:
         await _take_turn(session, url)
         return [migration.name for migration in await _missing(session, url) if await _apply(session, migration)]
     finally:
-        await session.close()  # and with it the lock
+        await session.close()  # releases the lock as well
 
 
 async def _take_turn(session: Session, url: str | None) -> None:
-    """Waits while others migrate. Anybody may take the lock: for one who cannot be a migrator it does not wait long."""
+    """Waits while others migrate. Any role may take the lock, so a holder that cannot migrate is reported soon."""
     asked_at = anyio.current_time()
     while not await _is_our_turn(session):
         waited = anyio.current_time() - asked_at
@@ -92,8 +94,9 @@ async def _is_our_turn(session: Session) -> bool:
 
 
 async def repair(url: str | None) -> list[str]:
-    """Puts back the rows that belong to the schema, where they are lost: a dump of the schema alone has none, and a
-    test suite may empty every table. Returns what was put back, and the days that were made. Raises like migrate.
+    """Puts back lost rows that belong to the schema. Returns a phrase for each row or day that was made.
+
+    A dump of the schema alone has no rows, and a test suite may empty every table. Raises like migrate.
     """
     session = Session(url, "pushq migrate", settings={"enable_seqscan": "on"})
     try:
@@ -123,8 +126,9 @@ async def missing(url: str | None) -> list[str]:
 
 
 async def check_schema(url: str | None) -> None:
-    """Raises SchemaError when the database is not the one that this program needs, or hides its rows from this role;
-    else like migrate.
+    """Raises SchemaError when the schema is not the one that this program needs, or rows are hidden from the role.
+
+    Otherwise raises like migrate.
     """
     session = Session(url, "pushq", settings={"enable_seqscan": "on"})
     try:
@@ -138,12 +142,13 @@ async def check_schema(url: str | None) -> None:
 
 
 async def refuse_hidden(session: Session, url: str | None) -> None:
-    """Raises SchemaError where row-level security hides tables, as some hosts switch it on for each new one."""
+    """Raises SchemaError if row-level security hides tables. Some hosts switch it on for each new table."""
     if rows := await session.fetch(statement("hidden_tables")):
         names = ", ".join(row["name"] for row in rows)
         raise SchemaError(
-            f"{describe(url)} hides the rows of {names} from this role by row-level security: no policy is for it. As "
-            "the owner write one, or run what `pushq migrate --roles` prints: where there is none, it switches it off."
+            f"{describe(url)} hides the rows of {names} from this role by row-level security: no policy is for the "
+            "role. As the owner, write a policy, or run what `pushq migrate --roles` prints, which switches row-level "
+            "security off where a table has no policy."
         )
 
 
@@ -159,7 +164,7 @@ async def _missing(session: Session, url: str | None) -> list[Migration]:
 
 
 async def _applied(session: Session) -> set[int]:
-    """What the rows say, and what the schema says: the rows may be lost, or hidden."""
+    """The applied versions, by the rows and by the schema itself, since rows may be lost or hidden."""
     (there,) = await session.fetch(
         "select to_regclass('pushq.migrations') is not null as log, "
         "to_regprocedure('pushq.schema_version()') is not null as version"
@@ -175,7 +180,7 @@ async def _refuse_unfit(session: Session, url: str | None) -> None:
     )
     if server["version"] < 150000:
         raise SchemaError(f"{describe(url)} is PostgreSQL {server['version'] // 10000}; pushq needs 15 or newer.")
-    if server["encoding"] != "UTF8":  # any other cannot store what a handler may return
+    if server["encoding"] != "UTF8":  # no other encoding stores every text
         raise SchemaError(
             f"{describe(url)} is encoded in {server['encoding']}; pushq needs UTF8. "
             "Make one with `create database … encoding 'UTF8' template template0`."
@@ -183,15 +188,16 @@ async def _refuse_unfit(session: Session, url: str | None) -> None:
 
 
 async def _apply(session: Session, migration: Migration) -> bool:
-    """Waits for tables that others use, a short while at a time, since everybody else waits behind it meanwhile. A pool
-    that runs may lock tables in another order: if the server ends the migration for it, that tries again, too.
+    """Applies one migration. Waits for locked tables in short tries, since other sessions queue behind each wait.
+
+    A deadlock with a running pool, which may lock tables in another order, is tried again as well.
     """
     began_at = anyio.current_time()
     while True:
         try:
             await session.execute_alone(migration.sql)  # several statements in one message are one transaction
         except UnexpectedState as error:
-            what = error.__cause__ or error  # with its detail: there are no rows yet that it could show
+            what = error.__cause__ or error  # with the DETAIL, which can show no rows of users yet
             raise SchemaError(f"Migration {migration.name} failed, and nothing of it was kept: {what}.") from error
         except StatementRolledBack:
             if anyio.current_time() - began_at > _DEADLINE:

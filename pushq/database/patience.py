@@ -1,4 +1,4 @@
-"""Waiting the database out, and finding out whose fault it is: the one place that knows how."""
+"""Waits out an outage of the database, and finds the items at fault when the database rejects a statement."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ async def wait_out(
     longest: float = inf,
     unless: Callable[[DatabaseTrouble], bool] = lambda _: False,
 ) -> T:
-    """Calls until the database does it. Whoever calls twice must not mind that the first call may have been done.
+    """Calls until the database answers. The call must bear repetition: a call that raised may have been carried out.
 
-    longest: seconds between two calls, at most. unless: whether a trouble is raised in place of being waited out.
+    longest: seconds between two calls, at most. unless: says which troubles to raise instead of waiting.
     """
     lost_at = anyio.current_time()
     for failures in count():
@@ -46,7 +46,7 @@ async def wait_out(
 
 
 class Outage:
-    """A time in which the database does not do what it is told. Shared by those who find that out one after another."""
+    """An outage, from the first trouble to the next answer, shared by several callers."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -57,19 +57,19 @@ class Outage:
         publish(trouble(error))
 
     def end(self) -> None:
-        """The database has done something."""
+        """Call after each answer of the database."""
         if self._since is not None:
             publish(DatabaseBack(anyio.current_time() - self._since))
             self._since = None
 
 
 def is_rejection(error: DatabaseTrouble) -> bool:
-    """Whether the server has answered a statement with what may last, and may be in what the statement was given."""
+    """Whether the server rejected a statement for a reason that may last, and may lie in the arguments."""
     return bool(error.state) and isinstance(error, UnexpectedState | DatabaseRefused)
 
 
 def is_no_rows_fault(error: DatabaseTrouble) -> bool:
-    """Whether it can be no single row's fault: the database has not answered, or says that it cannot serve."""
+    """Whether no single row can be at fault: the database did not answer, or cannot serve."""
     return not error.state or not isinstance(error, StatementRolledBack | DatabaseRefused)
 
 
@@ -78,7 +78,7 @@ def is_no_answer(error: DatabaseTrouble) -> bool:
 
 
 def trouble(error: DatabaseTrouble) -> DatabaseLost:
-    """As an event."""
+    """The event to publish for an error."""
     return (StatementRejected if is_rejection(error) else DatabaseLost)(str(error))
 
 
@@ -88,15 +88,17 @@ async def piecewise(
     *,
     unless: Callable[[DatabaseTrouble], bool] = is_no_rows_fault,
 ) -> list[tuple[T, str]]:
-    """Calls with all items. Where the database undoes the call, a bisection finds who is at fault. The rest goes on.
+    """Calls with all items.
 
-    Returns the items that the database undoes alone, each with what the database says of the item. One fault among n
-    costs at most 2 log n + 4 calls more; where every item is at fault, there are n + log n calls. unless: what is
-    raised; what was done until then stays done.
+    If the database rolls the call back, a bisection finds the items at fault; the rest is done.
+
+    Returns each item that fails alone, with the database's message. One fault among n items costs at most 2 log n + 4
+    extra calls; if every item is at fault, n + log n calls are made. unless: says which troubles to raise at once;
+    calls already made stay done.
     """
     faults: list[tuple[T, str]] = []
     rest, size = list(items), len(items)
-    suspected = 0  # so many at the head of the rest are known to hold a fault
+    suspected = 0  # this many items at the head of the rest hold a fault
     while rest:
         piece = rest[:size]
         try:

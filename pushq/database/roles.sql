@@ -1,6 +1,6 @@
--- Three roles, each with what it needs and nothing of it by way of PUBLIC. Run this as the owner of the tables, as often as
--- you like, also after a restore without privileges, and grant the roles to your logins. It is one statement: all of it is
--- done, or nothing.
+-- Three roles, each with the rights that the role needs, none of them by way of PUBLIC. Run this as the owner of the tables, as
+-- often as you like, also after a restore without privileges. Then grant the roles to your logins. This is one statement:
+-- either everything is done, or nothing.
 do $roles$
 declare
     roles text[] := array[{names}];
@@ -21,7 +21,7 @@ begin
         raise exception 'pushq.jobs belongs to %: run this as that role, not as %', tables_owner, current_user;
     end if;
 
-    -- What only somebody else may do is said at once, as the statements that he is to run.
+    -- Steps that need an administrator are raised at once, as statements to run.
     may_grant_usage := has_schema_privilege('pushq', 'usage with grant option');
     select array_agg(role) filter (where to_regrole(role) is null), array_agg(role) filter (where case
         when to_regrole(role) is null then true
@@ -45,8 +45,8 @@ begin
         grant usage on schema pushq to {producer}, {worker}, {observer};
     end if;
 
-    -- Row-level security that nobody has written a policy for, as some hosts switch it on for every new table, hides every
-    -- row from everybody but the owner.
+    -- Some hosts switch row-level security on for every new table. Without a policy, every row is hidden from all but the
+    -- owner.
     for its_table in
         select oid::regclass from pg_class as class
         where oid = any('{{
@@ -58,7 +58,7 @@ begin
         execute format('alter table %s disable row level security', its_table);
     end loop;
 
-    -- As the migrations have it: to read a gate is all that an INSERT does; two functions act with their owner's rights.
+    -- As in the migrations: an INSERT only reads a gate, and two functions act with the owner's rights.
     select string_agg(oid::regclass::text, ', ') into gates
     from pg_class
     where relnamespace = 'pushq'::regnamespace and relkind = 'S' and relname ~ '^gate_\d+$';
@@ -72,12 +72,12 @@ begin
     ) on pushq.jobs to {producer};
     grant select (id) on pushq.jobs to {producer};
     grant execute on function pushq.uuidv7(), pushq.ring_bell(text), pushq.ring(text) to {producer};
-    -- To say that a program and the schema do not fit.
+    -- For the check that program and schema fit.
     grant select on pushq.migrations to {producer};
     grant execute on function pushq.schema_version() to {producer}, {observer};
 
-    -- For `pushq supervise`, `pushq sweep`, and the commands that change jobs and queues. It need not own the tables. Then
-    -- the empty partitions of days past retention stay until a `pushq sweep` of the owner drops them.
+    -- For `pushq supervise`, `pushq sweep`, and the commands that change jobs and queues. The role need not own the tables.
+    -- Empty partitions of days past retention then stay until the owner runs `pushq sweep`.
     grant select, insert, update, delete on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_clock, pushq.days
@@ -85,7 +85,7 @@ begin
     grant select on pushq.migrations to {worker};
     grant execute on all functions in schema pushq to {worker};
 
-    -- For `pushq exporter`, `pushq jobs` and `pushq queues` where they only list.
+    -- For `pushq exporter`, and for `pushq jobs` and `pushq queues` as lists.
     grant select on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_clock, pushq.days, pushq.migrations

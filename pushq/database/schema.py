@@ -1,7 +1,7 @@
-"""What the schema should hold, and what it holds: for `pushq migrate --check`.
+"""Compares a database's schema with the schema that the migrations make: for `pushq migrate --check`.
 
-schema.txt is what the migrations and the roles make, in the words of describe_schema.sql. After a change of either,
-`python -m tests.migrations.schema > pushq/database/schema.txt` writes it anew.
+schema.txt holds the output of describe_schema.sql for the migrations and the roles. After a change of either, run
+`python -m tests.migrations.schema > pushq/database/schema.txt`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pushq.database.session import Session
 from pushq.database.statements import statement
 
 Roles: TypeAlias = tuple[str, str, str]
-"""The names of the producer's, the worker's and the observer's."""
+"""The names of the producer's, the worker's and the observer's role."""
 Parts: TypeAlias = Mapping[tuple[str, str], str]
 """(kind, name) → definition."""
 
 _HOW = "`pushq migrate --sql` prints how it is made."
 _ROLES = "as the owner run what `pushq migrate --roles` prints"
-# By kind of fault: what is said of the parts that have it, and the remedy.
+# By kind of fault: the predicate of a sentence, with the names of parts, and the remedy.
 _SENTENCES = {
     "lacks": f"lacks {{}}; {_HOW}",
     "differs": f"has another {{}} than the migrations make; {_HOW}",
@@ -40,7 +40,7 @@ _SHOWN = 8
 
 
 async def faults(url: str | None) -> list[str]:
-    """What is wrong with the schema, a predicate each, which names the remedy; none: it is as this program needs it.
+    """The faults of the schema, each as a predicate that names the remedy. Empty: the schema is as needed.
 
     Raises like migrate.
     """
@@ -55,7 +55,7 @@ async def faults(url: str | None) -> list[str]:
 
 async def faults_seen_by(session: Session, roles: Roles = (PRODUCER, WORKER, OBSERVER)) -> list[str]:
     found = list(compare(wanted(), await describe(session, roles)))
-    if not any(fault == "lacks" for fault, _ in found):  # else there is not all that this looks at
+    if not any(fault == "lacks" for fault, _ in found):  # else schema_faults.sql may meet a missing part
         found += [(row["kind"], row["name"]) for row in await session.fetch(statement("schema_faults"))]
     by_fault = {fault: [name for kind, name in found if kind == fault] for fault in _SENTENCES}
     return [_SENTENCES[fault].format(_some(names)) for fault, names in by_fault.items() if names]
@@ -73,7 +73,7 @@ def wanted() -> Parts:
 
 
 def compare(wanted: Parts, there: Parts) -> Iterator[tuple[str, str]]:
-    """The faults of what is there: (kind of fault, name). What people have added is theirs, where it harms nothing."""
+    """The faults of `there`, as (kind of fault, name). Harmless additions of users are no faults."""
     lost = {name for kind, name in wanted if kind != "right" and (kind, name) not in there}
     changed = {name for (kind, name), found in there.items() if kind != "right" and wanted.get((kind, name)) != found}
     for (kind, name), definition in wanted.items():
@@ -81,7 +81,7 @@ def compare(wanted: Parts, there: Parts) -> Iterator[tuple[str, str]]:
             if there.get((kind, name)) != definition and _is_used(name, there) and _object(name) not in lost | changed:
                 yield "right", name
         elif name in lost:
-            if name.partition(".")[0] not in lost - {name}:  # a table that is lost has lost its columns, too
+            if name.partition(".")[0] not in lost - {name}:  # a lost table is named, its lost columns are not
                 yield "lacks", f"{kind} {name}"
         elif name in changed:
             yield "differs", f"{kind} {name}{_how(definition, there[kind, name])}"
@@ -97,13 +97,13 @@ def _own(there: Parts, wanted: Parts) -> Iterator[tuple[str, str]]:
 
 
 def _is_used(right: str, there: Parts) -> bool:
-    """Whether its role is: roles are the whole server's, and this database may not know them."""
+    """Whether the role of a right is used in this database. Roles belong to the whole server."""
     role = right.partition(":")[0]
     return role == "everybody" or any(kind == "right" and name.startswith(f"{role}:") for kind, name in there)
 
 
 def _is_too_much(right: str, wanted: Parts) -> bool:
-    """All but to execute what acts with the caller's rights."""
+    """Whether everybody should not have the right. To execute a function with the caller's rights is harmless."""
     return ": execute " not in right or "security definer" in wanted.get(("function", _object(right)), "")
 
 
@@ -112,7 +112,7 @@ def _object(right: str) -> str:
 
 
 def _how(wanted: str, found: str) -> str:
-    """What shows of a difference: sums say nothing."""
+    """The visible difference, in brackets. Checksums are left out."""
     shown = found.partition("sum ")[0].strip()
     return "" if shown == wanted.partition("sum ")[0].strip() else f" ({shown or 'plain'})"
 

@@ -1,9 +1,9 @@
-"""One connection to the database, opened when it is first needed and thrown away at the first doubt.
+"""One connection to the database, opened at the first use and discarded at the first doubt.
 
-A part of pushq that talks to the database owns a Session for as long as it lives; the connections behind it come and
-go. Every wait for the driver has a deadline, and whatever means "the database is away" is raised as DatabaseAway, so
-that callers know one failure to wait out. Whatever else the server says is one of ours, too: only Python's own errors
-are bugs, and rise.
+A part of pushq that talks to the database owns a Session for life; the connections behind the session come and go.
+Every wait for the driver has a deadline. Every error that means "the database is away" is raised as DatabaseAway, so
+that callers have one failure to wait out. Every other error of the server is raised as another DatabaseTrouble. Only
+bugs raise Python's own errors.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from pushq.errors import (
 )
 
 _NO_ANSWER = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""How asyncpg says that there is no connection any more, or none that can be used."""
+"""Errors of asyncpg for a connection that is gone or cannot be used."""
 
 Said: TypeAlias = asyncpg.PostgresError | asyncpg.PostgresWarning
-# What the server says, by SQLSTATE or its class, the longest that fits. What is not here is UnexpectedState.
+# By SQLSTATE or a prefix; the longest match counts. Every other state is an UnexpectedState.
 _STATES: Mapping[str, type[DatabaseTrouble]] = {
     "08": DatabaseAway,  # connections
     "25006": DatabaseAway,  # read-only: the primary has become a standby
     "53": DatabaseAway,  # too many connections, no memory, the disk is full
     "57P": DatabaseAway,  # shutdown, restart, recovery, a dropped database
-    "58": DatabaseAway,  # the system beneath: also its files, when they are replaced by an upgrade
+    "58": DatabaseAway,  # the operating system, or files being replaced by an upgrade
     "40": StatementRolledBack,  # deadlock, serialization
     "55P03": StatementRolledBack,  # a lock
     "22": ValueRefused,
@@ -50,11 +50,14 @@ _STATES: Mapping[str, type[DatabaseTrouble]] = {
     "42501": DatabaseRefused,  # no such right
 }
 _OUT_OF_IDS = ("varsup.c", "multixact.c")
-"""Where PostgreSQL refuses to give transaction ids until old ones are frozen, with the code of a limit that a value
-exceeds. Its sentences are translated, the files' names are not."""
+"""Source files in which PostgreSQL refuses new transaction ids until old ids are frozen.
 
-# The planner's guesses about a table that empties and fills within seconds are always stale. The statements are written
-# for one plan each, by index; these settings keep it. A table without one is read from its beginning by everybody.
+The SQLSTATE is the one for values that exceed a limit, and messages are translated. Only the file tells the two apart.
+"""
+
+# The planner's statistics of a table that empties and fills within seconds are always stale. Each statement is written
+# for one plan, by index, and these settings keep the plan. Scans of a table without an index start at the beginning for
+# all.
 _PLANS = {
     "jit": "off",
     "enable_seqscan": "off",
@@ -67,7 +70,10 @@ _PLANS = {
 
 
 class Session:
-    """A connection of our own, under `name`. `deadline` is in seconds, for each statement and for connecting."""
+    """A connection of one part. name: its application_name. deadline: seconds for each statement, and for connecting.
+
+    Statements wait for one another.
+    """
 
     def __init__(
         self, url: str | None, name: str, *, deadline: float = 15.0, settings: Mapping[str, str] | None = None
@@ -75,30 +81,30 @@ class Session:
         self._url = url
         self._deadline = deadline
         self._settings = {
-            "application_name": name if len(name) <= 63 else f"{name[:20]}..{name[-41:]}",  # its end tells what for
+            "application_name": name if len(name) <= 63 else f"{name[:20]}..{name[-41:]}",  # the purpose is at the end
             "default_transaction_isolation": "read committed",
             "statement_timeout": f"{round(deadline * 1000)}ms",
-            "lock_timeout": f"{round(deadline * 800)}ms",  # sooner: a lock is to be told from a statement that lasts
+            "lock_timeout": f"{round(deadline * 800)}ms",  # sooner, to tell a lock from a slow statement
             "idle_in_transaction_session_timeout": f"{round(deadline * 1000)}ms",
-            "idle_session_timeout": "0",  # a listener is idle for as long as nothing happens
+            "idle_session_timeout": "0",  # a listener may be idle for long
             "timezone": "UTC",
-            "search_path": "pg_catalog, pg_temp",  # so that nothing that somebody has made is taken for the built-in
+            "search_path": "pg_catalog, pg_temp",  # so that no user's object is taken for a built-in
             **_PLANS,
             **(settings or {}),
         }
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._has_connected = False
-        self._turn = anyio.Lock(fast_acquire=True)  # a statement need not wait for a round of the loop
+        self._turn = anyio.Lock(fast_acquire=True)  # no round of the loop for a free lock
         self.slowest_answer = 0.0
-        """Seconds that a statement took, at most, since somebody last set it."""
-        self.is_pooled = False  # whether a transaction pooler stands in between: see connect.py
+        """Seconds of the slowest statement since this was last set to 0."""
+        self.is_pooled = False  # behind a transaction pooler: see connect.py
 
     async def fetch(self, statement: str, *arguments: object, deadline: float | None = None) -> list[asyncpg.Record]:
         """The rows of one statement, in a transaction of its own.
 
-        Raises DatabaseAway when the statement's fate is unknown, or the server cannot serve; StatementRolledBack when
-        the server answered and rolled the statement back (UnexpectedState where the reason may last, ValueRefused where
-        a value cannot be stored); DatabaseRefused when the server will not have us. Raises nothing else.
+        deadline: seconds. Raises DatabaseAway when the statement's fate is unknown, or the server cannot serve. Raises
+        StatementRolledBack when the server rolled the statement back: UnexpectedState if the reason may last,
+        ValueRefused if a value cannot be stored. Raises DatabaseRefused for a missing right, or a refused login.
         """
         seconds = deadline or self._deadline
         async with self._turn, self._in_use(seconds) as connection:
@@ -110,29 +116,28 @@ class Session:
                 return await connection.fetch(statement, *arguments)
 
     async def execute_alone(self, statement: str, *, deadline: float | None = None) -> None:
-        """Runs a statement that must not stand in a transaction block."""
+        """Runs a statement that must not stand in a transaction block. Raises like fetch."""
         async with self._turn, self._in_use(deadline or self._deadline) as connection:
             await connection.execute(statement)
 
     async def listen(self, channels: Mapping[str, Callable[[str], None]], *, lost: Callable[[], None]) -> None:
-        """Hears notifications: each channel's payloads go to its function, until the connection is `lost`."""
+        """Listens: calls a channel's function with each payload, and `lost` when the connection ends.
+
+        Raises like fetch.
+        """
         async with self._turn, self._in_use(self._deadline) as connection:
             connection.add_termination_listener(lambda _: lost())
             for channel, hear in channels.items():
                 await connection.add_listener(channel, lambda _c, _p, _ch, payload, hear=hear: hear(payload))
 
-    @property
-    def is_open(self) -> bool:
-        return self._connection is not None and not self._connection.is_closed()
-
     def discard(self) -> None:
-        """Drops the connection without a word: a broken one would not hear it."""
+        """Drops the connection without a goodbye, which a broken connection would not hear."""
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
 
     async def close(self) -> None:
-        """Ends the connection in good order, if it takes no longer than a second."""
+        """Ends the connection in good order, within a second, else without a goodbye."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -146,7 +151,8 @@ class Session:
     async def _in_use(self, seconds: float) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         began = monotonic()
         try:
-            # No context manager of contextlib's: what a trigger raises as a warning is no error that it can pass on.
+            # Not anyio.fail_after(): a PostgresWarning that a trigger raises does not pass through contextlib's
+            # managers.
             with anyio.move_on_after(seconds) as in_time:
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await self._connected(seconds)
@@ -158,28 +164,28 @@ class Session:
             raised = self._raised(error)
             if not isinstance(raised, StatementRolledBack | DatabaseRefused):
                 self.discard()
-            raise raised from (None if isinstance(raised, ValueRefused) else error)  # a traceback would show the DETAIL
+            raise raised from (None if isinstance(raised, ValueRefused) else error)  # whose DETAIL shows values
         except _NO_ANSWER as error:
             self.discard()
             raise DatabaseAway(f"{blame(self._url)} is away: {_message(error)}.") from error
         except BaseException:
-            self.discard()  # cancelled half-way: what the connection would answer next is anybody's guess
+            self.discard()  # cancelled half-way: the next answer could be to this statement
             raise
         finally:
             self.slowest_answer = max(self.slowest_answer, monotonic() - began)
 
     def _raised(self, error: Said) -> DatabaseTrouble:
-        """What it is to us that the server says."""
+        """The error to raise for an error of the server."""
         kind = kind_of(error)
-        # asyncpg itself says, with a state, that a connection is gone, and that it cannot send a value.
+        # asyncpg raises some errors with a state by itself: for a lost connection, or a value that cannot be sent.
         is_answer = not _is_fatal(error) and (kind is not DatabaseAway or bool(_severity(error)))
         state = (error.sqlstate or "") if is_answer else ""
         message, where = _message(error), describe(self._url)
         sentences: Mapping[type[PushqError], str] = {
             DatabaseAway: f"{blame(self._url)} is away: {message}.",
             DatabaseRefused: f"{blame(self._url)} refused us: {message}.",
-            StatementRolledBack: f"{where} gave up a statement: {message}.",
-            UnexpectedState: f"{where} gave up a statement ({state}): {message}.",
+            StatementRolledBack: f"{where} rolled a statement back: {message}.",
+            UnexpectedState: f"{where} rolled a statement back ({state}): {message}.",
             ValueRefused: message,
         }
         return kind(sentences[kind], state)
@@ -188,13 +194,13 @@ class Session:
         try:
             return await self._connect(seconds)
         except SettingsError as error:
-            if self._has_connected:  # a file that the URL names is written anew, say
+            if self._has_connected:  # for example a certificate that is being replaced
                 raise DatabaseAway(str(error)) from error
             raise
-        except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:  # of a setting that the URL has
+        except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:  # for a setting in the URL
             raise DatabaseRefused(f"{blame(self._url)} refused us: {_message(error)}.") from error
         except (asyncpg.ObjectNotInPrerequisiteStateError, RuntimeError) as error:
-            # It takes no connections for now, or there is no thread to look up its host's name in.
+            # The database takes no connections for now, or no thread is left to look up the host's name.
             raise DatabaseAway(f"{blame(self._url)} is away: {_message(error)}.") from error
 
     async def _connect(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
@@ -205,7 +211,7 @@ class Session:
 
 
 def kind_of(error: Said) -> type[DatabaseTrouble]:
-    """Which of our errors it is."""
+    """The class of error for an error of the server."""
     state = error.sqlstate or ""
     kind = next((_STATES[state[:length]] for length in (5, 3, 2) if state[:length] in _STATES), UnexpectedState)
     if kind is not DatabaseRefused and (_is_fatal(error) or _said_in(error) in _OUT_OF_IDS):
@@ -214,7 +220,7 @@ def kind_of(error: Said) -> type[DatabaseTrouble]:
 
 
 def _is_fatal(error: Said) -> bool:
-    """Whether the connection has ended with it."""
+    """Whether the error has ended the connection."""
     return _severity(error) in ("FATAL", "PANIC")
 
 
@@ -227,13 +233,13 @@ def _said_in(error: Said) -> str | None:
 
 
 def _message(error: BaseException) -> str:
-    """The first line of an error, with its type where it says nothing. Never its DETAIL, which shows rows."""
+    """The first line of an error, or the type of an empty one. Never the DETAIL, which shows rows."""
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__).rstrip(".")
 
 
 async def fetch_once(url: str | None, name: str, statement: str, *arguments: object) -> list[Any]:
-    """One statement on a connection that is opened for it and closed after it."""
+    """Runs one statement on a connection of its own. Raises like Session.fetch."""
     session = Session(url, name, settings={"enable_seqscan": "on"})
     try:
         return await session.fetch(statement, *arguments)

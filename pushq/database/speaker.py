@@ -1,6 +1,6 @@
-"""What a room says to the database: one short method a statement, each statement in a file of its own.
+"""The base of stores. A room that speaks to the database has a store.py, and a folder sql/ with the statements.
 
-Each room that speaks has a store.py, and its statements beside it in sql/. This is what the stores have in common.
+A store has one short method a statement, and each statement has a file.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pushq.errors import UnexpectedState
 
 
 class Speaker:
-    """Says statements on one session."""
+    """Runs statements on one session. Every method raises DatabaseTrouble."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def _one(self, name: str, *arguments: object) -> Any:
-        """The one row that a statement returns."""
+        """The only row of a statement. Raises UnexpectedState without a row."""
         rows = await self._fetch(name, *arguments)
         if not rows:
             raise UnexpectedState(f"{name}.sql returned no row, as where a trigger of somebody's skips it.")

@@ -1,8 +1,8 @@
-"""Database URLs as people have them, made fit for asyncpg.
+"""Makes the database URLs that people have fit for asyncpg.
 
-asyncpg passes parameters that it does not know to the server, which refuses the connection. Hosting providers, poolers
-and other drivers put many such into the URLs that they hand out. So what libpq or asyncpg knows is kept, and the rest
-is left out, by name.
+asyncpg passes unknown parameters to the server, which then refuses the connection. Hosting providers, poolers and other
+drivers put many such parameters into URLs. So parameters that libpq or asyncpg knows are kept, and the rest is left out
+and named.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _WHERE = frozenset(
     target_session_attrs user
     """.split()
 )
-"""What says where to connect, as whom and how safely: one of these misspelt is refused."""
+"""Parameters that say where to connect, as whom and how safely. A misspelt name is refused."""
 _SETTINGS = frozenset(
     """
     application_name idle_in_transaction_session_timeout idle_session_timeout lock_timeout options role search_path
     statement_timeout timezone work_mem
     """.split()
 )
-"""Settings of the server that people put there. Any other goes into `options`."""
+"""Settings of the server that URLs may hold. Other settings go into `options`."""
 _OF_NO_EFFECT = frozenset(
     """
     client_encoding connect_timeout fallback_application_name gssdelegation keepalives keepalives_count keepalives_idle
@@ -43,9 +43,9 @@ _OF_NO_EFFECT = frozenset(
     sslkeylogfile sslsni tcp_user_timeout
     """.split()
 )
-"""libpq's, left out without a word: asyncpg has them otherwise, or they change nothing for us."""
+"""Parameters of libpq, left out without a word: asyncpg has a way of its own, or pushq needs none."""
 _WISHES = {"channel_binding": "require", "gssencmode": "require"}
-"""libpq's, of which only this value asks for something that asyncpg cannot do."""
+"""Parameters of libpq. Only the value given here asks for more than asyncpg can do."""
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _MEANT = {
@@ -53,7 +53,7 @@ _MEANT = {
     | {"no": "disable", "off": "disable", "no-verify": "require"},
     "sslmode": {"no-verify": "require"},
 }
-"""Words of other drivers for modes of TLS."""
+"""Other drivers' words for modes of TLS."""
 
 _PASTED = re.compile(r"^(?:psql\s+|(?:export\s+|set\s+)?[A-Za-z_]\w*\s*=\s*)(?=['\"]?[\w:+]+://)")
 _SCHEME = re.compile(r"postgres(ql)?(\+\w+)?")
@@ -67,22 +67,22 @@ _ENVIRONMENT = {
     "PGHOST": "host", "PGHOSTADDR": "hostaddr", "PGPORT": "port", "PGDATABASE": "dbname", "PGUSER": "user",
     "PGOPTIONS": "options", "PGSERVICE": "service",
 }  # fmt: skip
-"""libpq's variables that say where to connect. asyncpg reads the others of them."""
+"""Variables of libpq that say where to connect. asyncpg reads the rest of libpq's variables."""
 
 
 def normalise(url: str) -> str:
-    """The same database in asyncpg's words. Takes URLs and libpq's `host=… dbname=…`.
+    """Rewrites a URL, or libpq's `host=… dbname=…`, as a URL for asyncpg.
 
-    Raises SettingsError for what is neither; the sentence never shows a password.
+    Raises SettingsError for anything else, in a sentence that never shows a password.
     """
     parts = _split(url)
     return _joined(parts, _parameters(parts))
 
 
 def destination(url: str | None) -> str:
-    """What asyncpg is to connect to; None: what libpq's variables say. Reads service files.
+    """The URL for asyncpg to connect to. None: made from libpq's variables. Reads service files.
 
-    Raises SettingsError like normalise, and for a service or a file that is not there.
+    Raises SettingsError like normalise, and for a missing service or file.
     """
     parts = _split(url or "postgresql://")
     given = _parameters(parts) if url else _environment()
@@ -95,7 +95,7 @@ def destination(url: str | None) -> str:
 
 
 def left_out(url: str | None) -> tuple[str, ...]:
-    """Parameters of a URL that are nothing to libpq and asyncpg, or that ask for what asyncpg cannot do."""
+    """Parameters of a URL that libpq and asyncpg do not know, or that ask for more than asyncpg can do."""
     if url is None:
         return ()
     given = _parameters(_split(url))
@@ -103,7 +103,7 @@ def left_out(url: str | None) -> tuple[str, ...]:
 
 
 def describe(url: str | None) -> str:
-    """The database as a sentence's subject: its name and host, nothing of the rest."""
+    """The database as the subject of a sentence: only name and host."""
     if url is None:
         return "The database of the PG* variables" if _is_told_by_variables() else "The default database"
     try:
@@ -120,7 +120,7 @@ def describe(url: str | None) -> str:
 
 
 def blame(url: str | None) -> str:
-    """The subject of a sentence that says what is wrong with the database: perhaps only that none was named."""
+    """The subject of a sentence about a trouble. Without a URL and variables, says that no database is set."""
     if url is not None or _is_told_by_variables():
         return describe(url)
     return "No database is set: give PUSHQ_DATABASE_URL. libpq's default, a local socket or localhost:5432,"
@@ -181,8 +181,8 @@ def _check_hosts(hosts: str) -> None:
 
 def _joined(parts: SplitResult, given: Mapping[str, str]) -> str:
     kept = _translate({name: value for name, value in given.items() if value and _is_kept(name)})
-    netloc, path = _authority(parts), parts.path if parts.path != "/" else ""  # to asyncpg "/" has an empty name
-    # As libpq has it, a parameter wins over what stands before the '?'; asyncpg has it the other way round.
+    netloc, path = _authority(parts), parts.path if parts.path != "/" else ""  # asyncpg would read "/" as an empty name
+    # In libpq a parameter wins over the part before the '?'. In asyncpg the part before the '?' wins.
     if database := kept.pop("dbname", None) or kept.pop("database", None):
         path = "/" + quote(database, safe="")
     if not kept.keys().isdisjoint({"host", "hostaddr", "port"}):
@@ -216,7 +216,7 @@ def _parameters(parts: SplitResult) -> dict[str, str]:
         raise _refusal("has a parameter without '=': percent-encode '?' as %3F in passwords") from None
     for name in given:
         _refuse_misspelt(name)
-    if given.get("requiressl") == "1":  # libpq's before it had modes
+    if given.get("requiressl") == "1":  # libpq's, from before modes
         given.setdefault("sslmode", "require")
     return given
 
@@ -229,7 +229,7 @@ def _refuse_misspelt(name: str) -> None:
 
 
 def _is_kept(name: str) -> bool:
-    return name in _WHERE or name in _SETTINGS or "." in name  # a dot: a setting of an extension or of one's own
+    return name in _WHERE or name in _SETTINGS or "." in name  # a dot: a setting of an extension, or a custom setting
 
 
 def _has_no_effect(name: str, value: str) -> bool:
@@ -254,7 +254,7 @@ def _translate(kept: dict[str, str]) -> dict[str, str]:
 
 
 def _places(host: str, port: str) -> dict[str, str]:
-    """Hosts and ports as asyncpg takes them: IPv6 in brackets, a socket's folder without its port, a port each."""
+    """Hosts and ports for asyncpg: IPv6 in brackets, a socket's folder without a port, one port for each host."""
     hosts, ports = (text.split(",") if text else [] for text in (host, port))
     if not all(hosts):
         raise _refusal("has a comma and no host beside it")
@@ -286,7 +286,7 @@ def _is_ipv6(host: str) -> bool:
 def _environment() -> dict[str, str]:
     given = {name: os.environ[variable] for variable, name in _ENVIRONMENT.items() if os.environ.get(variable)}
     if given.keys().isdisjoint({"host", "hostaddr"}):
-        given.pop("port", None)  # of the default hosts, whose number asyncpg alone knows: it reads PGPORT itself
+        given.pop("port", None)  # asyncpg reads PGPORT itself, and alone knows how many default hosts there are
     return given
 
 
@@ -295,7 +295,7 @@ def _is_told_by_variables() -> bool:
 
 
 def _service(name: str, named: str | None) -> dict[str, str]:
-    """What a service file says of a service. Raises SettingsError when none does."""
+    """The parameters of a service. Raises SettingsError if no service file has the service."""
     own, folder = named or "~/.pg_service.conf", os.environ.get("PGSYSCONFDIR")
     files = [Path(own).expanduser(), *([Path(folder) / "pg_service.conf"] if folder else [])]
     for path in files:
@@ -323,7 +323,7 @@ def _check_files(given: Mapping[str, str]) -> None:
 
 
 def _check_user(parts: SplitResult, given: Mapping[str, str]) -> None:
-    """Where nobody is named, it is the user who runs us, who may have an id alone, as in a container."""
+    """Raises SettingsError if no user is named, and this process's user has an id and no name, as in a container."""
     if parts.username or given.get("user") or os.environ.get("PGUSER"):
         return
     try:

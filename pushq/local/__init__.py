@@ -1,1 +1,4 @@
-"""What commands, benchmark and tests start for themselves: a PostgreSQL, a supervisor. Each dies with its parent."""
+"""Processes that commands, benchmark and tests start for themselves: a PostgreSQL, a supervisor.
+
+Each dies with its parent.
+"""

@@ -1,4 +1,4 @@
-"""Processes that end with their parent, however the parent ends. Only Linux knows how."""
+"""Processes that end with their parent, however the parent ends. Works on Linux only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
-    """Has the kernel send this process a signal when its parent dies. Exits at once if the parent is dead already."""
+    """Makes the kernel send this process a signal when the parent dies. Exits at once if the parent is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
     if os.getppid() != parent:
@@ -20,10 +20,13 @@ def die_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
 
 
 def dying_with_us(by: signal.Signals) -> Callable[[], None] | None:
-    """The same for a child: a `preexec_fn`, called between fork and exec. The signal follows the calling thread."""
+    """The same for a child, as a `preexec_fn`, which runs between fork and exec. None: not on this system.
+
+    The child gets the signal when the thread that started the child ends.
+    """
     if sys.platform != "linux":
         return None
-    parent, libc = os.getpid(), ctypes.CDLL(None)  # loaded here: a forked child should do as little as it can
+    parent, libc = os.getpid(), ctypes.CDLL(None)  # loaded before the fork: a forked child should do little
 
     def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, by)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, kept waiting while something starts or stops: cut in half, it would leave processes behind."""
+"""Defers Ctrl-C and SIGTERM while something starts or stops. A start cut in half would leave processes behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Notes SIGINT and SIGTERM for the length of a `with` block, which then ends with KeyboardInterrupt."""
+    """Defers SIGINT and SIGTERM to the end of a `with` block, which then raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self._came = False
@@ -23,12 +23,12 @@ class Interrupts:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._came:  # a terminal's Ctrl-C reaches the children too: that they fail then is no error
+        if self._came:  # a terminal's Ctrl-C reaches the children as well, whose failure is then no error
             raise KeyboardInterrupt from None
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """In here they are obeyed, and at once if one has come before."""
+        """A block in which signals raise KeyboardInterrupt. A deferred signal raises at the start of the block."""
         try:
             for number in _SIGNALS:
                 signal.signal(number, signal.default_int_handler)

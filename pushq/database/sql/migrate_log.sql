@@ -1,3 +1,3 @@
--- Notes again that the migration with version $1 and name $2 was applied: its row is lost.
+-- Restores the lost row of the applied migration with version $1 and name $2.
 insert into pushq.migrations (version, name) values ($1, $2)
 on conflict do nothing

@@ -1,4 +1,4 @@
--- Who holds the advisory lock $1 and cannot be a migrator: who neither owns pushq's schema nor might make it.
+-- Sessions that hold the advisory lock $1 and cannot be migrators: the role neither owns nor may create pushq's schema.
 select activity.pid, activity.usename::text as role
 from pg_locks as lock
 join pg_stat_activity as activity using (pid)

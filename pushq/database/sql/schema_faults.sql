@@ -1,6 +1,6 @@
--- What else keeps the schema from working, by its kind: tables that row-level security hides from everybody but their owner,
--- since nobody has written a policy; what does not belong to the owner of the table of jobs, who makes and empties days; days
--- without an index of their ids, by which jobs are found; and rows that are lost.
+-- Further faults of the schema. hidden: a table with row-level security and no policy, which only the owner can read. owner: a
+-- part of another owner than the table of jobs, whose owner makes and empties days. day: a day without the index of ids, by
+-- which jobs are found. row: a lost row.
 select 'hidden' as kind, relname::text as name
 from pg_class as class
 where relnamespace = 'pushq'::regnamespace and relkind in ('r', 'p') and relrowsecurity
