@@ -28,7 +28,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """A public name, imported when it is asked for: our own commands, which begin here too, ask for none."""
+    """Imports a public name at its first use. The commands, which import this module as well, use none of the names."""
     if name not in _HOMES:
         raise AttributeError(f"module 'pushq' has no attribute {name!r}")
     return getattr(import_module(f"pushq.{_HOMES[name]}"), name)

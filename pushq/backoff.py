@@ -1,4 +1,4 @@
-"""Failures so far → how long to wait before the next try."""
+"""Failures so far → delay before the next attempt."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def exponential(
     jitter: float = 0.5,
     draw: Callable[[], float] = random.random,
 ) -> Backoff:
-    """A delay that grows by `factor` from `first` to `longest`, of which up to the share `jitter` is cut at random.
+    """A delay that grows by `factor` from `first` to `longest`. jitter: the share of a delay that is random, 0 to 1.
 
-    Without the jitter, everything that failed together would come back together. It is the "equal jitter" of the AWS
+    Without jitter, jobs that failed together would come back together. The method is the "equal jitter" of the AWS
     Architecture Blog, "Exponential Backoff And Jitter" (2015). Raises ValueError for arguments out of range.
     """
     if first <= timedelta(0) or longest < first:

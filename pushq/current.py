@@ -1,4 +1,4 @@
-"""The job whose handler is running here: in this task or thread."""
+"""The job whose handler is running in this task or thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _running: ContextVar[Job] = ContextVar("pushq_job")
 
 
 def current_job() -> Job:
-    """The job whose handler is running here. Raises PushqError outside of one."""
+    """The job whose handler is running in this task or thread. Raises PushqError outside of a handler."""
     try:
         return _running.get()
     except LookupError:
@@ -19,9 +19,9 @@ def current_job() -> Job:
 
 
 set_current_job = _running.set
-"""Says which job a worker runs now."""
+"""Sets the job that a worker is about to run."""
 
 
 def job_here() -> Job | None:
-    """The same; None outside of one."""
+    """The current job, or None outside of a handler."""
     return _running.get(None)

@@ -1,6 +1,7 @@
 """Facts about a running pushq. The part that learns a fact publishes the fact once; logs, figures and tests subscribe.
 
-Subscribers are module state, which is right for one supervisor or one pool in a process: a second would hear both.
+Subscribers are module state, because a process has one supervisor or one pool. With a second, subscribers would hear
+both.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ _LOUD_OUTCOMES: Mapping[str, Level] = {"failed": "error", "retried": "warning"}
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that has happened, and how a log shows it.
+    """A fact, with the level and topic for a log.
 
-    Level and topic belong to the kind; where they depend on an event's fields, a property takes their place.
+    Level and topic belong to the class of event. If one depends on the event's fields, a property takes its place.
     """
 
     level: ClassVar[Level] = "info"
     is_always_logged: ClassVar[bool] = False
-    """Whether every log shows the event, whatever the log's level."""
+    """Whether every log shows the event, at any level of the log."""
     topic: ClassVar[str | None] = None
-    """What goes on: such events are published again and again, and logged once a minute. None: each is logged."""
+    """A lasting state, whose events are published again and again, and logged once a minute. None: each is logged."""
     ends: ClassVar[str | None] = None
-    """The topic that is over with this event. Logged if an event of the topic was."""
+    """The topic that ends with this event. The end is logged if the topic was logged."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobEnded(Event):
-    """An attempt has ended and its outcome is stored. seconds: how long the handler ran.
+    """An attempt has ended, and the outcome is stored. seconds: of the handler's run.
 
-    message and traceback may hold secrets: a log shows them only where PUSHQ_LOG_ERRORS says so.
+    message and traceback may hold secrets: a log shows both only if PUSHQ_LOG_ERRORS=full.
     """
 
     id: UUID
@@ -50,7 +51,7 @@ class JobEnded(Event):
     attempt: int
     outcome: str
     seconds: float
-    error: str | None = None  # the error's type alone: its message may hold what is nobody's business
+    error: str | None = None  # the error's type alone, since the message may hold secrets
     place: str | None = None  # FILE:LINE, the innermost frame in the user's code
     message: str | None = None
     traceback: str | None = None
@@ -68,7 +69,7 @@ class JobEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class JobsEnded(Event):
-    """The outcomes of a batch of attempts are stored. Whoever wants to hear of each takes it as a JobEnded."""
+    """The outcomes of a batch of attempts are stored. JobEnded.of() makes an event of each outcome."""
 
     level: ClassVar[Level] = "debug"
     outcomes: Sequence[Outcome]
@@ -76,7 +77,7 @@ class JobsEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRefused(Event):
-    """An outcome came too late: the job was cancelled, or taken away and given to somebody else."""
+    """An outcome came too late: the job was cancelled, or requeued meanwhile."""
 
     level: ClassVar[Level] = "warning"
     id: UUID
@@ -86,7 +87,7 @@ class OutcomeRefused(Event):
 
 @dataclass(frozen=True, slots=True)
 class OutcomesHeldUp(Event):
-    """Somebody else has locked the rows of jobs that have ended: their outcomes are written when they are free."""
+    """Other sessions have locked the rows of ended jobs. The outcomes are written when the rows are free."""
 
     level: ClassVar[Level] = "warning"
     jobs: int
@@ -94,7 +95,7 @@ class OutcomesHeldUp(Event):
 
 @dataclass(frozen=True, slots=True)
 class OutcomesPutAside(Event):
-    """The database will not take the outcomes of so many jobs, each for a reason of its own: they are tried again."""
+    """The database rejects the outcomes of `jobs` jobs, each for a reason of its own. Each outcome is tried again."""
 
     level: ClassVar[Level] = "warning"
     topic: ClassVar[str | None] = "outcomes"
@@ -104,7 +105,7 @@ class OutcomesPutAside(Event):
 
 @dataclass(frozen=True, slots=True)
 class NoThread(Event):
-    """The system had no thread for a `def`, whose job is given back: its worker rests before it takes another."""
+    """The system had no thread for a `def`. The job is given back, and the worker rests before the next job."""
 
     level: ClassVar[Level] = "warning"
     topic: ClassVar[str | None] = "threads"
@@ -119,7 +120,7 @@ class JobsClaimed(Event):
 
 @dataclass(frozen=True, slots=True)
 class JobsPassedOver(Event):
-    """The database does not let so many jobs be claimed, each for a reason of its own: they are tried again."""
+    """The database rejects the claims of `jobs` jobs, each for a reason of its own. Each claim is tried again."""
 
     level: ClassVar[Level] = "warning"
     topic: ClassVar[str | None] = "claims"
@@ -155,7 +156,7 @@ class BellDown(Event):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseLost(Event):
-    """The database is away; we wait for it."""
+    """The database is away. The process waits, and tries again."""
 
     level: ClassVar[Level] = "warning"
     topic: ClassVar[str | None] = "database"
@@ -164,7 +165,7 @@ class DatabaseLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class StatementRejected(DatabaseLost):
-    """The database is there, and undoes what we say to it for a reason that may last; we go on trying."""
+    """The database rejects a statement, for a reason that may last. The process tries again."""
 
     topic: ClassVar[str | None] = "objection"
 
@@ -177,7 +178,7 @@ class DatabaseBack(Event):
 
 @dataclass(frozen=True, slots=True)
 class ChoreFailed(Event):
-    """A chore of the upkeep could not be done, or not all of it. It is tried again, and the others are done."""
+    """A chore failed, wholly or in part. The chore is tried again, and the other chores are done."""
 
     level: ClassVar[Level] = "warning"
     chore: str
@@ -190,7 +191,7 @@ class ChoreFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class ChoreDone(Event):
-    """A chore that could not be done for so many seconds is done."""
+    """A chore is done that has failed for `seconds`."""
 
     chore: str
     seconds: float
@@ -216,7 +217,7 @@ class SupervisorStopped(Event):
 
 @dataclass(frozen=True, slots=True)
 class LeaseLapsed(Event):
-    """The supervisor's lease had run out before this heartbeat: its jobs may have been taken away."""
+    """The supervisor's lease had run out before this heartbeat. Its jobs may have been requeued."""
 
     level: ClassVar[Level] = "warning"
     name: str
@@ -224,7 +225,7 @@ class LeaseLapsed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Draining(Event):
-    """No more jobs are claimed; running ones have this many seconds."""
+    """No more jobs are claimed. Running jobs have `seconds` left."""
 
     seconds: float
 
@@ -245,7 +246,7 @@ class PoolReady(Event):
 
 @dataclass(frozen=True, slots=True)
 class PoolShown(Event):
-    """Somebody has asked what the pools are doing. traceback: where it is, while it imports the tasks."""
+    """A pool's state, on SIGUSR1. traceback: of a pool that is importing the tasks."""
 
     is_always_logged: ClassVar[bool] = True
     busy: int
@@ -254,7 +255,7 @@ class PoolShown(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerShown(Event):
-    """What one of its workers is doing, for how many seconds, and where: the handler's own frames."""
+    """A busy worker of a shown pool. seconds: of the attempt so far. traceback: the handler's frames."""
 
     is_always_logged: ClassVar[bool] = True
     id: UUID
@@ -267,7 +268,7 @@ class WorkerShown(Event):
 
 @dataclass(frozen=True, slots=True)
 class PoolSilent(Event):
-    """A pool does not say what it is doing: a handler lets no other code run. It is made to write its stacks."""
+    """A pool does not answer what it is doing: a handler blocks the loop. The pool is made to dump its stacks."""
 
     is_always_logged: ClassVar[bool] = True
     pool: int
@@ -275,7 +276,7 @@ class PoolSilent(Event):
 
 @dataclass(frozen=True, slots=True)
 class PoolHeldUp(Event):
-    """The database is away for a pool, or refuses it. The supervisor may be no worse for it."""
+    """The database is away for a pool, or refuses the pool. The supervisor may still reach the database."""
 
     level: ClassVar[Level] = "warning"
     topic: ClassVar[str | None] = "pools"
@@ -293,7 +294,7 @@ class PoolsGoOn(Event):
 
 @dataclass(frozen=True, slots=True)
 class PoolDied(Event):
-    """A pool's process ended by itself. requeued and failed: what became of the jobs that it ran."""
+    """A pool's process ended by itself. requeued, failed: the numbers of its jobs."""
 
     level: ClassVar[Level] = "error"
     pool: int
@@ -310,7 +311,7 @@ class PoolStopped(Event):
 
 @dataclass(frozen=True, slots=True)
 class JobsRequeued(Event):
-    """The sweeper took jobs away from supervisors that are dead."""
+    """The sweeper took jobs away from dead supervisors."""
 
     level: ClassVar[Level] = "warning"
     supervisors: tuple[str, ...]
@@ -320,7 +321,7 @@ class JobsRequeued(Event):
 
 @dataclass(frozen=True, slots=True)
 class JobsLeft(Event):
-    """Running jobs that the database does not let be taken from a process that has ended: it is tried again."""
+    """Running jobs of an ended process could not be requeued. The database rejects each; each is tried again."""
 
     level: ClassVar[Level] = "warning"
     topic: ClassVar[str | None] = "jobs left"
@@ -339,7 +340,7 @@ class DaysChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class LogLinesDropped(Event):
-    """Whoever reads the log was slower than it is written."""
+    """Lines were dropped, because the reader of the log was too slow."""
 
     level: ClassVar[Level] = "warning"
     lines: int

@@ -1,7 +1,7 @@
-"""What a function is that is registered as a handler: it must do the work when it is called with arguments by name.
+"""Looks at a function that is registered as a handler: a call with arguments by name must do the work.
 
-Decorators are in the way of that. One may hide an `async def` behind a `def`, take arguments by position alone, or
-return something that would do the work. What can be called rightly is; what cannot is refused when it is registered.
+Decorators stand in the way. A decorator may hide an `async def` behind a `def`, take arguments by position alone, or
+return an object that would do the work. A function that can be adapted is adapted. Any other is refused.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ R = TypeVar("R")
 
 
 def caller(name: str, function: Callable[P, R]) -> Callable[P, R]:
-    """How a worker calls it, with arguments by name. Raises TasksError where it would not do the work."""
+    """The function as a worker calls it, with arguments by name.
+
+    Raises TasksError if such a call would not do the work.
+    """
     parameters = parameters_of(name, function)
-    _refuse_what_does_not_work(name, function, parameters)
+    _refuse_unworkable(name, function, parameters)
     if by_position := _by_position(name, function, parameters):
         return _called_by_position(function, by_position)
     return function if is_async(function) else _called_to_the_end(function)
@@ -35,7 +38,7 @@ def is_async(function: Callable[..., object]) -> bool:
 
 
 def code_of(function: Any) -> Callable[..., object]:
-    """The def that is called: in a partial, or in an object that can be called."""
+    """The def behind a partial, a staticmethod or a callable object."""
     while isinstance(function, partial | staticmethod):
         function = function.func if isinstance(function, partial) else function.__func__
     return function if inspect.isroutine(function) else function.__call__
@@ -49,7 +52,7 @@ def place_of(function: object) -> str:
 
 
 def parameters_of(name: str, function: Callable[..., object]) -> list[inspect.Parameter]:
-    """What it takes. Raises TasksError where it does not tell, or is no function."""
+    """The function's parameters. Raises TasksError for a function without a signature, a generator, or no function."""
     if not callable(function) or inspect.isclass(function):
         raise TasksError(f"Task {name!r}: {function!r} is not a function; put @tasks.register(…) above a def.")
     code = code_of(function)
@@ -63,9 +66,7 @@ def parameters_of(name: str, function: Callable[..., object]) -> list[inspect.Pa
         ) from None
 
 
-def _refuse_what_does_not_work(
-    name: str, function: Callable[..., object], parameters: Sequence[inspect.Parameter]
-) -> None:
+def _refuse_unworkable(name: str, function: Callable[..., object], parameters: Sequence[inspect.Parameter]) -> None:
     place = place_of(function)
     if any((code := _code_object(layer)) and code in _CONTEXT_MANAGERS for layer in _layers(function)):
         raise TasksError(f"Task {name!r}: {place} is a context manager; call it in a `with` of a def.")
@@ -77,7 +78,10 @@ def _refuse_what_does_not_work(
 
 
 def _lacks_its_object(function: Callable[..., object], parameters: Sequence[inspect.Parameter]) -> bool:
-    """Whether it is a method as its class has it; one of a class that is still being made tells by a name alone."""
+    """Whether the function is a method taken from its class.
+
+    While the class is being made, only `self` or `cls` tells.
+    """
     while isinstance(function, partial) and not function.args:
         function = function.func
     owner, _, own_name = getattr(function, "__qualname__", "").rpartition(".")
@@ -91,7 +95,7 @@ def _lacks_its_object(function: Callable[..., object], parameters: Sequence[insp
 
 
 def _by_position(name: str, function: Callable[..., object], parameters: Sequence[inspect.Parameter]) -> Sequence[str]:
-    """What it takes by position alone, though its signature, which a decorator has copied, names it."""
+    """Parameters taken by position alone, although the signature, which a decorator copied, names them."""
     ordinary = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
     if any(_code_object(layer) is _SINGLE_DISPATCH for layer in _layers(function)):
         return ordinary
@@ -122,7 +126,7 @@ def _called_by_position(function: Callable[P, R], names: Sequence[str]) -> Calla
 
 
 def _called_to_the_end(function: Callable[P, R]) -> Callable[P, R]:
-    """A `def` may return a coroutine: then that does the work."""
+    """Awaits a coroutine that a `def` returns, since the coroutine does the work."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -133,15 +137,15 @@ def _called_to_the_end(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _awaited(coroutine: CoroutineType[Any, Any, Any]) -> object:
-    """On the event loop of the pool, whose thread this is; outside of a pool, on a loop of its own."""
-    import asyncio  # noqa: PLC0415 - who only makes jobs needs neither
+    """Runs a coroutine to its end, on the event loop of the pool that owns this thread, else on a new loop."""
+    import asyncio  # noqa: PLC0415 - a producer of jobs needs neither
 
     from anyio import from_thread  # noqa: PLC0415
 
     async def wait() -> tuple[object, BaseException | None]:
         try:
             return await coroutine, None
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for, without what lies between
+        except BaseException as error:  # noqa: BLE001 - raised by the caller, without the frames in between
             return None, error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
     ended: tuple[object, BaseException | None] | None = None
@@ -157,7 +161,7 @@ def _awaited(coroutine: CoroutineType[Any, Any, Any]) -> object:
 
 
 def _layers(function: Any) -> Iterator[object]:
-    """The function, what it wraps, and so on inward."""
+    """The function, the function wrapped inside, and so on inward."""
     seen = set[int]()
     while function is not None and id(function) not in seen:
         seen.add(id(function))
@@ -180,7 +184,7 @@ def _nothing(_: object) -> Iterator[None]:
     yield
 
 
-# What these decorators make is told by its code, which all that they make has in common.
+# All functions that one of these decorators makes share one code object, which shows the decorator.
 _CONTEXT_MANAGERS = (
     _code_object(contextlib.contextmanager(_nothing)),
     _code_object(contextlib.asynccontextmanager(cast("Any", _nothing))),

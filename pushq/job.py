@@ -29,14 +29,14 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.FAILED: frozenset({Status.QUEUED}),
     Status.CANCELLED: frozenset({Status.QUEUED}),
 }
-"""Where a job may go from where it is. A finished one goes back only by `pushq.retry`."""
+"""From a status to the possible next statuses. A finished job is queued again only by `pushq.retry`."""
 
 
 class Job(NamedTuple):
     """A claimed job.
 
-    payload is JSON text: the worker decodes it, so that a hostile one hurts only its own job. It is None where it was
-    too large to come with the claim: the worker fetches it when it begins.
+    payload is JSON text, decoded by the worker, so that a hostile payload hurts only its own job. None: the payload is
+    too large to come with the claim, and the worker fetches it at the start. timeout: limit of the attempt.
     """
 
     id: UUID
@@ -54,7 +54,7 @@ class Job(NamedTuple):
 
     @property
     def fence(self) -> tuple[UUID, UUID]:
-        """What tells this claim of the job from every other."""
+        """(id, token), which identifies this claim among all claims of the job."""
         return self.id, self.token
 
 
@@ -62,7 +62,7 @@ class Job(NamedTuple):
 class NewJob:
     """A job to insert. The fields are the producer's columns of `pushq.jobs`; None takes the table's default.
 
-    Raises ValueError for a `run_at` without a time zone. Change one with `dataclasses.replace`.
+    Raises ValueError for a `run_at` without a time zone. To change a job, use `dataclasses.replace`.
     """
 
     task: str

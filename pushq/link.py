@@ -1,7 +1,7 @@
 """The line between a supervisor and a pool: JSON, a message a line, over a socket pair.
 
-Down the line goes the pool's Assignment, once, and then at most one order to drain. Up the line come reports. When the
-other end is gone the stream ends, and so does whoever reads it.
+The supervisor sends the pool's Assignment, once, and then orders: to drain, to register again. The pool sends reports.
+When one end is gone, the stream ends, and so does the reader at the other end.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 LONGEST_MESSAGE = 16 * 1024 * 1024
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a pool is to do. Sent over the line, since it holds passwords. Durations in seconds.
+    """The work of a pool. Sent over the line, because URLs hold passwords. Durations in seconds.
 
-    queues is None for `default` and the queues of the tasks. A solo pool runs only jobs that have killed two processes,
-    one at a time, and ends when there are none.
+    tasks: MODULE:TASKS. queues: None for `default` and the queues of the tasks. A solo pool runs only jobs that have
+    killed two processes, one at a time, and ends when none is due.
     """
 
     supervisor: str
@@ -53,7 +54,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Unable:
-    """The pool cannot begin: the sentence for the user. may_pass: the next one may be able to."""
+    """The pool cannot begin. sentence: for the user. may_pass: another pool may be able to begin."""
 
     sentence: str
     may_pass: bool = False
@@ -61,9 +62,9 @@ class Unable:
 
 @dataclass(slots=True)
 class Figures:
-    """What a pool tells about itself, counted since it began.
+    """A pool's figures, counted since the pool began.
 
-    hears: whether notifications arrive; None: not known yet. trouble: why it does not claim now.
+    hears: whether notifications arrive; None: not known yet. trouble: why the pool does not claim now, or None.
     """
 
     busy: int = 0
@@ -77,19 +78,19 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The pool has ended as it should. A process that ends without a word has died, whatever its exit code."""
+    """The pool has ended in good order. A process that ends without Done has died, whatever the exit code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Claim no more; running jobs have this many seconds."""
+    """Claim no more. Running jobs have `seconds` left."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class RegisterAgain:
-    """Claim now, and register again: the supervisor's lease had run out, and it may have been declared dead."""
+    """Register again, and claim now: the lease had run out, and the supervisor may have been declared dead."""
 
 
 _MESSAGES = {kind.__name__: kind for kind in (Assignment, Ready, Unable, Figures, Done, Drain, RegisterAgain)}
@@ -106,7 +107,7 @@ class Link:
 
     @classmethod
     async def over(cls, end: socket.socket) -> Self:
-        # As any socket, not as a UNIX one, whose wait anyio may end twice if it is cancelled as something arrives.
+        # Not as a UNIX socket: anyio may end such a wait twice if a cancellation meets an arriving message.
         return cls(await SocketStream.from_socket(end))
 
     async def send(self, message: Message) -> None:
@@ -115,14 +116,14 @@ class Link:
             await self._stream.send(_line(message))
 
     async def receive(self) -> Message:
-        """The next message. Raises EOFError when the other end is gone, or says what is none."""
+        """The next message. Raises EOFError when the other end is gone, or sends anything else."""
         try:
             line = await self._received.receive_until(b"\n", LONGEST_MESSAGE)
             return _message(line)
         except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError, anyio.DelimiterNotFound) as error:
             raise EOFError from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise EOFError from error  # a handler may write anything into a file that it has not opened
+            raise EOFError from error  # a handler may write anything into any file descriptor
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         while True:
@@ -137,13 +138,13 @@ class Link:
 
 
 def receive_first(end: socket.socket) -> Message:
-    """The first message, before there is an event loop. Nothing is read of those that follow."""
+    """The first message, for a process without an event loop yet. Reads nothing of later messages."""
     with end.makefile("rb", buffering=0) as file:
         return _message(file.readline(LONGEST_MESSAGE))
 
 
 def send_last(end: socket.socket, message: Message) -> None:
-    """Where there will be no event loop."""
+    """Sends a message from a process that starts no event loop."""
     with suppress(OSError):  # the other end is gone
         end.sendall(_line(message))
 

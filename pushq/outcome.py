@@ -1,6 +1,6 @@
-"""What an attempt came to, and what that does to its job: decided here, written by the finisher.
+"""The outcome of an attempt, and its effect on the job: decided here, written by the finisher.
 
-`decide` raises nothing, whatever the value does that a handler has returned or raised (`storable.py`).
+`decide` raises nothing, whatever a handler's value or exception does when looked at (`storable.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LONGEST_DELAY = timedelta(days=365)
 
 
 class Retry(Exception):
-    """Raise it in a handler to run the job again `after` a while. It spends no attempt.
+    """Raise Retry in a handler to run the job again after a delay. Counts as no failure.
 
     Raises ValueError for a delay that is not between 0 and a year.
     """
@@ -44,7 +44,7 @@ class Retry(Exception):
 
 
 class Cancel(Exception):
-    """Raise it in a handler to end the job as cancelled, for a `reason` that is kept as its error."""
+    """Raise Cancel in a handler to end the job as cancelled. `reason` is stored as the job's error."""
 
     reason = "cancelled by its handler"
 
@@ -65,7 +65,7 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """at: what it was stopped by, or raised after its time, which tells where it was."""
+    """at: the exception that stopped the handler, or that the handler raised too late. Shows where the handler was."""
 
     after: timedelta
     at: BaseException | None = None
@@ -84,21 +84,21 @@ class Kind(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    RETRIED = "retried"  # queued again, a failure spent
-    SNOOZED = "snoozed"  # queued again because the handler asked for it
-    RELEASED = "released"  # queued again because the pool stops, or was slower than it thought
+    RETRIED = "retried"  # queued again, with one more failure
+    SNOOZED = "snoozed"  # queued again, because the handler raised Retry
+    RELEASED = "released"  # queued again, because the pool stops, or had claimed too many jobs
 
 
 ENDS = frozenset({Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED})
-"""Kinds that finish a job. After any other the job goes on."""
+"""Kinds that finish a job. After other kinds the job is queued again."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What is written for an attempt.
+    """The result of an attempt, as written to the table.
 
-    delay in seconds; result is JSON text; error_type and place (FILE:LINE) are what a log may show of the error; began
-    and ended by the clock of time.monotonic(), 0: now.
+    delay: seconds. result: JSON text. error_type and place (FILE:LINE): the parts of an error that a log may show.
+    began, ended: seconds of time.monotonic(); 0: now.
     """
 
     job: Job
@@ -114,22 +114,25 @@ class Outcome:
 
     @property
     def size(self) -> int:
-        """Characters of its error, traceback and result."""
+        """Characters of error, traceback and result."""
         if self.error or self.result:
             return len(self.error or "") + len(self.traceback or "") + len(self.result or "")
         return 0
 
 
 def released(job: Job) -> Outcome:
-    """For a job that is given back: it is due again, at no charge."""
+    """The outcome of a job that is given back: due again, at no charge."""
     return Outcome(job, Kind.RELEASED)
 
 
 def decide(job: Job, ending: Ending, *, max_attempts: int, backoff: Backoff) -> Outcome:
-    """The outcome of an attempt at `job`, whose own max_attempts wins over the task's. Raises nothing."""
-    try:  # without `guarded`, which would cost a call a job
+    """The outcome of an attempt. max_attempts, backoff: of the task.
+
+    The job's own max_attempts wins. Raises nothing.
+    """
+    try:  # not by `guarded`, which costs a call a job
         return _decided(job, ending, job.max_attempts or max_attempts, backoff)
-    except BaseException as broken:  # noqa: BLE001 - the handler's exception raises when somebody looks at it
+    except BaseException as broken:  # noqa: BLE001 - the handler's exception may raise when looked at
         name = short_name_of(broken)
         return Outcome(job, Kind.FAILED, error=f"What the handler raised cannot be looked at: {name}", error_type=name)
 
@@ -154,13 +157,13 @@ def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
             return released(job)
 
 
-_UNDONE = (CoroutineType, GeneratorType, AsyncGeneratorType)
+_UNRUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
 def _returned(job: Job, value: object) -> Outcome:
     if value is None:
         return Outcome(job, Kind.SUCCEEDED)
-    if type(value) in _UNDONE:  # isinstance would look at its class, which may do anything
+    if type(value) in _UNRUN:  # isinstance() would run code of the value's class
         kind = type(value).__name__
         return _failed(job, TypeError(f"the handler returned a {kind}, which nothing runs; return what comes of it"))
     try:
@@ -190,7 +193,7 @@ def _failed_or_retried(job: Job, error: BaseException, max_attempts: int, backof
 
 
 def _delay(backoff: Backoff, failures: int) -> tuple[timedelta, str]:
-    """The task's own delay, or the default one and a remark when its backoff does not work."""
+    """The task's own delay; or the default delay and a remark, if the task's backoff does not work."""
     delay, complaint = guarded(lambda: _judged(backoff(failures)), lambda error: (None, f"raised {name_of(error)}"))
     if delay is not None:
         return delay, ""
@@ -198,12 +201,12 @@ def _delay(backoff: Backoff, failures: int) -> tuple[timedelta, str]:
 
 
 def _judged(returned: object) -> tuple[timedelta | None, str]:
-    """The delay that a backoff has returned, and what is wrong with any other value."""
+    """The delay that a backoff returned, or None; and what is wrong with any other value."""
     return _delay_or_none(returned), f"returned {text_of(returned)}, no timedelta between 0 and a year"
 
 
 def _delay_or_none(delay: object) -> timedelta | None:
     if not isinstance(delay, timedelta):
         return None
-    plain = timedelta.__add__(timedelta(0), delay)  # a subclass may compare as it likes
+    plain = timedelta.__add__(timedelta(0), delay)  # a subclass may have comparisons of its own
     return plain if timedelta(0) <= plain <= LONGEST_DELAY else None

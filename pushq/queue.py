@@ -1,4 +1,4 @@
-"""The producer's side in Python: an INSERT in the caller's own transaction, as any other program would write it."""
+"""The producer's side in Python: an INSERT in the caller's own transaction, as any other program would write."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from pushq.job import NewJob
 
 @runtime_checkable
 class Connection(Protocol):
-    """What we use of a connection of asyncpg, or of one that its pool has lent."""
+    """An asyncpg connection, or a connection lent by an asyncpg pool."""
 
     async def fetch(self, query: str, /, *args: Any) -> list[Any]: ...
 
 
 class Queue:
-    """Inserts jobs: into the queue `name`, or into each job's own when it is None."""
+    """Inserts jobs into the queue `name`. None: into each job's own queue."""
 
     def __init__(self, name: str | None = None) -> None:
         self._name = name
 
     async def insert(self, job: NewJob, *, connection: Connection) -> UUID | None:
-        """Inserts a job on the caller's connection, in its transaction if there is one.
+        """Inserts a job on the caller's connection, in the transaction of the connection if any.
 
-        Returns the job's id, or None when an unfinished job has its unique_key (or id). Raises PayloadError for a
-        payload that is not JSON, asyncpg's CheckViolationError, with the constraint's name, for a value that breaks a
-        rule, and TypeError for a connection of another driver.
+        Returns the job's id, or None if an unfinished job has the same unique_key or id. Raises PayloadError for a
+        payload that is not JSON, TypeError for a connection of another driver, and asyncpg's CheckViolationError, with
+        the constraint's name, for a value that breaks a rule.
         """
         ids = await self.insert_many([job], connection=connection)
         return ids[0] if ids else None
 
     async def insert_many(self, jobs: Iterable[NewJob], *, connection: Connection) -> list[UUID]:
-        """Inserts jobs in one statement: all or, when one is refused, none. Raises like insert.
+        """Inserts jobs in one statement: all, or none if a job is refused. Raises like insert.
 
-        Returns the ids of those that were inserted, in any order: jobs whose unique_key is taken are left out.
+        Returns the ids of the inserted jobs, in any order. Jobs whose unique_key is taken are left out.
         """
         _check_connection(connection)
         rows = [self._row(job) for job in jobs]
@@ -50,7 +50,7 @@ class Queue:
     def _row(self, job: NewJob) -> tuple[object, ...]:
         if not isinstance(job, NewJob):
             raise TypeError(
-                f"What is inserted is a job, not a {type(job).__name__}: task.job(…), or NewJob('task', {{…}})."
+                f"Queue.insert takes a job, not a {type(job).__name__}: task.job(…), or NewJob('task', {{…}})."
             )
         return (
             job.id,
@@ -70,7 +70,8 @@ class Queue:
 def _check_connection(connection: object) -> None:
     if not isinstance(connection, Connection):
         kind = type(connection)
-        # The connection beneath another driver's would do, but may not be in the transaction that the other one shows.
+        # A driver over asyncpg hides a connection that would do, but may not be in the transaction that the driver
+        # shows.
         raise TypeError(
             f"Queue.insert takes a connection of asyncpg, not {kind.__module__}.{kind.__qualname__}; "
             "with SQLAlchemy, psycopg, Django or another driver, write the INSERT: see docs/insert-jobs.md."

@@ -1,7 +1,7 @@
-"""Whether arguments come back from JSON as they were given: asked where a job is made, while somebody can mend it.
+"""Whether arguments come back unchanged from JSON. Checked where a job is made, so that the producer can fix the call.
 
-Of most types it is known beforehand, from the schema that pydantic has made of them. Of the others it depends on the
-value; whoever makes a job then reads the payload back and compares.
+For most types, the answer is known beforehand, from pydantic's schema. For other types, the answer depends on the
+value: Task.job then reads the payload back, and compares.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 Check = Callable[[Any], bool]
-"""Whether a value surely comes back as it is; None instead of one: every value of the type does."""
+"""Whether a value is sure to come back unchanged. None in place of a check: every value of the type is."""
 
 Schema = Mapping[str, Any]
 Definitions = Mapping[str, Schema]
 
 
 def doubts(model: type[BaseModel]) -> dict[str, Check]:
-    """A check for each field of a payload's model whose type does not tell that its values come back."""
+    """A check for each field of a payload's model whose type leaves doubt."""
     root: Schema = model.__pydantic_core_schema__
     definitions = {one["ref"]: one for one in root.get("definitions", ())}
     fields = (root["schema"] if root["type"] == "definitions" else root)["schema"]["fields"]
@@ -32,7 +32,7 @@ def doubts(model: type[BaseModel]) -> dict[str, Check]:
 
 
 def read(text: bytes) -> dict[str, Any]:
-    """A payload, from its JSON. Raises ValueError for what jsonb cannot hold or a handler could not be given."""
+    """A payload, from JSON text. Raises ValueError for text that jsonb cannot hold, or a handler could not receive."""
     try:
         payload: dict[str, Any] = from_json(text, allow_inf_nan=False)
     except ValueError as error:
@@ -42,7 +42,7 @@ def read(text: bytes) -> dict[str, Any]:
 
 
 def unreadable(reason: str) -> str:
-    """Why JSON cannot be read, in the reader's words and place, in ours."""
+    """The JSON parser's reason in pushq's words, without line and column."""
     reason = reason.partition(" at line ")[0]
     return _UNREADABLE.get(reason, reason)
 
@@ -54,18 +54,18 @@ _UNREADABLE = {
 
 
 def alike(one: object, other: object) -> bool:
-    """Whether two values are equal, or would be if their types had an `==` that looks at what they hold."""
+    """Whether two values are equal, or equal in content where the type has no `==` by content."""
     try:
         if one == other:
             return True
-    except Exception:  # noqa: BLE001 - its `==` is the user's code
+    except Exception:  # noqa: BLE001 - `==` may be the user's code
         return False
     return type(one) is type(other) and _hold_alike(one, other)
 
 
 def _hold_alike(one: Any, other: Any) -> bool:
     match one:
-        case datetime():  # in an hour that a clock has twice, none is equal to one of another zone
+        case datetime():  # an instant in a repeated hour of autumn never equals an instant of another zone
             return one.tzinfo is not None and bool(one.astimezone(UTC) == other.astimezone(UTC))
         case dict():
             return one.keys() == other.keys() and all(alike(value, other[key]) for key, value in one.items())
@@ -84,7 +84,7 @@ _PARTS = ("__dict__", "__pydantic_extra__", "__pydantic_private__")
 
 
 def loses(given: object, taken: object) -> bool:
-    """Whether a typed dict, here or further in, was given more keys than it has, which are dropped."""
+    """Whether a TypedDict, at any depth, was given unknown keys, which are dropped."""
     if given is taken:
         return False
     match given, taken:
@@ -99,7 +99,7 @@ def loses(given: object, taken: object) -> bool:
 
 
 def _check(schema: Schema, definitions: Definitions) -> Check | None:
-    """Knows few kinds of schema, and is unsure of all the others."""
+    """The check for a schema. Kinds of schema that are not listed below are in doubt."""
     if schema.get("serialization") or schema.get("strict"):
         return _is_unsure
     kind: str = schema["type"]
@@ -116,15 +116,15 @@ _EXACT = frozenset("none bool int decimal str bytes uuid date timedelta".split()
 
 
 def _of_floats(_schema: Schema, _: Definitions) -> Check:
-    return math.isfinite  # the others would become null
+    return math.isfinite  # NaN and infinity would become null
 
 
 def _of_instants(_schema: Schema, _: Definitions) -> Check:
-    return _is_told_by_minutes
+    return _has_whole_minutes
 
 
-def _is_told_by_minutes(instant: datetime | time) -> bool:
-    """Whether its zone's offset has no seconds, which get lost."""
+def _has_whole_minutes(instant: datetime | time) -> bool:
+    """Whether the offset of the zone has whole minutes. JSON does not hold an offset's seconds."""
     offset = instant.utcoffset()
     return instant.tzinfo is None if offset is None else not offset % timedelta(minutes=1)
 
@@ -138,7 +138,7 @@ def _of_enum(schema: Schema, _: Definitions) -> Check | None:
 
 
 def _of_union(schema: Schema, _: Definitions) -> Check | None:
-    """Of JSON's own types the one is taken that is there."""
+    """In doubt unless every choice is one of JSON's own types: then the type in the JSON decides."""
     is_json = all(choice in ({"type": "int"}, {"type": "bool"}, {"type": "str"}) for choice in schema["choices"])
     return None if is_json else _is_unsure
 
@@ -169,7 +169,7 @@ def _of_tuple(schema: Schema, definitions: Definitions) -> Check | None:
 
 
 def _of_dict(schema: Schema, definitions: Definitions) -> Check | None:
-    if schema.get("keys_schema", {}).get("type") not in ("str", "int"):  # as JSON's keys, others may come back changed
+    if schema.get("keys_schema", {}).get("type") not in ("str", "int"):  # other keys may come back changed
         return _is_unsure
     check = _of_items({"items_schema": schema.get("values_schema")}, definitions)
     if check is None or check is _is_unsure:
@@ -183,11 +183,11 @@ _HARMLESS = frozenset(
     str_strip_whitespace title validate_by_name
     """.split()
 )
-"""What a model's config may say without changing what comes back."""
+"""Settings of a model's config that change nothing on the way back."""
 
 
 def _of_object(schema: Schema, definitions: Definitions) -> Check | None:
-    """Of a model or a dataclass: an instance of a subclass has more than comes back."""
+    """For a model or a dataclass. An instance of a subclass comes back without the subclass's fields."""
     inner, config = schema["schema"], schema.get("config", {})
     if inner["type"] not in ("model-fields", "dataclass-args") or schema.get("custom_init") or schema.get("root_model"):
         return _is_unsure
@@ -216,7 +216,7 @@ def _of_class(cls: type, checks: Mapping[str, Check]) -> Check:
 
 
 def _of_definition(schema: Schema, definitions: Definitions) -> Check | None:
-    """One that holds itself may be nested more deeply than JSON is read."""
+    """In doubt for a type that contains itself: a value may be nested more deeply than JSON is read."""
     ref = schema["schema_ref"]
     others = {name: one for name, one in definitions.items() if name != ref}
     return _check(definitions[ref], others) if ref in definitions else _is_unsure

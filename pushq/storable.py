@@ -1,8 +1,8 @@
-"""Values of handlers as text and JSON that PostgreSQL takes.
+"""Handlers' exceptions and results as text and JSON that PostgreSQL takes.
 
-Exceptions and results belong to handlers. Their classes may do anything when somebody looks at them: `__str__` may call
-`sys.exit()`, a metaclass may raise for its `__qualname__`, a generator may never end. Here is where they are looked at,
-and whatever they raise ends here, or as a ResultError: elsewhere it would end the pool.
+The classes of exceptions and results are the user's, and may do anything when looked at: `__str__` may call
+`sys.exit()`, a metaclass may raise for `__qualname__`, a generator may never end. Only this module looks at such
+values, so that an error ends here, or as a ResultError. Anywhere else the error would end the pool.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from pushq.errors import ResultError
 T = TypeVar("T")
 
 LONGEST_ERROR = 10_000
-"""Characters."""
+"""Characters of an error's text."""
 LONGEST_NAME = 200
 """Characters of an exception's name."""
 LARGEST_RESULT = 1024 * 1024
-"""Bytes of JSON."""
+"""Bytes of a result's JSON."""
 MOST_LEAVES = 20
-"""Exceptions of a group that are described."""
+"""Exceptions described of a group."""
 
 
 def guarded(look: Callable[[], T], otherwise: Callable[[BaseException], T]) -> T:
-    """Calls the user's code. Where that raises anything, SystemExit included, returns what `otherwise` makes of it."""
+    """Calls the user's code. For any exception, SystemExit included, returns otherwise(exception)."""
     try:
         return look()
-    except BaseException as broken:  # noqa: BLE001 - the one place that says so for all
+    except BaseException as broken:  # noqa: BLE001 - one place for every look at the user's values
         return otherwise(broken)
 
 
@@ -45,14 +45,14 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def storable_text(text: str, longest: int = LONGEST_ERROR) -> str:
-    """Text that PostgreSQL takes: without NUL and lone surrogates, cut to so many characters."""
+    """Text that PostgreSQL takes: without NUL and lone surrogates. longest: in characters."""
     if len(text) > longest:
         text = text[: longest - len(_CUT)] + _CUT
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def text_of(value: object) -> str:
-    """str(value), or a remark where the value's class does not let it be shown. A plain str, not yet storable."""
+    """str(value), or a remark if str() raises. A plain str, not yet storable."""
     return guarded(
         lambda: str.__str__(str(value)),  # __str__ may return a subclass of str
         lambda broken: f"(its message cannot be shown: {name_of(broken)})",
@@ -60,7 +60,7 @@ def text_of(value: object) -> str:
 
 
 def name_of(error: BaseException) -> str:
-    """The class of an exception as MODULE.NAME. Python's own and pushq's go without MODULE."""
+    """The class of an exception as MODULE.NAME; for Python's own and pushq's, as NAME."""
     kind = type(error)
     module, name = guarded(
         lambda: (str.__str__(kind.__module__), str.__str__(kind.__qualname__)), lambda _: ("builtins", "Exception")
@@ -69,7 +69,7 @@ def name_of(error: BaseException) -> str:
 
 
 def short_name_of(error: BaseException) -> str:
-    """The class's own name. Storable."""
+    """The name of an exception's class, without modules. Storable."""
     return storable_text(name_of(error).rpartition(".")[2], LONGEST_NAME)
 
 
@@ -82,7 +82,7 @@ def describe_error(error: BaseException, longest: int = LONGEST_ERROR) -> str:
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group and in its groups, without recursion, however deep."""
+    """The exceptions in a group and its inner groups, without recursion, however deep."""
     waiting = [error]
     while waiting:
         next_one = waiting.pop()
@@ -93,7 +93,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _line(error: BaseException) -> str:
-    """Without what a database appends to its message, which shows rows: "DETAIL:  Failing row contains (…)"."""
+    """The type and message, without the DETAIL of a database error, which shows rows: "Failing row contains (…)"."""
     message = text_of(error).partition("\nDETAIL:")[0]
     return f"{name_of(error)}: {message}" if message else name_of(error)
 
@@ -104,7 +104,7 @@ def _line(error: BaseException) -> str:
 def storable_result(value: object) -> str | None:
     """A handler's return value as JSON text for jsonb; None for None.
 
-    Takes JSON's own types and whatever has an obvious form in JSON: dataclasses, pydantic models, datetimes, UUIDs,
+    Takes JSON's own types and types with an obvious form in JSON: dataclasses, pydantic models, datetimes, UUIDs,
     enums, decimals (as text, to the last digit). Raises ResultError for values that cannot be stored: NaN, text with
     NUL or a lone surrogate, cycles, other objects, more than 1 MiB.
     """
@@ -121,26 +121,29 @@ def storable_result(value: object) -> str | None:
 
 
 def json_text(value: object) -> str:
-    """JSON text that jsonb takes. Raises ValueError, TypeError or RecursionError, or what the value itself raises."""
+    """JSON text that jsonb takes.
+
+    Raises ValueError, TypeError, RecursionError, or any exception of the value's code.
+    """
     text = _encoder.encode(value)
     text.encode()  # refuses lone surrogates
     refuse_nul(text)
     return text
 
 
-# \u0000 after an even number of backslashes is an escaped NUL; after an odd number, the text of one.
+# \u0000 after an even number of backslashes is an escaped NUL; after an odd number, plain text.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def refuse_nul(text: str) -> None:
     """Raises ValueError for JSON text with a NUL, which jsonb does not take."""
-    if "\\u0000" in text and _ESCAPED_NUL.search(text):  # `in` comes first: ten times as fast as the pattern
+    if "\\u0000" in text and _ESCAPED_NUL.search(text):  # `in` first: ten times as fast as the pattern
         raise ValueError("text with a NUL character")
 
 
 def _jsonable(value: object) -> Any:
-    """One step for a value that json does not know. json goes on with the outcome, and refuses NaN inside."""
-    if inspect.isgenerator(value):  # it may never end
+    """Converts a value that json does not know, one level deep. json encodes the result, and refuses NaN inside."""
+    if inspect.isgenerator(value):  # a generator may never end
         raise TypeError("generator is not JSON")
     try:
         return to_jsonable_python(value, inf_nan_mode="constants")
@@ -149,4 +152,4 @@ def _jsonable(value: object) -> Any:
 
 
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_jsonable)
-"""Made once: json.dumps would make one for each call with other options than its defaults."""
+"""Made once, because json.dumps makes an encoder for each call with options."""

@@ -27,19 +27,19 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task(Generic[P, R]):
-    """A named handler. Call it like the function it wraps; `.job(…)` makes a job of the same arguments."""
+    """A named handler. A call runs the wrapped function; `.job(…)` makes a job with the same arguments."""
 
     name: str
     original: Callable[P, R]
-    function: Callable[P, R]  # how a worker calls it
+    function: Callable[P, R]  # as a worker calls the handler
     queue: str
     max_attempts: int
     timeout: timedelta | None
     backoff: Backoff
     signature: inspect.Signature
     payload_model: type[BaseModel]
-    parameters: tuple[tuple[str, str], ...]  # each with the name of its field in payload_model
-    doubts: Mapping[str, Check]  # fields whose values may not come back from JSON as they are
+    parameters: tuple[tuple[str, str], ...]  # (parameter, field in payload_model)
+    doubts: Mapping[str, Check]  # fields whose values may come back changed from JSON
     is_async: bool
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -48,8 +48,8 @@ class Task(Generic[P, R]):
     def job(self, /, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """A job that calls the handler with these arguments, on the task's queue.
 
-        Raises PayloadError when they do not fit its annotations, cannot be JSON, or would reach the handler as
-        something else than was given.
+        Raises PayloadError when the arguments do not fit the annotations, cannot be JSON, or would reach the handler
+        changed.
         """
         given = self._given(*args, **kwargs)
         model = self._checked(self.payload_model.__pydantic_validator__.validate_python, given)
@@ -60,14 +60,14 @@ class Task(Generic[P, R]):
         except (ValueError, TypeError) as error:
             raise PayloadError(f"Arguments of task {self.name!r} cannot be JSON: {error}.") from None
         if doubtful:
-            self._refuse_what_changes(doubtful, given, model, text)
+            self._refuse_changed(doubtful, given, model, text)
         return NewJob(self.name, payload, queue=self.queue)
 
     def arguments(self, payload: str) -> dict[str, Any]:
         """The handler's arguments, from a payload's JSON text.
 
-        Raises PayloadError, which names the field and never shows its value (a validator of the handler's own that
-        raises ValueError is quoted), also when such a validator raises anything else.
+        Raises PayloadError, which names the field and never shows the value. A ValueError of the user's validator is
+        quoted. Any other exception of a validator raises PayloadError as well.
         """
         model = self._checked(self.payload_model.__pydantic_validator__.validate_json, payload)
         values = vars(model)
@@ -79,7 +79,7 @@ class Task(Generic[P, R]):
             given = self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise PayloadError(f"Arguments do not fit task {self.name!r}: {error}.") from None
-        if len(self.parameters) < len(self.signature.parameters):  # **kwargs come as one argument, the last
+        if len(self.parameters) < len(self.signature.parameters):  # **kwargs come as one argument, in the last place
             given |= given.pop(next(reversed(self.signature.parameters)), {})
         return given
 
@@ -92,7 +92,7 @@ class Task(Generic[P, R]):
             raise PayloadError(f"The payload of task {self.name!r} is nested too deeply to be checked.") from None
         except MemoryError:
             raise
-        except Exception as error:  # a validator is the user's code, and must only hurt its own job
+        except Exception as error:  # a validator is the user's code, and must hurt only its own job
             raise PayloadError(f"A validator of task {self.name!r} raised {type(error).__name__}.") from error
 
     def _complaint(self, error: ValidationError) -> str:
@@ -104,30 +104,30 @@ class Task(Generic[P, R]):
         return f"The payload does not fit task {self.name!r}: {told}."
 
     def _written(self, model: BaseModel) -> tuple[bytes, Collection[str]]:
-        """The payload's text, and the fields of which only a look at it can tell whether they come back as they are."""
+        """The payload's text, and the names of fields that must be read back to see whether they change."""
         given, values = model.model_fields_set, vars(model)
         write = self.payload_model.__pydantic_serializer__.to_json
-        # What was left out stays out, for the handler's own default; a default inside of a value is decided here.
+        # An omitted argument stays out, for the handler's own default. A default inside of a value is filled in here.
         try:
             text = write(model, by_alias=True, include=given, round_trip=True, warnings="error")
-        except PydanticSerializationError:  # perhaps somebody has changed a model since it was checked
+        except PydanticSerializationError:  # perhaps a model was changed since its validation
             return write(model, by_alias=True, include=given, round_trip=True, warnings="none"), given
         if not self.doubts and not model.model_extra:
             return text, ()
         doubtful = [name for name, is_sure in self.doubts.items() if name in given and not is_sure(values[name])]
         return text, doubtful + list(model.model_extra or ())
 
-    def _refuse_what_changes(
+    def _refuse_changed(
         self, names: Collection[str], given: Mapping[str, Any], model: BaseModel, payload: bytes
     ) -> None:
-        """Raises PayloadError when the handler would be given something else than was given here."""
+        """Raises PayloadError if an argument would reach the handler changed."""
         try:
             back = self._checked(self.payload_model.__pydantic_validator__.validate_json, payload)
         except PayloadError as error:
             raise PayloadError(f"The handler could not read what JSON would hold of these arguments: {error}") from None
         arguments = {field: argument for argument, field in self.parameters}
         for name in names:
-            argument = arguments.get(name, name)  # of **kwargs each goes by its own
+            argument = arguments.get(name, name)  # each of **kwargs has its own name
             was, comes = _value(model, name), _value(back, name)
             if alike(given[argument], comes) or (alike(was, comes) and not loses(given[argument], comes)):
                 continue
@@ -143,7 +143,7 @@ def _value(model: BaseModel, name: str) -> object:
 
 
 def _change(was: object, comes: object) -> str:
-    """Never shows a value, which may be a secret."""
+    """What changes, without the value, which may be a secret."""
     kind, other = type(was).__name__, type(comes).__name__
     if kind != other:
         return f"a {kind} comes back from JSON as a {other}; pass a {other}, or annotate the parameter as {kind}"
@@ -151,7 +151,7 @@ def _change(was: object, comes: object) -> str:
 
 
 class Tasks:
-    """The registry that `pushq supervise MODULE:TASKS` is given."""
+    """The registry of tasks for `pushq supervise MODULE:TASKS`."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task[..., Any]] = {}
@@ -168,9 +168,9 @@ class Tasks:
     ) -> Callable[[Callable[P, R]], Task[P, R]]:
         """Registers a function as the handler of task `name`.
 
-        `async def` runs on the event loop, `def` in a thread. queue: where jobs built in Python go. max_attempts:
-        failures after which a job is failed. timeout: limit of one attempt; None: no limit. backoff: failures so far →
-        delay; the default doubles from 2 seconds to an hour. Raises TasksError for what cannot work.
+        `async def` runs on the event loop, `def` in a thread. queue: for jobs built in Python. max_attempts: failures
+        after which a job is failed. timeout: limit of one attempt; None: no limit. backoff: failures so far → delay;
+        the default doubles from 2 seconds to an hour. Raises TasksError for a function or option that cannot work.
         """
         _refuse_unknown(name, unknown)
         _check_options(name, queue, max_attempts, timeout, backoff)
@@ -205,7 +205,7 @@ class Tasks:
         return task
 
     def find(self, name: str) -> Task[..., Any]:
-        """The task of that name. Raises TasksError, with the one that may have been meant."""
+        """The task `name`. Raises TasksError, which suggests a similar name."""
         try:
             return self._tasks[name]
         except KeyError:
@@ -223,7 +223,7 @@ class Tasks:
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Each task's queue and name."""
+        """(queue, name) of each task."""
         return tuple(sorted((task.queue, task.name) for task in self._tasks.values()))
 
     def __len__(self) -> int:
@@ -240,7 +240,7 @@ _ELSEWHERE = {
     "countdown": "backoff", "retry_backoff": "backoff", "retry_delay": "backoff", "wait": "backoff",
     "lane": "queue", "queue_name": "queue",
 }  # fmt: skip
-"""What other queues call an option."""
+"""Other job queues' names for the options."""
 
 
 def _refuse_unknown(name: object, options: Iterable[str]) -> None:
@@ -273,33 +273,33 @@ def _check_options(
 
 
 def _is_name(name: object) -> bool:
-    """No NUL and no lone surrogate, which PostgreSQL refuses, and no line break, which logs would."""
+    """Refuses, among others, NUL and lone surrogates, which PostgreSQL does not take, and line breaks, for the log."""
     return isinstance(name, str) and 1 <= len(name) <= 200 and name.isprintable()
 
 
 def _model(name: str, function: Callable[..., object]) -> type[BaseModel]:
-    """A pydantic model with a field a parameter: the payload's keys are the handler's arguments."""
+    """A pydantic model with a field for each parameter: the payload's keys are the handler's arguments."""
     parameters = parameters_of(name, function)
     hints = _hints(name, function)
     fields: dict[str, Any] = {}
     config = ConfigDict(
         extra="forbid",
         hide_input_in_errors=True,
-        allow_inf_nan=False,  # which a JSON number of 400 digits would become
-        ser_json_inf_nan="constants",  # in what has no annotation: else they become null
+        allow_inf_nan=False,  # infinity is also how a number of 400 digits would be read
+        ser_json_inf_nan="constants",  # else NaN becomes null in values without annotation
     )
     for number, parameter in enumerate(parameters):
         _check_parameter(f"Task {name!r}: parameter {parameter.name!r} of {place_of(function)}", parameter)
         hint = hints.get(parameter.name, Any)
         if parameter.kind is not parameter.VAR_KEYWORD:
-            # Fields have names of our own, since pydantic refuses some that are fine for parameters.
+            # Fields have neutral names, since pydantic refuses some names that are fine for parameters.
             fields[f"argument_{number}"] = (hint, _field(parameter))
         else:
             config["extra"] = "allow"
             fields["__pydantic_extra__"] = (GenericAlias(dict, (str, Any if get_origin(hint) is Unpack else hint)), ...)
     try:
         model = create_model("Payload", __config__=config, **fields)
-        model.model_rebuild()  # raises where an annotation inside of an annotation is not defined
+        model.model_rebuild()  # raises for an undefined annotation inside of an annotation
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise TasksError(
@@ -311,7 +311,7 @@ def _model(name: str, function: Callable[..., object]) -> type[BaseModel]:
 def _check_parameter(subject: str, parameter: inspect.Parameter) -> None:
     if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
         raise TasksError(f"{subject} can only be given by position, and a payload has names; make it an ordinary one.")
-    if isinstance(parameter.default, FieldInfo):  # a direct call would be given the Field itself
+    if isinstance(parameter.default, FieldInfo):  # a direct call would get the Field itself
         raise TasksError(f"{subject} has a Field for its default; write Annotated[type, Field(…)] = default.")
 
 

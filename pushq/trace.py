@@ -1,4 +1,4 @@
-"""Where an exception came from: its traceback as text, and its place in the user's code."""
+"""Where an exception came from: the traceback as text, and the place in the user's code."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from types import FrameType, TracebackType
 from typing import Any, TypeAlias
 
 Place: TypeAlias = tuple[FrameType, int]
-"""A frame, and the line where it is."""
+"""A frame and its current line."""
 
 LONGEST = 16 * 1024
-"""Bytes of a traceback that are kept: its last ones, since the innermost frames tell most."""
+"""Bytes kept of a traceback: the last bytes, since the innermost frames tell most."""
 MOST_FRAMES = 60
 
 _PACKAGE = Path(__file__).parent
 _OURS = (f"{_PACKAGE / 'pool'}/", f"{_PACKAGE / 'task.py'}", f"{_PACKAGE / 'handler.py'}")
-"""The files of those who call a handler: what lies between the event loop and the user's code."""
+"""Files whose frames lie between the event loop and the user's code."""
 _LIBRARIES = ("<", *(f"{sysconfig.get_path(scheme)}/" for scheme in ("stdlib", "platstdlib", "purelib", "platlib")))
 _CUT = "… (cut)\n"
 _DETAIL = re.compile(r"\nDETAIL:[^\n]*")
-"""What a database adds to its message: it shows rows."""
+"""The part of a database's message that shows rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """text: the traceback, as Python prints it, without our own frames. place: FILE:LINE, the innermost of the user."""
+    """text: the traceback, as Python prints it, without pushq's frames. place: FILE:LINE, the user's innermost
+    frame."""
 
     text: str
     place: str
 
 
 def trace(error: BaseException) -> Trace | None:
-    """None where no code of the user's has raised it, and where it cannot be looked at. Raises nothing."""
+    """The trace of an exception. None: no code of the user raised it, or looking at it fails. Raises nothing."""
     try:
         return _trace(error)
-    except BaseException:  # noqa: BLE001 - an exception's own methods are the user's code
+    except BaseException:  # noqa: BLE001 - the exception's methods are the user's code
         return None
 
 
@@ -53,7 +54,7 @@ def _trace(error: BaseException) -> Trace | None:
 
 
 def _of_the_user(error: BaseException) -> TracebackType | None:
-    """The traceback from where it enters the user's code."""
+    """The traceback from the first frame of the user's code, or None."""
     frames = error.__traceback__
     while frames and frames.tb_frame.f_code.co_filename.startswith(_OURS):
         frames = frames.tb_next
@@ -61,21 +62,21 @@ def _of_the_user(error: BaseException) -> TracebackType | None:
 
 
 def stack(frames: Sequence[Place]) -> str:
-    """Where something is, the outermost first, as Python prints it, without our own frames."""
+    """A stack as text, the outermost frame first, as Python prints it, without pushq's frames."""
     users = [place for place in frames if not place[0].f_code.co_filename.startswith(_OURS)]
     return _end_of("".join(StackSummary.extract(iter(users[-MOST_FRAMES:])).format()))
 
 
 def places(error: BaseException) -> list[str]:
-    """FILE:LINE of the frames in the user's code, the innermost first. None where the user's code has not raised it."""
+    """FILE:LINE of the frames in the user's code, the innermost first. Empty: no code of the user raised the error."""
     frames = _of_the_user(error)
     return [_said(place) for place in _places(error, frames)] if frames else []
 
 
 def _places(error: BaseException, frames: TracebackType) -> list[tuple[str, int]]:
-    """Those outside of the libraries; an application may be installed among them: then the innermost."""
+    """The frames outside of the libraries, or the innermost frame for an application installed as a library."""
     found = [(frame.tb_frame.f_code.co_filename, frame.tb_lineno) for frame in reversed([*_each(frames)])]
-    if isinstance(error, SyntaxError) and error.filename:  # whose innermost frame is the importer's
+    if isinstance(error, SyntaxError) and error.filename:  # the innermost frame is the importer's
         found.insert(0, (error.filename, error.lineno or 1))
     return [place for place in found if not place[0].startswith(_LIBRARIES)] or found[:1]
 
@@ -87,7 +88,7 @@ def _said(place: tuple[str, int]) -> str:
 def _here() -> str:
     try:
         return f"{Path.cwd()}/"
-    except OSError:  # somebody has removed it
+    except OSError:  # the directory was removed
         return ""
 
 

@@ -81,5 +81,5 @@ async def test_a_connection_of_another_driver_is_refused_with_what_to_do() -> No
 
 
 async def test_what_is_no_job_is_refused_with_what_makes_one(connection: Connection) -> None:
-    with pytest.raises(TypeError, match=r"is a job, not a builtin_function_or_method: task\.job\(…\)"):
+    with pytest.raises(TypeError, match=r"takes a job, not a builtin_function_or_method: task\.job\(…\)"):
         await Queue().insert(len, connection=connection)  # type: ignore[arg-type]
