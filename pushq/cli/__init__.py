@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from pushq import __version__
+import pushq
 from pushq.errors import PushqError, UsageError
 
 # Each command's module, imported when the command is: a supervisor starts without the benchmark.
@@ -57,6 +57,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
+            _refuse_a_namesake()
             return super().invoke(ctx)
         except PushqError as error:
             click.echo(f"pushq: {error}", err=True)
@@ -67,7 +68,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="pushq")
+@click.version_option(package_name="pushq-pg", prog_name="pushq")
 def cli() -> None:
     """Runs jobs that any program inserts into a PostgreSQL table, the moment they are committed.
 
@@ -93,6 +94,17 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a row may hold what the terminal's encoding has not
     _leave_a_closed_home()
     cli(prog_name="pushq")
+
+
+def _refuse_a_namesake() -> None:
+    """Raises UsageError where files of another package named pushq lie, or have lain, among ours."""
+    site = Path(__file__).parents[2]
+    namesakes = [*site.glob("pushq-*.dist-info")]
+    if namesakes or "Tasks" not in getattr(pushq, "__all__", ()):
+        raise UsageError(
+            f"The distribution 'pushq' is somebody else's, and has written into the package of 'pushq-pg' in {site}. "
+            "Run: pip uninstall -y pushq && pip install --force-reinstall --no-deps pushq-pg"
+        )
 
 
 def _leave_a_closed_home() -> None:

