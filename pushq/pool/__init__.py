@@ -1,12 +1,12 @@
 """The child process: hears the bell, claims, runs N workers, writes outcomes.
 
-This file joins the parts, which know nothing of one another: they share a doorbell, an intake and an outbox.
+This file joins the parts. The parts know nothing of one another, and share a doorbell, an intake and an outbox:
 
     listener ─→ doorbell ─→ claimer ─→ intake ─→ workers ─→ outbox ─→ finisher
 
-Stop is drain: the claimer ends, gives back what no worker has begun, and closes the intake; the workers finish what
-they have, or are stopped at the deadline; the outbox is closed; the finisher writes the last batch. Only then the
-listener goes.
+Stop is drain. The claimer ends, gives back the jobs that no worker has begun, and closes the intake. The workers finish
+their jobs, or are stopped at the deadline. The outbox is closed, and the finisher writes the last batch. The listener
+goes last.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from pushq.task import Tasks
 
 
 async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Roster) -> None:
-    """Runs a pool until it is told to drain, or until its supervisor is gone."""
+    """Runs a pool until the supervisor orders a drain or is gone."""
     claimant = Claimant(
         assignment.supervisor,
         assignment.pool,
@@ -51,7 +51,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
         tasks.names,
     )
     name = f"pushq pool {assignment.pool} of {assignment.supervisor}"
-    # Losing a claim to a crash of the server only puts the job back, so claims need not wait for the disk.
+    # A claim lost in a crash of the server leaves its jobs queued, so claims need not wait for the disk.
     claims = Session(assignment.url, f"{name}: claims", settings={"synchronous_commit": "off"})
     outcomes = Session(assignment.url, f"{name}: outcomes", settings={"lock_timeout": LOCK_WAIT})
     apart = Session(assignment.url, f"{name}: outcomes apart", settings={"lock_timeout": LOCK_WAIT})
@@ -80,7 +80,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
 
 
 async def _payload(store: Store, job: Job) -> str | None:
-    """Raises UnexpectedState where it cannot be read, however often it is tried: what holds it is broken, say."""
+    """Fetches a payload. Raises UnexpectedState if no try will ever succeed: on a broken page, say."""
     return await wait_out(
         lambda: store.payload(job), unless=lambda error: isinstance(error, UnexpectedState) and not error.is_timeout
     )
@@ -88,7 +88,7 @@ async def _payload(store: Store, job: Job) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The parts and what they share."""
+    """The parts, and what the parts share."""
 
     assignment: Assignment
     claimant: Claimant
@@ -105,9 +105,9 @@ class Pool:
     claiming: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     async def register(self, around: TaskGroup) -> None:
-        """Notes what the pool knows and serves. On the connection for outcomes, which is thus open for the first.
+        """Registers the pool's tasks and queues, on the connection for outcomes, which is opened by this.
 
-        A pool to which the database objects there runs jobs all the same, and goes on trying.
+        If the database objects, the pool runs jobs all the same, and goes on trying.
         """
         try:
             await self._register(unless=is_rejection)
@@ -120,7 +120,7 @@ class Pool:
         await wait_out(lambda: self.outcomes.label(self.tasks.pairs), unless=unless)
 
     async def run(self) -> None:
-        """Claims and runs jobs until `claiming` is cancelled, and then to the end of what was claimed."""
+        """Claims and runs jobs until `claiming` is cancelled, then runs the claimed jobs to the end."""
         async with anyio.create_task_group() as listening:
             if self._listens:
                 listener = Listener(self.notifications, self.claims, self.doorbell, self.claimant.queues)
@@ -136,13 +136,16 @@ class Pool:
             listening.cancel_scope.cancel()
 
     async def run_suspects(self) -> None:
-        """The same for a solo pool, until no suspect is due."""
+        """Runs a solo pool until no suspect is due."""
         with self.claiming:
             await run_suspects(self.claims, self.outcomes, self.claimant, self.tasks, self.attempts, self.intake)
 
     async def obey(self, link: Link, around: TaskGroup) -> None:
-        """Follows the supervisor's orders. When the line ends, so does the pool, on the spot: what it would release by
-        itself would never be charged, where a handler has closed the line."""
+        """Follows the supervisor's orders. When the line ends, the pool kills itself.
+
+        A handler may have closed the line. If the pool released its jobs instead, that handler's job would never be
+        charged a crash.
+        """
         async for order in link:
             if isinstance(order, RegisterAgain):
                 around.start_soon(self._register_again, around)
@@ -155,12 +158,12 @@ class Pool:
         os.kill(os.getpid(), signal.SIGKILL)
 
     async def _register_again(self, around: TaskGroup) -> None:
-        """After the supervisor's lease had run out: whoever declared it dead has forgotten what we know and serve."""
+        """After the supervisor was declared dead: its tasks and queues were forgotten then."""
         self.doorbell.ring()
         await self.register(around)
 
     def _claim_no_more(self) -> None:
-        """Nor begin to, if that is still to come: a drain may be ordered while the pool's modules are imported."""
+        """Ends the claiming, and a start that is under way: a drain may be ordered before the pool is ready."""
         self.beginning.cancel()
         self.claiming.cancel()
 

@@ -1,6 +1,7 @@
 """Where a pool's process begins: `python -m pushq.pool FD PARENT ASKED`.
 
-FD is the file descriptor of its end of the line, ASKED that of a line on which it is asked what it is doing.
+FD: the file descriptor of the pool's end of the line to the supervisor. PARENT: the supervisor's process id. ASKED: the
+file descriptor of another line, on which the supervisor asks what the workers are doing.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from pushq.pool.signals import OTHERS, STOPPING, leave_to_the_supervisor, spare_
 from pushq.task import Tasks
 
 _LEFT_TASKS = 1.0
-"""Seconds for the tasks that handlers have left to heed that they are cancelled."""
+"""Seconds that the tasks left by handlers have to end, once cancelled."""
 
 
 def main() -> None:
     parent = int(sys.argv[2])
-    die_with(parent)  # a pool whose loop is blocked cannot see its line close
+    die_with(parent)  # a pool whose loop is blocked cannot see the line close
     keep_large_buffers_off_the_heap()
     leave_to_the_supervisor(*STOPPING, *OTHERS)
-    faulthandler.register(signal.SIGUSR2, 2)  # to standard error, where a handler lets no other code run
+    faulthandler.register(signal.SIGUSR2, 2)  # stacks to standard error, even if a handler lets no other code run
     spare_children()
     end, asked = _socket(sys.argv[1]), _socket(sys.argv[3])
     assignment = receive_first(end)
@@ -53,17 +54,17 @@ def main() -> None:
 
 
 def _socket(descriptor: str) -> socket.socket:
-    """A child that a handler leaves behind must not hold the line."""
+    """Opens a line that children of handlers do not inherit: a child left behind must not keep the line open."""
     line = socket.socket(fileno=int(descriptor))
     line.set_inheritable(False)
     return line
 
 
 def _run(end: socket.socket, assignment: Assignment, roster: Roster) -> int:
-    """Its exit code."""
+    """Returns the exit code."""
     try:
         _begin(end, assignment, roster)
-    except BaseException:  # noqa: BLE001 - it is printed, and the process ends
+    except BaseException:  # noqa: BLE001 - printed, and the process ends
         be_gone_within(LAST_WORDS_OF_A_FAULT)
         traceback.print_exc()
         return 1
@@ -72,14 +73,14 @@ def _run(end: socket.socket, assignment: Assignment, roster: Roster) -> int:
 
 
 def _begin(end: socket.socket, assignment: Assignment, roster: Roster) -> None:
-    """Imports the tasks before there is an event loop: a module may run one of its own meanwhile."""
+    """Imports the tasks before the pool's event loop runs: a module may run a loop of its own during its import."""
     try:
         tasks = load_tasks(assignment.tasks)
     except (TasksError, TasksRaised) as error:
         send_last(end, Unable(str(error), may_pass=isinstance(error, TasksRaised)))
         return
     make_records_from(assignment.log_level)
-    leave_to_the_supervisor(*STOPPING)  # whatever that module has done about them
+    leave_to_the_supervisor(*STOPPING)  # the module may have changed handlers of signals
     anyio.run(_serve, end, assignment, tasks, roster, backend_options={"loop_factory": PoolLoop})
 
 
@@ -87,7 +88,7 @@ async def _serve(end: socket.socket, assignment: Assignment, tasks: Tasks, roste
     end.setblocking(False)
     loop = asyncio.get_running_loop()
     assert isinstance(loop, PoolLoop)
-    await to_thread.run_sync(int)  # anyio looks for the first task at its first thread: it would not find it later
+    await to_thread.run_sync(int)  # the first thread has anyio find the loop's first task, which hide_tasks() hides
     loop.hide_tasks()
     try:
         await run_pool(assignment, tasks, await Link.over(end), roster)

@@ -18,11 +18,11 @@ from pushq.pool.leftovers import Contexts, time_limit
 from pushq.task import Task
 
 CANCELLED = (asyncio.CancelledError, futures.CancelledError)
-"""What a handler raises that is cancelled. A `def` raises the second, where its thread waits for the event loop."""
+"""Raised in a handler by a cancellation: the second in a `def` whose thread waits for the event loop."""
 
 
 class Attempt:
-    """A job whose handler is called once.
+    """One call of a job's handler.
 
     given: the payload's text, until the text is decoded. limit: the handler's time. began, until: instants of
     `time.monotonic()`. outcome: None until the handler ends.
@@ -56,7 +56,7 @@ class Attempt:
             self._note_returned(value)
 
     async def run_in_time(self) -> None:
-        """The same, cancelled when its time is over."""
+        """Calls an `async def`, and cancels the call when its time is over."""
         self.start_clock()
         with time_limit(self.until):
             await self.run()
@@ -72,7 +72,7 @@ class Attempt:
             self._note_returned(value)
 
     def end(self, ending: Ending) -> None:
-        """Decides. The clock tells whether a limit was kept: a blocked loop has had no time to cancel."""
+        """Decides the outcome. The clock tells whether a limit was kept: a blocked loop could not cancel in time."""
         ended = monotonic()
         if self.limit and ended >= self.until:
             ending = TimedOut(self.limit, ending.error if isinstance(ending, Raised) else None)

@@ -1,4 +1,4 @@
-"""Makes the attempts of a pool, on the event loop or in threads, and stops them at the pool's deadline."""
+"""Makes the attempts of a pool, on the event loop or in threads. Stops attempts at the pool's deadline."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from pushq.pool.loop import PoolLoop
 from pushq.task import Task
 
 LoadPayload = Callable[[Job], Awaitable[str | None]]
-"""Fetches a payload that was too large to come with its claim; None: the job is no longer ours."""
+"""Fetches a payload that was too large for the claim. None: the job no longer runs under its token."""
 
 REST = 1.0
-"""Seconds for which a worker rests that has found no thread."""
+"""Seconds of rest for a worker that found no thread."""
 CANCEL_AGAIN = 0.01
-"""Seconds after which an attempt that has not ended is cancelled again."""
+"""Seconds until an attempt that goes on is cancelled again."""
 
 
 class Attempts:
@@ -42,11 +42,11 @@ class Attempts:
         self._threads = anyio.CapacityLimiter(inf)  # a worker has one call at a time
         self._waiting = dict[asyncio.Task[None], Attempt]()  # attempts on the loop
         self._called = set[Attempt]()  # attempts in threads
-        self._scopes = set[anyio.CancelScope]()  # around calls in threads, payloads that are fetched, and rests
+        self._scopes = set[anyio.CancelScope]()  # around calls in threads, fetches of payloads, and rests
         self._stop = anyio.Event()
 
     async def make(self, job: Job, task: Task[..., Any]) -> Outcome:
-        """Makes an attempt at a job. The job is released if the attempt cannot begin any more."""
+        """Makes an attempt at a job. If the pool stops before the attempt begins, the job is released."""
         attempt = Attempt(job, task, self._contexts, self._stop)
         if not attempt.given:
             await self._load(attempt)
@@ -60,25 +60,25 @@ class Attempts:
             if not begun.done():
                 await self._wait_ended(begun, attempt)
             if not attempt.outcome:
-                begun.result()  # raises what is a fault of ours
+                begun.result()  # raises: a fault of the pool, not of the handler
         assert attempt.outcome
         attempt.outcome.began = attempt.began
         return attempt.outcome
 
     async def rest(self) -> None:
-        """For a worker that has found no thread: while the worker rests, less is claimed."""
+        """Keeps a worker that found no thread busy, so that fewer jobs are claimed."""
         with self._stoppable():
             await anyio.sleep(0 if self._stop.is_set() else REST)
 
     def stop(self) -> None:
-        """Cancels the attempts that are under way, and those that would begin."""
+        """Cancels the attempts under way, and releases jobs whose attempts have not begun."""
         self._stop.set()
         for scope in self._scopes:
             scope.cancel()
         self._cancel_waiting()
 
     def under_way(self) -> list[tuple[Attempt, asyncio.Task[None] | None]]:
-        """Attempts that wait or run in a thread, each on the loop with its task. May be called from any thread."""
+        """The attempts under way; with its task, if the attempt waits on the loop. May be called from any thread."""
         on_loop = [(attempt, task) for task, attempt in list(self._waiting.items())]
         return on_loop + [(attempt, None) for attempt in list(self._called)]
 
@@ -101,10 +101,10 @@ class Attempts:
                 continue
         del self._waiting[task]
         if attempt.outcome and attempt.outcome.error_type == "CancelledError":
-            await checkpoint()  # raises where a fault ends the pool: then the handler was not to blame
+            await checkpoint()  # raises if a fault ends the pool: then the pool has cancelled the handler
 
     def _cancel_waiting(self) -> None:
-        """Cancels again and again, as a scope of anyio's would. A scope for each attempt would cost too much."""
+        """Cancels until all have ended, as a scope of anyio's would. A scope for each attempt would cost too much."""
         for task in self._waiting:
             if not _is_shielded(task):
                 task.cancel()
@@ -112,7 +112,7 @@ class Attempts:
             self._loop.call_later(CANCEL_AGAIN, self._cancel_waiting)
 
     async def _call_in_thread(self, attempt: Attempt) -> None:
-        """Lasts until the call returns, stopped or not. The handler may ask anyio whether its time is over."""
+        """Waits until the call returns, even if stopped. A handler can ask anyio whether its time is over."""
         attempt.start_clock()
         with self._stoppable(attempt.until):
             self._called.add(attempt)
@@ -137,10 +137,10 @@ class Attempts:
 
 
 def _is_shielded(task: asyncio.Task[None]) -> bool:
-    """Whether the task waits in a scope that cancellation does not enter.
+    """Whether the task waits in a scope that shields from cancellation.
 
-    anyio has no public name for that. `test_who_is_stopped_is_cancelled_until_it_heeds_it_and_not_where_it_is_shielded`
-    fails if the private ones change.
+    anyio has no public function for this. If the private names change, a test in `test_attempt.py` fails:
+    `test_who_is_stopped_is_cancelled_until_it_heeds_it_and_not_where_it_is_shielded`.
     """
     state = _task_states.get(task)
     scope = state.cancel_scope if state else None

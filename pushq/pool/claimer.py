@@ -31,15 +31,15 @@ from pushq.pool.store import Claimant, Store
 OVERDUE = 0.25
 """Seconds after which claimed jobs that no worker has begun are given back."""
 UNDONE = 5
-"""Claims in a row that are undone for what should pass, after which they are tried apart: a lock for which a trigger of
-somebody's waits, say."""
+"""Claims in a row, undone for a passing reason, before jobs are claimed apart. For one job the reason may last: a lock
+for which a user's trigger waits, say."""
 IN_VAIN = 4
-"""Claims in vain after which what is due and not ours is looked at apart: a trigger of somebody's may skip it."""
+"""Claims in vain, while a job is due, before jobs are claimed apart: a user's trigger may skip the job."""
 SKIPPED = "the job stays as it is, as where a trigger of somebody's skips it"
 
 
 class Claimer:
-    """Claims for one pool. `gate` is None where the pool only polls; poll_interval in seconds, 0: never."""
+    """Claims for a pool. gate: None if the pool only polls. poll_interval: in seconds, 0: never."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Claimer:
         self._lookback = Lookback()
         self._outage = Outage()
         self._failures = 0  # how many claims in a row the database has refused
-        self._saturated_since: float | None = None
+        self._saturated_since: float | None = None  # since when claims have come back full
         self._sleeper = Sleeper(
             store,
             claimant,
@@ -76,11 +76,11 @@ class Claimer:
         )
 
     async def run(self) -> None:
-        """Claims until it is cancelled; then the workers' intake ends."""
+        """Claims until cancelled. Then closes the workers' intake."""
         try:
             while True:
                 await self._wait_for_room()
-                await checkpoint_if_cancelled()  # what follows is shielded, and may never wait for anything else
+                await checkpoint_if_cancelled()  # else never, since a claim is shielded
                 if await self._claim():
                     continue
                 if self._failures:
@@ -93,9 +93,9 @@ class Claimer:
             await self._leave()
 
     async def _wait_for_room(self) -> None:
-        """Waits until workers need jobs. While they all stay busy nobody is idle: let inserters skip the bell.
+        """Waits until workers need jobs. If all workers stay busy, the gate is shut: inserters may skip the bell.
 
-        Nor are any needed while outcomes cannot be written: more would only be held up here.
+        While outcomes cannot be written, no jobs are needed: more would only be held up here.
         """
         if self._gate and self._gate.is_open and self._saturated_since is not None:
             with anyio.move_on_after(self._saturated_since + LINGER - anyio.current_time()):
@@ -112,7 +112,7 @@ class Claimer:
                 self._give_back()
 
     async def _shut(self, gate: Gate) -> None:
-        """Tries until it is shut; or until workers need jobs, who must not wait for that."""
+        """Tries until the gate is shut, or until workers need jobs: workers must not wait for the gate."""
         for failures in count(1):
             try:
                 await gate.shut()
@@ -129,17 +129,17 @@ class Claimer:
             self._outbox.put(released(job))
 
     async def _leave(self) -> None:
-        """Nobody is idle here any more: writers need not ring for us."""
+        """Shuts the gate: a pool that ends is not idle, and inserters need not ring."""
         with anyio.move_on_after(1, shield=True), suppress(DatabaseTrouble):
             if self._gate:
                 await self._gate.shut()
 
     async def _claim(self) -> int:
-        """How many jobs were taken and put where the workers find them."""
+        """Puts jobs into the intake. Returns how many."""
         room = self._intake.room
-        # Shielded: a claim that is cancelled half-way may have taken jobs that nobody would run.
+        # Shielded: a claim cancelled half-way may have taken jobs, and nobody would run them.
         with anyio.CancelScope(shield=True):
-            # After a claim that took too long, for what its rows hold, fewer: in the end one row alone.
+            # Rows may make a claim too slow. So after each failure fewer jobs are claimed, at last one alone.
             jobs = await self._in_doubt.take_back() or await self._take(max(1, room >> self._failures))
         self._intake.put(jobs, room=room)
         if jobs:
@@ -154,7 +154,7 @@ class Claimer:
     async def _take(self, limit: int) -> list[Job]:
         jobs = await self._look(limit)
         if not jobs and self._lookback.was_at_the_past:
-            jobs = await self._look(limit)  # that the past holds nothing says nothing of what is new
+            jobs = await self._look(limit)  # an empty past says nothing of new jobs
         return jobs
 
     async def _look(self, limit: int) -> list[Job]:
@@ -171,7 +171,7 @@ class Claimer:
         return jobs
 
     async def _claim_at_once(self, limit: int, jobs: list[Job]) -> bool:
-        """False: the database undoes it, perhaps for one of them."""
+        """Claims with one statement. False: the database undoes the claim, perhaps for a single job."""
         token, span, began = uuid4(), self._lookback.span, monotonic()
         try:
             jobs += await self._store.claim(self._claimant, token, limit, span.since, span.until)
@@ -185,8 +185,8 @@ class Claimer:
         return True
 
     async def _claim_apart(self, limit: int, jobs: list[Job]) -> None:
-        """One by one in the end, so that a job which the database does not let be claimed holds up no other."""
-        await self._claim_these(jobs, [])  # undone, too, if it is no job's fault
+        """Claims in ever smaller pieces: a job that cannot be claimed holds up no other job."""
+        await self._claim_these(jobs, [])  # raises if no single job is at fault
         self._lookback.note_new_seen()
         there = await self._store.claimable(self._claimant, limit + len(self._passed_over))
         fresh = self._passed_over.among(there)[:limit]
@@ -195,7 +195,7 @@ class Claimer:
         again = await self._claim_piecewise(due, there, jobs)
         self._passed_over.forget(job_id for job_id in due if job_id not in again)
         if self._passed_over:
-            self._lookback.forget()  # it will be long before it is asked again, and tells nothing of this
+            self._lookback.forget()  # claims apart tell nothing of dead entries, and go on for long
         if faults := faults | again:
             reason = next(iter(faults.values()))
             publish(JobsPassedOver(len(self._passed_over), reason))
@@ -204,14 +204,17 @@ class Claimer:
 
     @property
     def _is_skipped_perhaps(self) -> bool:
-        """Whether something has been due and not ours so often that it is looked at apart: less and less often."""
+        """Whether a due job may be skipped by a trigger: asked after 4, 8, 16… claims in vain."""
         in_vain = self._sleeper.in_vain
         return in_vain >= IN_VAIN and in_vain & (in_vain - 1) == 0
 
     async def _claim_piecewise(
         self, job_ids: Sequence[UUID], there: Sequence[UUID], jobs: list[Job]
     ) -> dict[UUID, str]:
-        """Claims what it can of that, and passes over the rest. Returns what the database says of the rest."""
+        """Claims as many of the jobs as possible, and passes over the rest. Returns the database's reasons, by job.
+
+        there: the claimable jobs. A job that is there and was not claimed has been skipped.
+        """
         began = monotonic()
         faults = dict(await piecewise(partial(self._claim_these, jobs), job_ids))
         if self._passed_over or self._is_skipped_perhaps:

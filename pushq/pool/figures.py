@@ -1,4 +1,4 @@
-"""Keeps a pool's figures from its events, and reports them to the supervisor."""
+"""Counts a pool's events, and reports the figures to the supervisor."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pushq.link import Figures, Link
 from pushq.pool.intake import Intake
 
 INTERVAL = 0.5
+"""Seconds between two reports of counts."""
 
 
 class FigureKeeper:
@@ -27,13 +28,13 @@ class FigureKeeper:
 
     def __init__(self, workers: int) -> None:
         self.figures = Figures(workers=workers)
-        self._news = anyio.Event()  # of what the supervisor's readiness hangs on
+        self._news = anyio.Event()  # of figures that decide the supervisor's readiness
 
     def __call__(self, event: Event) -> None:
         figures = self.figures
         match event:
             case WokenUp(source):
-                # To be woken is to have claimed, and found nothing, just before: the database answers.
+                # Before a pool sleeps, a claim has found nothing: so the database has answered.
                 figures.wakeups[source] = figures.wakeups.get(source, 0) + 1
                 self._note_claim()
             case JobsClaimed():
@@ -54,7 +55,7 @@ class FigureKeeper:
             self._news.set()
 
     async def report(self, link: Link, intake: Intake) -> None:
-        """Sends the figures that have changed: counts twice a second at most, what readiness hangs on at once."""
+        """Sends changed figures: at once for readiness, else every INTERVAL at most."""
         sent: Figures | None = None
         while True:
             self._news = anyio.Event()

@@ -1,4 +1,4 @@
-"""Children that handlers fork: each is a copy of the pool, connections and all, and ends where its handler does."""
+"""Children that handlers fork. A child is a copy of the pool, connections and all, and ends when its handler ends."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import traceback
 from typing import NoReturn
 
 forked = list[int]()
-"""This process, if it is such a child."""
+"""The process id of such a child; empty in the pool."""
 
 os.register_at_fork(after_in_child=lambda: forked.append(os.getpid()))
 
 
 def end_child(error: BaseException | None) -> NoReturn:
-    """Ends it as the interpreter would; its handler has returned, or raised this error."""
+    """Ends the child as the interpreter would, when the handler has returned (None) or raised."""
     code: object = 0
     if isinstance(error, SystemExit):
         code = error.code or 0

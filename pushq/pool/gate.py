@@ -1,20 +1,20 @@
 """The gate: how inserters know that somebody is idle.
 
-Theory of operation. A notifying commit is dear, so an INSERT rings only while a pool of its queue is idle. A pool that
-has found nothing writes "somebody is idle until T" into its queues' gates, which every INSERT reads. (A gate is a
-sequence: every transaction, of any isolation level, sees its newest value at once.)
+Theory of operation. A notifying commit is expensive, so an INSERT rings only while a pool of its queue is idle. A pool
+that finds no job writes "somebody is idle until T" into the gates of its queues, and every INSERT reads its queue's
+gate. (A gate is a sequence: every transaction, of any isolation level, sees the newest value at once.)
 
-An INSERT may have read the gate just before it was opened, skipped the bell, and commit long after. Whoever did so was
-writing to the table at that moment and holds its lock until its commit is visible. So the pool asks, after it has
-opened the gate, which transactions are writing to the table: the passers. Once the last of them has ended, it looks a
-last time. What it finds then, no bell was needed for; what it does not find yet will ring. Hence, in this order:
+An INSERT may read the gate just before a pool opens the gate, skip the bell, and commit long after. Such a transaction
+is writing to the table at that moment, and holds its lock on the table until its rows are visible. So the pool asks,
+after opening the gate, which transactions are writing to the table: the *passers*. When the last passer has ended, the
+pool looks a last time. A job inserted by a passer is found by then; any later job rings. Hence, in this order:
 
     open the gate; note the passers; claim; while passers are left: wait a little, see who is left, claim again; sleep.
 
-This holds for as long as the gate stays open from then on. A pool that gets busy shuts it, for all: so it rings
-everybody in the same transaction, and whoever hears that forgets what it knew and starts from the beginning, even if it
-finds the gate open: it may have been shut and opened by others meanwhile. A gate runs out by itself when its pools die.
-A renewal that finds it shut or run out, or whose reply was lost, starts from the beginning too.
+The argument holds for as long as the gate stays open. But a pool that gets busy shuts the gate for all pools, and rings
+everybody in the same transaction. Each pool that hears such a ring forgets what it knew and starts from the beginning,
+even if the gate is open: other pools may have shut and opened the gate meanwhile. A gate runs out by itself if its
+pools die. A renewal that finds the gate shut or run out, or whose reply was lost, starts from the beginning too.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ import anyio
 from pushq.pool.store import Store
 
 HOLDS = 60.0
-"""Seconds for which an opened gate stays open by itself: as long, the dead cost writers their notifications."""
+"""Seconds that an opened gate stays open by itself. For so long, inserters ring for a pool that has died."""
 RENEWED = 20.0
-"""Seconds after which an idle pool opens it again."""
+"""Seconds after which an idle pool renews its gates."""
 LONGEST_PAUSE = 1.0
+"""Seconds between two questions which passers are left, at most."""
 
 
 class Gate:
@@ -46,7 +47,7 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Whether we have opened it, and not shut it."""
+        """Whether this pool has opened the gate, and not shut the gate since."""
         return self._renew_at > -float("inf") or self._is_half_shut
 
     @property
@@ -56,13 +57,13 @@ class Gate:
         return max(0.0, step_at - anyio.current_time())
 
     async def settle(self) -> bool:
-        """Takes the next step towards it, or renews. Returns whether somebody may have skipped the bell: then claim."""
+        """Takes the next step of opening, or renews. Returns whether to claim, for jobs that may not have rung."""
         if self._passers and anyio.current_time() < self._renew_at:
             self._passers = await self._store.gate_passers(self._passers)
             self._wait_for_passers(min(self._pause * 2, LONGEST_PAUSE))
             return True
         stays_open, passers, renew_at = self._renew_at > -float("inf"), self._passers, anyio.current_time() + RENEWED
-        self.forget()  # what fails half-way begins anew: a statement whose reply was lost may have opened the gate
+        self.forget()  # a failure half-way begins anew: a statement whose reply was lost may have opened the gate
         if await self._store.open_gate(self._queues, round(HOLDS * 1000)) or not stays_open:
             stays_open, passers = False, await self._store.gate_passers()
             self._wait_for_passers(0.002)
@@ -74,14 +75,14 @@ class Gate:
         self._pause_ends_at = anyio.current_time() + seconds
 
     async def shut(self) -> None:
-        """Lets inserters skip the bell: nobody here is idle. Whoever else is, opens again."""
+        """Lets inserters skip the bell, since this pool is not idle. Pools that are idle open the gate again."""
         if self.is_open:
             self.forget()
-            self._is_half_shut = True  # until it is done, again if its reply is lost: to shut and not to ring is fatal
+            self._is_half_shut = True  # until a reply arrives: a gate shut without a ring loses wake-ups
             await self._store.shut_gate(self._queues)
             self._is_half_shut = False
 
     def forget(self) -> None:
-        """Begins anew: after somebody shut the gate, or after a time of deafness, nothing that was known holds."""
+        """Begins anew: once another pool shut the gate, or notifications were lost, earlier steps prove nothing."""
         self._renew_at = -float("inf")
         self._passers = []

@@ -1,6 +1,6 @@
-"""Claims whose replies were lost. The database may have carried out such a claim, or may carry it out yet.
+"""Claims whose replies were lost. The database may have carried out such a claim already, or may do so later.
 
-Jobs claimed in this way would run nowhere, under a living heartbeat. So the pool asks for them by the claim's token.
+The claimed jobs would run nowhere, under a living heartbeat. So the pool asks for jobs with the token of the claim.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ times the longest statement."""
 
 
 class InDoubt:
-    """False once no claim is in doubt."""
+    """False if no claim is in doubt."""
 
     def __init__(self, store: Store, supervisor: str) -> None:
         self._store = store
         self._supervisor = supervisor
-        self._until: dict[UUID, float] = {}  # by token: the instant from which no job can come of the claim
+        self._until: dict[UUID, float] = {}  # by token: from which instant the claim cannot be carried out any more
 
     def __bool__(self) -> bool:
         return bool(self._until)
 
     def note(self, token: UUID) -> None:
-        """The reply to the claim with this token was lost."""
+        """Notes that the reply to the claim with this token was lost."""
         self._until[token] = inf
 
     async def take_back(self) -> list[Job]:
-        """The jobs of one such claim, if any is found."""
+        """Returns the jobs of one claim in doubt, if any are found."""
         self._until = {token: until for token, until in self._until.items() if until > anyio.current_time()}
         for token, until in list(self._until.items()):
             with suppress(DatabaseTrouble):

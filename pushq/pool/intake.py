@@ -1,10 +1,12 @@
 """Claimed jobs on their way to the workers: filled by the claimer, emptied by the workers.
 
-Theory of operation. Workers take jobs from here without a switch of tasks while there are any, so that a handler that
-never waits costs no round of the event loop. How many jobs to claim is decided here too: one for each free worker, and
-as many more as will be begun within HORIZON at the pace of late. So quick jobs are claimed by hundreds, slow ones by
-the worker, and none waits long in memory while another pool could run it. The pace counts only while claims come back
-full: without a backlog there is nothing to claim ahead. Where it was wrong, what is overdue is given back.
+Theory of operation. While jobs are there, workers take them without a switch of tasks. So a handler that never waits
+costs no round of the event loop.
+
+The intake also decides how many jobs to claim: one for each free worker, and as many more as workers will begin within
+HORIZON at the recent pace. So quick jobs are claimed by hundreds and slow jobs one for a worker, and no job waits long
+in memory while another pool could run the job. The pace counts only while claims come back full: without a backlog,
+nothing is left to claim ahead. Jobs that wait too long after all, the claimer gives back.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from anyio.lowlevel import checkpoint
 from pushq.job import Job
 
 HORIZON = 0.03
-"""Seconds of work, at most, that are claimed ahead."""
+"""Seconds of work to claim ahead, at most."""
 TURN = 0.002
-"""Seconds for which workers run handlers that never wait before the event loop goes round."""
+"""Seconds that workers run handlers without a wait before the event loop goes round."""
 FURTHEST_AHEAD = 1000
+"""Jobs to claim ahead, at most."""
 LARGEST_CLAIM = 500
+"""Jobs to claim with one statement, at most."""
 GROWTH = 4
-"""What is claimed ahead is at most so many times what has just ended: a few quick jobs prove little."""
+"""Jobs to claim ahead, at most, for each job that has just ended: a few quick jobs prove little."""
 
 
 class Intake:
@@ -35,20 +39,20 @@ class Intake:
         self.workers = workers
         self.busy = 0
         self._jobs: deque[Job] = deque()
-        self._arrivals: deque[tuple[int, float]] = deque()  # how many jobs had come in all, and when
+        self._arrivals: deque[tuple[int, float]] = deque()  # by claim: how many jobs had come by then, and when
         self._come = 0
         self._pace = _Pace()
-        self._idle: list[anyio.Event] = []  # one a waiting worker, the last to come the first to go
-        self._claim_below = 0  # how few jobs may be left before the claimer is woken
+        self._idle: list[anyio.Event] = []  # of waiting workers: the last to come is the first to go
+        self._claim_below = 0  # the claimer is woken when no more jobs than this are left
         self._has_room = anyio.Event()
         self._turn_ends = 0.0
-        self._is_letting = False  # whether a worker only lets others run, and goes on
+        self._is_letting = False  # whether a worker lets others run, and will go on at once
         self._is_closed = False
 
     # The workers' side ----------------------------------------------------------------------------------------
 
     async def take(self) -> Job | None:
-        """A job for a worker that has none; None when there will be no more."""
+        """Returns the next job for a worker, or None when the intake is closed and empty."""
         if monotonic() >= self._turn_ends:
             await self._let_others_run()
         while not self._jobs:
@@ -63,12 +67,12 @@ class Intake:
         return job
 
     def done(self) -> None:
-        """A worker has ended its job."""
+        """Notes that a worker has ended its job."""
         self.busy -= 1
         self._pace.ended += 1
 
     async def _let_others_run(self) -> None:
-        """Ends a worker's turn. It goes on at once, so that no other worker need come and help."""
+        """Ends a worker's turn. The worker goes on at once, so that no other worker need be woken to help."""
         self._is_letting = True
         try:
             await checkpoint()
@@ -91,7 +95,7 @@ class Intake:
         self._wake_one()
 
     def _wake_one(self) -> None:
-        """For the case that this worker will wait for something: each worker that comes wakes the next."""
+        """Wakes a worker if jobs are left. Each woken worker wakes the next, since its own handler may wait."""
         if self._jobs and self._idle:
             self._idle.pop().set()
 
@@ -112,7 +116,7 @@ class Intake:
             await self._has_room.wait()
 
     def put(self, jobs: Sequence[Job], *, room: int) -> None:
-        """Jobs that were claimed when there was so much room."""
+        """Adds claimed jobs. room: as it was when the jobs were claimed."""
         self._jobs.extend(jobs)
         self._come += len(jobs)
         self._arrivals.append((self._come, monotonic()))
@@ -121,35 +125,35 @@ class Intake:
 
     @property
     def longest_wait(self) -> float:
-        """Seconds for which the first of the jobs here has waited for a worker."""
+        """Seconds that the first of the waiting jobs has waited for a worker."""
         begun = self._come - len(self._jobs)
         while self._arrivals and self._arrivals[0][0] <= begun:
             self._arrivals.popleft()
         return monotonic() - self._arrivals[0][1] if self._arrivals else 0.0
 
     def restart_waits(self) -> None:
-        """What lies here has not waited for a worker, but with the workers for something else, which has come."""
+        """Counts waits from now: until now, jobs and workers have waited for room in the outbox."""
         self._arrivals = deque((come, monotonic()) for come, _ in self._arrivals)
 
     def give_back(self) -> list[Job]:
-        """Takes the jobs out that no worker has begun."""
+        """Takes out the jobs that no worker has begun."""
         jobs = list(self._jobs)
         self._jobs.clear()
         return jobs
 
     def close(self) -> None:
-        """There will be no more."""
+        """Ends the workers when the last job is taken."""
         self._is_closed = True
         for event in self._idle:
             event.set()
 
 
 class _Pace:
-    """How many jobs end within HORIZON, of late: in the last full span of time, or in the one that is under way."""
+    """How many jobs ended recently within HORIZON: in the last full span of time, or in the current span."""
 
     def __init__(self) -> None:
         self.ended = 0
-        self._began = (0, monotonic())  # how many had ended when the span began, and when that was
+        self._began = (0, monotonic())  # of the current span: how many jobs had ended, and when
         self._last_span = 0.0
         self._is_trusted = False
 

@@ -1,4 +1,4 @@
-"""How a pool's process ends: as any program's, but in time. Threads that never return do not keep it."""
+"""How a pool's process ends: like any program, but in time. Threads that never return do not keep the process."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from contextlib import suppress
 from typing import NoReturn
 
 LAST_WORDS = 5.0
-"""Seconds for what the user's modules do at exit, and for the tasks that handlers have left."""
+"""Seconds for the exit functions of the user's modules, and for the tasks left by handlers."""
 LAST_WORDS_OF_A_FAULT = 1.0
-"""The same where the pool ends by a fault: its jobs wait to be requeued."""
+"""The same for a pool that ends by a fault, and whose jobs wait to be requeued."""
 
 
 def call_exit_functions() -> None:
-    """The functions of `atexit`, as at the end of any program. Python has no public name for this."""
+    """Calls the functions of `atexit`, as the interpreter does. Python has no public name for that."""
     atexit._run_exitfuncs()  # noqa: SLF001
 
 
 def be_gone_within(seconds: float) -> None:
-    """Whatever hangs: what is left to be done, or somebody who should read what is left to be written.
+    """Has the kernel end the process after so many seconds, whatever hangs by then.
 
-    The kernel ends the process: it needs no thread for that, of which there may be none, and no turn at the GIL.
+    A thread could not: the process may get no more threads, or another thread may keep the GIL.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
@@ -32,6 +32,6 @@ def be_gone_within(seconds: float) -> None:
 
 def leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # whoever read what handlers print is gone
+        with suppress(OSError, ValueError):  # the reader of the handlers' output is gone
             stream.flush()
     os._exit(code)

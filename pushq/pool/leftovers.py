@@ -1,17 +1,17 @@
 """What handlers leave behind meets no other job.
 
-Theory of operation. Handlers run in the pool's process, one beside and after another, and any of them may leave
-something there. Each kind of leftover ends with its attempt, or is kept from the jobs that follow:
+Theory of operation. Handlers run in the pool's process, beside and after one another, and a handler may leave things
+behind there. Each kind of leftover ends with the attempt, or is kept from the jobs that follow:
 
     left behind                    what becomes of it                                       file
     ───────────────────────────────────────────────────────────────────────────────────────────────────
     context variables, decimal's   end with the attempt's own copy of the context           leftovers.py
     an open cancel scope           ends with the attempt's own task                         leftovers.py, loop.py
-    a timer that cancels its task  finds that task, which no other job uses                 loop.py
-    tasks on the loop              run on, hidden from the pool; cancelled when it ends      loop.py
+    a timer that cancels the task  finds a task that has ended                              loop.py
+    tasks on the loop              run on; cancelled when the pool ends                     loop.py
     `sys.exit()` in a callback     ends the callback                                        loop.py
-    a forked child                 ends where the handler ends                              forks.py
-    a started program              gets signals as if a shell had started it                signals.py
+    a forked child                 ends when the handler ends there                         forks.py
+    a started program              gets signals as any program does                         signals.py
     a thread that never returns    runs on; does not keep the process                       leaving.py, loop.py
 """
 
@@ -30,7 +30,7 @@ from pushq.job import Job
 
 
 class Contexts:
-    """Copies of the context that the module of the tasks has left, one for each attempt."""
+    """Copies of the context that the module of the tasks has left. Each attempt runs in a copy."""
 
     def __init__(self) -> None:
         self._context = copy_context()
@@ -40,7 +40,7 @@ class Contexts:
         return self._context.copy()
 
     def enter(self, job: Job) -> None:
-        """Prepares the copy that is current. Decimal's context is an object, which copies would share."""
+        """Prepares the current copy. Copies would share decimal's context, since the context is an object."""
         set_current_job(job)
         if self._decimal:
             decimal.setcontext(self._decimal.copy())
@@ -48,7 +48,7 @@ class Contexts:
 
 @contextmanager
 def time_limit(until: float) -> Iterator[None]:
-    """Cancels what runs inside at that instant. A handler may leave a scope of its own open inside."""
+    """Cancels the block at the instant `until`. In the block, a handler may leave a scope of its own open."""
     scope = anyio.CancelScope(deadline=until)
     try:
         with scope:

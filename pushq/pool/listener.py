@@ -29,16 +29,16 @@ FULL = (
 
 
 class Deaf(Exception):
-    """The connection looks well, and notifications do not arrive; says why."""
+    """The connection looks well, but notifications do not arrive. The message says why."""
 
 
 class Listener:
-    """Listens on a session of its own, which is never in a transaction.
+    """Listens on a session of its own, never in a transaction.
 
-    A connection may be dead, or lead through a pooler that swallows notifications, and look well. So every `interval`
-    seconds a canary is sent, on a channel of our own and from another connection: it has to arrive within `patience`
-    seconds. (A pooler delivers what a connection sends to itself.) So push is back within the two together, and the
-    time that it takes to connect.
+    A connection may look well, but be dead, or lead through a pooler that swallows notifications. So every `interval`
+    seconds another connection sends a canary, on a channel of this listener alone. (From the same connection, even a
+    pooler delivers.) If the canary does not arrive within `patience` seconds, the listener connects anew. So push is
+    back within `interval` plus `patience` plus the time to connect.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Listener:
         self._doorbell = doorbell
         self._interval = interval
         self._patience = patience
-        self._served = frozenset(queues) | {""}  # an empty payload is for everybody: gates were shut
+        self._served = frozenset(queues) | {""}  # an empty payload is for every pool: gates were shut
         self._canary_channel = f"pushq_canary_{uuid4().hex}"
         self._canary_heard = anyio.Event()
         self._lost = anyio.Event()
         self._has_complained = False
 
     async def run(self) -> None:
-        """Listens until it is cancelled."""
+        """Listens until cancelled."""
         failures = count(1)
         while True:
             try:
@@ -76,7 +76,7 @@ class Listener:
             except Deaf as deafness:
                 has_worked = self._doorbell.hears
                 self._is_deaf(str(deafness))
-                # A connection that has died is replaced at once. Where the first canary is lost, there is no hurry.
+                # A connection that has died is replaced soon. If even the first canary is lost, there is no hurry.
                 await anyio.sleep(reconnect_delay(1).total_seconds() if has_worked else self._interval)
             finally:
                 self._session.discard()
@@ -90,7 +90,7 @@ class Listener:
         self._doorbell.hears = True
         self._doorbell.note_interruption()
         publish(BellUp())
-        # Ring even after a short loss: what was sent meanwhile is gone, and only a claim after LISTEN can tell.
+        # Rings even after a short loss: notifications sent meanwhile are gone, and only a claim finds their jobs.
         self._doorbell.ring()
 
     async def _keep_hearing(self) -> None:
@@ -108,7 +108,7 @@ class Listener:
             await self._canary_heard.wait()
         if self._lost.is_set():
             raise DatabaseAway(LOST)
-        if not self._canary_heard.is_set():  # else it came while a handler blocked the loop, and so did the deadline
+        if not self._canary_heard.is_set():  # a handler may block the loop past the deadline
             raise Deaf(SWALLOWED)
 
     def _hear(self, queue: str) -> None:
@@ -123,12 +123,12 @@ class Listener:
 
     def _lose(self, lost: anyio.Event) -> None:
         lost.set()
-        if lost is self._lost:  # and not one that we discarded ourselves
-            self._canary_heard.set()  # nobody need wait for it any longer
+        if lost is self._lost:  # else the listener itself has discarded that connection
+            self._canary_heard.set()  # ends the wait for the canary
 
     def _is_deaf(self, reason: str) -> None:
         has_heard, self._doorbell.hears = self._doorbell.hears, False
         if has_heard or not self._has_complained:
             publish(BellDown(reason))
         self._has_complained = True
-        self._doorbell.ring()  # wakes a sleeper, which now polls
+        self._doorbell.ring()  # wakes the sleeper, to poll from now on

@@ -1,4 +1,4 @@
-"""Finds the user's registry of tasks: the only place where a name becomes code, and it comes from the command line."""
+"""Finds the user's registry of tasks. Only here does a name become code, and the name is from the command line."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MOST_PLACES = 5
 
 
 def load_tasks(place: str) -> Tasks:
-    """The Tasks at MODULE:TASKS, the current directory being the last on the import path.
+    """Returns the Tasks at MODULE:TASKS. The current directory is the last on the import path.
 
-    Raises TasksError in a sentence, or TasksRaised where the module raises, which may pass.
+    Raises TasksError, or TasksRaised if the module raises: the next start may succeed.
     """
     module_name, colon, attribute = place.partition(":")
     if not (module_name and colon and attribute):
@@ -46,20 +46,20 @@ def load_tasks(place: str) -> Tasks:
 
 
 def _from_elsewhere(found: object) -> str:
-    """Where a module comes from that the user may not have meant."""
+    """Names the file of a module that is not from the current directory: the user may have meant another."""
     file, here = getattr(found, "__file__", None), _current_directory()
     return f", which is {file}," if file and here and Path(here) not in Path(file).parents else ""
 
 
 def _put_current_directory_last() -> None:
-    """After the installed packages, which its files are not to hide."""
+    """After the installed packages, so that files of the directory shadow no package."""
     here = _current_directory()
     if here and here not in sys.path:
         sys.path.append(here)
 
 
 def _current_directory() -> str | None:
-    """None: somebody has removed it, as when a release is replaced by the next."""
+    """None: the directory has been removed, as when a release replaces the last."""
     try:
         return str(Path.cwd())
     except OSError:
@@ -82,9 +82,9 @@ def _import(module_name: str) -> object:
 
 
 def _namesake(module_name: str) -> ModuleType | None:
-    """A file of the current directory that is named like a module of Python's own, such as `gc.py`.
+    """Imports a file of the current directory that has the name of a Python module, such as `gc.py`.
 
-    Whoever names it on the command line means that file; to everybody else the name stays Python's.
+    On the command line, the name means the file. In every import, the name stays Python's.
     """
     here = _current_directory()
     spec = PathFinder.find_spec(module_name, [here]) if here and module_name in sys.stdlib_module_names else None
@@ -115,7 +115,7 @@ def _failed(module_name: str, error: BaseException) -> str:
 
 
 def _told(error: BaseException) -> str:
-    """An error and its place in the user's code, with the places from which that was reached."""
+    """An error, its place in the user's code, and the callers of that place."""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     line = message.splitlines()[0] if message else ""
     innermost, *outer = places(error) or [""]

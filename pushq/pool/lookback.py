@@ -1,15 +1,14 @@
 """How far back claims look.
 
-Theory of operation. Finished jobs leave dead entries at the head of the index that claims read. A claim clears away the
-dead entries that it passes, unless a long transaction somewhere in the cluster holds the xmin horizon back. Then each
+Theory of operation. Finished jobs leave dead entries at the head of the index of claimable jobs. A claim clears away
+the dead entries on its way, unless a long transaction somewhere in the cluster holds the xmin horizon back. Then each
 claim from the head passes all dead entries again, and claims get slower for as long as the transaction lasts.
 
-A *look* is a claim of jobs whose due times lie in a *span*. A look that took fewer jobs than it had room for took all
-due jobs of its span. Later looks may leave such a span out, but for latecomers: jobs of transactions that were still
-open, jobs that were given back, jobs inserted with a due time long ago. So while looks at everything are slow, a look
-is at what is new: at due times since the last look that took all, and MARGIN before it. In between, a look is at a
-*slice* of the past. The slices of a *round* go from the newest to the oldest, and then the next round begins. Line by
-line, while now moves to the right:
+A *look* is a claim of jobs whose due times lie in a *span*. A look that came back with room left has taken all due jobs
+of the span. Later looks may leave the span out, but for latecomers: jobs of transactions still open then, jobs given
+back, jobs inserted with a due time long ago. So while looks at everything are slow, a look is at new jobs: due since
+MARGIN before the last look that took all. In between, a look is at a *slice* of the past. The slices of a *round* go
+from the newest to the oldest, and then the next round begins. Line by line, while now moves to the right:
 
     look at      ever                                         now
     everything   ├───────────────────────────────────────────────┤     took all, slowly: a round begins
@@ -22,14 +21,14 @@ line, while now moves to the right:
     new                                                     ├────────┤
     slice                                    ├───────────────┤         the first of the next round
 
-A slice is as wide as a look passes in SLICE seconds, and the next slice is due SHARE times as long after it as the look
-took. So the past costs claims a small share of their time, however much past there is. A round that was one quick slice
-ends the looking back.
+A slice is as wide as a look passes in SLICE seconds. The next slice is due after SHARE times the seconds that the look
+took. So the past costs claims a small share of the time, however much past there is. After a round of a single, quick
+slice, looks are at everything again.
 
 A slow claim need not mean dead entries: the database may be far away or busy. So the time of each look is compared with
-the fastest recent look, plus the usual spread of looks at what is new, since these cannot have met dead entries. Noise
-may still be taken for dead entries. So no slice is narrower than NARROWEST, and a round has at most MOST_SLICES slices
-and one more, for all the rest.
+the fastest recent look, plus the usual spread of looks at new jobs, which meet no dead entries. Noise may still pass
+for dead entries. So no slice is narrower than NARROWEST, and a round has at most MOST_SLICES slices, and a last slice
+with all the rest.
 """
 
 from __future__ import annotations
@@ -39,34 +38,34 @@ from math import inf
 from time import monotonic
 
 SLOW = 0.005
-"""Seconds beyond the fastest look from which on a look is slow."""
+"""Seconds beyond the fastest look that make a look slow."""
 SLOW_PER_JOB = 0.0001
-"""Seconds that a look may take longer for each job that it took."""
+"""Seconds more that a look may take for each job."""
 NEAR = 0.0005
-"""Seconds that the fastest look takes, until others are known; a faster look counts as this fast."""
+"""Seconds of the fastest look, at least."""
 FORGETTING = 1.3
-"""Ratio by which the fastest look counts as slower after each later look: a database may move away."""
+"""Ratio: the fastest look counts as so much slower after each later look, since a database may move away."""
 MARGIN = 1.0
-"""Seconds for which a transaction may insert without a commit, and have its jobs seen at once all the same."""
+"""Seconds between an INSERT and its commit, up to which looks at new jobs find the job."""
 SLICE = 0.004
-"""Seconds that a look at a slice should take."""
+"""Seconds of a look at a slice, ideally."""
 SHARE = 15
-"""Seconds until the next slice, for each second that the last slice took."""
+"""Seconds until the next slice, for each second of the last look at a slice."""
 NARROWEST = 1.0
 """Seconds of the past in a slice, at least."""
 MOST_SLICES = 40
 """Slices in a round, before the slice with the rest."""
 NOISE_OF = 16
-"""Looks at what is new over which their spread is averaged."""
+"""Looks at new jobs in the average of their spread."""
 WIDEST = 86_400.0
-"""Seconds of the past in a slice, at most. A slice that would be wider is all the rest."""
+"""Seconds of the past in a slice, at most. A wider slice is all the rest."""
 OVERLAP = 0.1
-"""Seconds by which spans overlap: a span travels as seconds before now, and the database's now comes later."""
+"""Seconds of overlap between spans: a span travels as seconds before now, and now is later at the database."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Due times that a look is at, between two instants of `time.monotonic()`."""
+    """The due times of a look, between two instants of `time.monotonic()`."""
 
     start: float = -inf
     end: float = inf
@@ -87,7 +86,7 @@ EVERYTHING = Span()
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What is left of one way through the past.
+    """The rest of a way through the past.
 
     end: an instant, where the next slice ends. width: of the next slice, in seconds. slices: how many have been passed.
     """
@@ -103,7 +102,7 @@ class Round:
         return Span(-inf if is_last else self.end - self.width, self.end)
 
     def after(self, passed: Span, passing: float) -> Round:
-        """The rest of the round, when dead entries have taken `passing` seconds of the look at its next slice."""
+        """The rest after a slice. passing: seconds in which the look passed dead entries."""
         return Round(passed.start, _adapted(self.width, passing), self.slices + 1)
 
 
@@ -117,7 +116,7 @@ class Lookback:
     def forget(self) -> None:
         """Begins anew: looks are at everything."""
         self._usual = _Usual()
-        self._took_all_at = -inf  # when the last look began that took all
+        self._took_all_at = -inf  # when the last look that took all began
         self._round: Round | None = None  # None: looks are at everything
         self._first_width = inf  # seconds, of a round's first slice
         self._slice_due_at = 0.0
@@ -126,41 +125,41 @@ class Lookback:
 
     @property
     def span(self) -> Span:
-        """What the next look is to be at. No slice follows a slice, so that nothing new waits for the past."""
+        """The span of the next look. No slice follows a slice: new jobs do not wait for the past."""
         if self._round and not self.slice_due_in and not self.was_at_the_past:
             return self._round.slice
         return self.newest
 
     @property
     def newest(self) -> Span:
-        """What became due since the last look that took all, and what may have been committed late."""
+        """The span of new jobs: due since the last look that took all, or committed late."""
         return Span(self._took_all_at - MARGIN) if self._round else EVERYTHING
 
     @property
     def new_seen_ago(self) -> float:
-        """Seconds since a look was last at what is new."""
+        """Seconds since the last look at new jobs."""
         return monotonic() - self._new_seen_at
 
     @property
     def slice_due_in(self) -> float:
-        """Seconds until it is time to look at the past; infinite while looks are at everything."""
+        """Seconds until the next look at the past; infinite while looks are at everything."""
         if not self._round:
             return inf
         return 0.0 if self._is_pressed else max(0.0, self._slice_due_at - monotonic())
 
     @property
     def is_pressed(self) -> bool:
-        """Whether looks at all of the past are under way, which must end before the next ones begin."""
+        """Whether a round without pauses is under way. Another must not begin before the round has ended."""
         return self._is_pressed and self._round is not None
 
     def press(self) -> None:
-        """Looks at all of the past, from now on and without pauses."""
+        """Begins a round without pauses."""
         if self._round:
             self._is_pressed = True
             self._round = self._new_round()
 
     def note(self, span: Span, *, began: float, jobs: int, room: int) -> None:
-        """Notes a look that began at this instant and took so many jobs."""
+        """Notes a look. began: an instant. jobs: taken. room: for how many."""
         took, took_all = monotonic() - began, jobs < room
         is_at_the_new = -inf < span.start and span.end == inf
         passing = self._usual.beyond(took - SLOW_PER_JOB * jobs, is_free_of_the_dead=is_at_the_new)
@@ -176,11 +175,11 @@ class Lookback:
             self._round = self._new_round() if passing > SLOW else None
 
     def note_new_seen(self) -> None:
-        """A look at what is new has ended, or a question that shows as much."""
+        """Notes a look at new jobs, or a question that shows as much."""
         self._new_seen_at = monotonic()
 
     def _after_slice(self, before: Round, span: Span, passing: float, *, took_all: bool) -> Round | None:
-        if not took_all:  # a backlog that was committed late counts as new
+        if not took_all:  # a backlog committed late counts as new
             self._took_all_at = span.start + MARGIN
             return self._new_round()
         after = before.after(span, passing)
@@ -198,14 +197,14 @@ class Lookback:
 
 
 class _Usual:
-    """How long a look takes that passes no dead entries."""
+    """The usual time of a look without dead entries."""
 
     def __init__(self) -> None:
         self._fastest = NEAR
-        self._noise = 0.0  # how much slower than the fastest look a look at what is new is, on average
+        self._noise = 0.0  # seconds beyond the fastest look, on average of looks at new jobs
 
     def beyond(self, took: float, *, is_free_of_the_dead: bool) -> float:
-        """Seconds for which a look passed dead entries, as far as its time can tell."""
+        """Seconds in which a look passed dead entries, as far as the look's time can tell."""
         self._fastest = min(max(took, NEAR), self._fastest * FORGETTING)
         beyond = took - self._fastest
         if is_free_of_the_dead:
@@ -214,7 +213,7 @@ class _Usual:
 
 
 def _adapted(width: float, passing: float) -> float:
-    """Seconds of the past that a look passes in SLICE seconds: at least NARROWEST, at most twice the last width."""
+    """The width of the next slice, to be passed in SLICE seconds: at least NARROWEST, at most twice the last width."""
     if passing > SLICE:
         return max(NARROWEST, min(width, 2 * WIDEST) * max(SLICE / passing, 0.01))
     return width * 2 if passing < SLICE / 2 else width

@@ -1,13 +1,12 @@
-"""The pool's event loop, which it shares with its handlers: what they do in it stays theirs.
+"""The event loop that a pool shares with handlers. On the loop, no handler can harm the pool or another job.
 
-Theory of operation. Each attempt of an `async def` is a task of its own, in a context of its own. Whatever its handler
-leaves there, a timer that cancels the task, a cancel scope, a context variable, ends with it and meets no other job.
-The task takes its first step at once, as eager tasks of Python 3.12 do, so that a handler that never waits costs no
-round of the loop.
+Theory of operation. Each attempt at an `async def` is a task of its own, in a context of its own. So a timer that
+cancels the task, an open cancel scope, and a context variable end with the attempt. The first step is taken at once, as
+by eager tasks of Python 3.12. So a handler that never waits costs no round of the loop.
 
-Handlers find none of the pool's tasks, and none of one another's attempts: `asyncio.all_tasks()` shows the tasks that
-handlers have made. What those tasks and callbacks raise passes by the loop, which goes on: `sys.exit()` ends who calls
-it. Nor can a handler stop the loop.
+Handlers find none of the pool's tasks, and no attempts of other jobs: `asyncio.all_tasks()` shows only tasks made by
+handlers. If such a task or a callback raises SystemExit, the loop goes on, and only the task or callback ends. A
+handler that would stop the loop gets an error.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-# What the documentation has for loops of one's own, under "Extending".
+# Documented for authors of event loops, under "Extending".
 from asyncio.tasks import _enter_task, _leave_task, _unregister_task
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -26,7 +25,7 @@ from pushq.pool.forks import end_child, forked
 
 
 class PoolLoop(asyncio.SelectorEventLoop):
-    """Ends when its first task does, and for nothing else."""
+    """Ends when its first task ends, and for no other reason."""
 
     def run_forever(self) -> None:
         while True:
@@ -43,27 +42,27 @@ class PoolLoop(asyncio.SelectorEventLoop):
         super().stop()
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Waits for nobody: threads of handlers that never return must not keep the process."""
+        """Does not wait: a thread of a handler may never return, and must not keep the process."""
 
     def hide_tasks(self) -> None:
-        """From now on handlers find only their own."""
+        """Hides the tasks of the pool. From now on, handlers find only tasks made by handlers."""
         for task in asyncio.all_tasks(self):
             _unregister_task(task)
         self.set_task_factory(_make_task)
 
     async def end_tasks(self, within: float) -> None:
-        """Cancels the tasks that handlers have left, and waits no longer for them."""
+        """Cancels the tasks left by handlers, and waits at most `within` seconds for their ends."""
         if left := asyncio.all_tasks(self):
             for task in left:
                 task.cancel()
             _, deaf = await asyncio.wait(left, timeout=within)
             for task in deaf:
-                _unregister_task(task)  # or the loop, when it is closed, would wait for its end
+                _unregister_task(task)  # else closing the loop would wait for the task
 
     if sys.version_info >= (3, 12):
 
         def begin(self, coroutine: Coroutine[Any, Any, None], context: Context, name: str) -> asyncio.Task[None]:
-            """A task that has taken its first step, in this context. Handlers do not find it."""
+            """Returns a task that has taken the first step, in the context. Handlers do not find the task."""
             task = asyncio.Task(coroutine, loop=self, name=name, context=context, eager_start=True)
             if not task.done():
                 _unregister_task(task)
@@ -72,7 +71,7 @@ class PoolLoop(asyncio.SelectorEventLoop):
     else:
 
         def begin(self, coroutine: Coroutine[Any, Any, None], context: Context, name: str) -> asyncio.Task[None]:
-            """The same. A task that is made asks the loop to call its first step soon: here it is called now."""
+            """Does the same on Python 3.11, where a new task asks the loop to call its first step soon."""
             outer = asyncio.current_task(self)
             assert outer
             self._context_begun = context
@@ -94,7 +93,7 @@ class PoolLoop(asyncio.SelectorEventLoop):
             if context is self._context_begun:
                 self._first_step = callback
                 return None
-            return super().call_soon(callback, *given, context=context)  # of what is collected as garbage just then
+            return super().call_soon(callback, *given, context=context)  # by a finalizer, say
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:

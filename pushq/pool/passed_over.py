@@ -1,7 +1,7 @@
-"""Jobs that the database does not let be claimed, for a reason of their own: a trigger of somebody's that raises, say.
+"""Jobs that cannot be claimed, each for a reason of its own: a user's trigger raises, say.
 
-Claims pass them over, so that they hold up nobody. Each is tried again by itself, less and less often, and not so often
-that all of them together, or one that takes long, keep a pool from its work.
+Claims pass over such jobs, and no other job is held up. Each job is tried again apart, less and less often. Tries are
+spaced: neither many such jobs nor a slow try keep a pool from other work.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import anyio
 from pushq.backoff import exponential
 
 MOST = 1000
-"""Beyond so many claims no longer get past the next one: each of them has to read past all."""
+"""Jobs passed over, at most: each claim reads past all such jobs."""
 SHARE = 20
-"""How many times as long as a try has taken is waited for until the next."""
+"""Seconds until the next try of a job, at least, for each second of the last try."""
 SPACING = 0.05
-"""Seconds between two tries, on average, of however many."""
+"""Seconds between two tries of any jobs, on average, at least."""
 
 retry_delay = exponential(timedelta(seconds=1), longest=timedelta(seconds=60))
 
@@ -44,11 +44,11 @@ class PassedOver:
         return min((one.due_at for one in self._jobs.values()), default=inf)
 
     def among(self, candidates: Iterable[UUID]) -> list[UUID]:
-        """The others: those that are not passed over."""
+        """The candidates without the jobs passed over."""
         return [job_id for job_id in candidates if job_id not in self._jobs]
 
     def due(self, most: int) -> list[UUID]:
-        """Those that are to be tried again now."""
+        """The jobs to try again now."""
         now = anyio.current_time()
         return [job_id for job_id, one in self._jobs.items() if one.due_at <= now][:most]
 
@@ -57,7 +57,7 @@ class PassedOver:
         return len(self._jobs) >= MOST
 
     def put(self, job_ids: Iterable[UUID], *, took: float) -> None:
-        """They were tried, which took so many seconds for each."""
+        """Adds jobs after a claim in vain. took: seconds for each job."""
         for job_id in job_ids:
             one = self._jobs.get(job_id)
             if one is None and self.is_full:
@@ -67,6 +67,6 @@ class PassedOver:
             self._jobs[job_id] = _Passed(tries, anyio.current_time() + wait)
 
     def forget(self, job_ids: Iterable[UUID]) -> None:
-        """They were claimed, or are not there to be claimed any more."""
+        """Drops jobs: claimed, or no longer queued."""
         for job_id in job_ids:
             self._jobs.pop(job_id, None)

@@ -1,7 +1,7 @@
-"""What the workers of a pool are doing, for whoever asks its supervisor by SIGUSR1.
+"""Shows the attempts of a pool, when somebody sends the supervisor SIGUSR1.
 
-A thread of its own answers, since a handler may block the event loop. No job pays for this: attempts that wait are
-known anyway, and an attempt that runs is found among the frames of its thread.
+A thread apart answers, since a handler may block the event loop. No job pays for the roster: waiting attempts are known
+anyway, and a running attempt is found among the frames of the thread.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class _Running:
 
 
 class Roster:
-    """`attempts` is None while the tasks are imported."""
+    """attempts: None while the tasks are imported."""
 
     def __init__(self) -> None:
         self.attempts: Attempts | None = None
 
     def answer(self, asked: socket.socket) -> None:
-        """Shows what goes on whenever a byte comes, and sends one back, until the other end is gone."""
+        """Shows the workers for each byte that comes, and sends a byte back, until the other end is closed."""
         threading.Thread(target=self._answer, args=(asked,), name="roster", daemon=True).start()
 
     def _answer(self, asked: socket.socket) -> None:
@@ -70,7 +70,7 @@ def _running(attempts: Attempts) -> list[_Running]:
 
 
 def _running_in(innermost: FrameType) -> _Running | None:
-    """The attempt that a thread is carrying out, if any. In its first step an attempt is under way nowhere else."""
+    """The attempt that a thread is carrying out, if any. In its first step, an attempt is found only here."""
     places: list[Place] = []
     for frame, line in _frames(innermost):
         if frame.f_code in _CALLS_HANDLERS:
@@ -87,7 +87,7 @@ def _frames(innermost: FrameType) -> Iterator[Place]:
 
 
 def _places_of_waiting(awaited: Any) -> Iterator[Place]:
-    """Down the coroutines of a handler, each of which waits for the next."""
+    """Walks down the coroutines of a handler: each waits for the next."""
     while True:
         match awaited:
             case CoroutineType():

@@ -1,7 +1,8 @@
-"""What a pool makes of signals: nothing. A terminal and systemd signal the whole group; only the supervisor answers.
+"""A pool does nothing about signals. A terminal and systemd signal the whole group, and only the supervisor answers.
 
-They are not ignored, which whatever a handler starts would inherit, but handled, by a function that does nothing: what
-is handled is as it was at first in a program that is started. In a child that is only forked it is made so.
+Programs started by a handler must get signals as usual. A started program inherits ignored signals as ignored, and
+handled signals with their default actions. So a pool handles signals, by a function that does nothing. A child that is
+only forked keeps the function: there the default actions are restored.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGPWR)
 OTHERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO)
-"""Which a module of tasks may take for itself."""
+"""Signals that a module of tasks may handle itself."""
 
 _masks = threading.local()
 
 
 def leave_to_the_supervisor(*signals: signal.Signals) -> None:
-    """But for those that somebody wants ignored, as nohup does."""
+    """Does nothing about these signals from now on. A signal that is ignored, by nohup for example, stays ignored."""
     for number in signals:
         if signal.getsignal(number) == signal.SIG_IGN:
             continue
@@ -28,7 +29,7 @@ def leave_to_the_supervisor(*signals: signal.Signals) -> None:
 
 
 def spare_children() -> None:
-    """From now on, what is forked gets signals as any program does, also one that comes at once."""
+    """Lets forked children get signals as any program does, from their first instant."""
     os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_go, after_in_child=_be_as_any_program)
 
 

@@ -6,7 +6,7 @@ a pool that runs dry passes through three stages, with a claim after each step:
     lingers ───▶ opens the gate ───▶ sleeps ───▶ is woken by the bell or an alarm
 
 The pool *lingers* for 30 ms, in steps of 5 ms, so that a busy system does not flap. The pool *opens the gate*, in the
-steps that `gate.py` gives, so that from now on inserters ring. Then the pool *sleeps* until the bell rings or the first
+steps told in `gate.py`, and from now on inserters ring. Then the pool *sleeps* until the bell rings or the first
 alarm goes off:
 
     timer    the next job is due
@@ -38,33 +38,34 @@ from pushq.pool.passed_over import PassedOver
 from pushq.pool.store import Claimant, Store
 
 Alarm: TypeAlias = Wakeup | Literal["gate"]
-"""What ends a sleep. The gate's alarm alone is no reason to look for jobs."""
+"""Why a sleep ends without the bell. The gate's alarm alone is no reason to look for jobs."""
 
 LINGER = 0.03
-"""Seconds for which a pool that has run dry claims again before it counts as idle, so that a busy system does not flap.
-A pool without a free worker counts as idle for this long too."""
+"""Seconds that a pool claims on before it counts as idle, so that a busy system does not flap. A pool without a free
+worker counts as idle for as long."""
 LINGER_PER_JOB = 0.003
-"""Seconds of LINGER that each job is worth: below some 300 jobs a second a pool does not linger, but is rung."""
+"""Seconds of LINGER for each job: below some 300 jobs a second, a pool does not linger all the time, but is rung."""
 LINGER_PAUSE = 0.005
-"""Seconds between two claims of a pool that lingers."""
+"""Seconds between two claims of a lingering pool."""
 POLL_WHEN_DEAF = 1.0
 """Seconds between polls, at most, while notifications do not arrive."""
 POLL_WITHOUT_LEASE = 0.5
 """Seconds between polls until the supervisor's heartbeat has renewed its lease."""
 POLL_IN_DOUBT = 1.0
-"""Seconds between two looks for what a claim may have taken whose reply was lost."""
+"""Seconds between two looks for the jobs of claims in doubt."""
 DUE_AND_NOT_OURS = 0.005
-"""Seconds until the next claim where a job is due that we did not get: somebody else holds it. The pause doubles with
-each claim in vain, up to LONGEST_IN_VAIN."""
+"""Seconds until the next claim while a job is due and not claimable: another session has locked the row, say. The pause
+doubles with each claim in vain."""
 LONGEST_IN_VAIN = 0.5
+"""Seconds until the next claim, at most, while a job is due and not claimable."""
 CHORE = "wait"
-"""What a sleeper does, by its name in the log."""
+"""The name of the waiting in the log."""
 
 
 class Sleeper:
-    """Waits for one claimer. gate: None where the pool only polls. poll_interval: in seconds, 0: never.
+    """Waits on behalf of a claimer. gate: None if the pool only polls. poll_interval: in seconds, 0: never.
 
-    lookback, passed_over, in_doubt, outage: what the claimer notes, of which the sleeper asks when to wake.
+    lookback, passed_over, in_doubt, outage: shared with the claimer. They tell the sleeper when to wake.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Sleeper:
         self._in_doubt = in_doubt
         self._outage = outage
         self._lingers_until = 0.0
-        self._unrest = 0  # how many waits in a row the database has not let us come to
+        self._unrest = 0  # how many waits in a row have failed
         self._unrest_since = 0.0
         self.in_vain = 0
         """How many claims in a row, while a job was due, have taken none."""
@@ -103,7 +104,7 @@ class Sleeper:
         self.in_vain = 0
 
     async def wait(self) -> None:
-        """A claim found nothing. Returns when it is time to look again."""
+        """A claim found nothing. Returns when the claimer is to look again."""
         try:
             woken_by = await self._wait_for_work()
         except DatabaseTrouble as error:
@@ -115,7 +116,7 @@ class Sleeper:
         publish(WokenUp(woken_by))
 
     async def _wait_badly(self, error: DatabaseTrouble) -> None:
-        """Jobs are looked for whatever keeps us from waiting well: a gate that we may not open, say."""
+        """Polls instead, whatever the trouble: a pool without the right to open a gate still finds jobs."""
         if not self._unrest:
             self._unrest_since = anyio.current_time()
         self._unrest += 1
@@ -128,7 +129,7 @@ class Sleeper:
         publish(WokenUp(await self._rest(pause, "poll")))
 
     async def _wait_for_work(self) -> Wakeup:
-        """Returns why it is time to look again."""
+        """Returns why the claimer is to look again."""
         if self._lookback.is_pressed:
             return "linger"
         if self._gate and await self._attention.interrupted():
@@ -145,7 +146,7 @@ class Sleeper:
         return "linger"
 
     async def _wait_until_due(self) -> Wakeup:
-        asked_at = anyio.current_time()  # a claim takes as long to reach the database as this question
+        asked_at = anyio.current_time()  # a claim takes as long to the database as the question
         outlook = await self._store.next_due(self._claimant, self._lookback.newest.since)
         if not outlook.lease_is_live:
             return await self._rest(POLL_WITHOUT_LEASE, "poll")
@@ -175,7 +176,7 @@ class Sleeper:
         return "notify" if await self._attention.rung_within(seconds) else why
 
     def _alarms(self, due_at: float) -> list[tuple[float, Alarm]]:
-        """What ends the sleep if no bell does, as (seconds, why)."""
+        """The alarms that end the sleep unless the bell rings: (seconds, why)."""
         now = anyio.current_time()
         alarms: list[tuple[float, Alarm]] = [
             (max(0.0, due_at - now), "timer"),
@@ -189,7 +190,7 @@ class Sleeper:
 
     @property
     def _look_every(self) -> float:
-        """Seconds between two looks at what is new, at most."""
+        """Seconds between two looks at new jobs, at most."""
         intervals = [self._poll_interval or inf]
         if self._gate and self._poll_interval and not self._attention.hears:
             intervals.append(POLL_WHEN_DEAF)

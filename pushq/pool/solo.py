@@ -1,7 +1,7 @@
-"""A pool that runs nothing else: for jobs that have killed two processes, so that only the killer is charged a third.
+"""A solo pool runs suspects: jobs that have killed two processes. A third death is charged to the suspect alone.
 
-One job at a time, and none before the outcome of the last is written: what is not written when the process dies would
-be charged too.
+One suspect runs at a time, and none before the outcome of the last is written: a job whose outcome is not written when
+the process dies would be charged too.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from pushq.pool.store import Claimant, Store
 from pushq.task import Tasks
 
 MOST_PASSED_OVER = 100
-"""Suspects that cannot be claimed, in a solo pool's life."""
+"""Suspects that cannot be claimed, in the life of a solo pool. After that many, the pool ends."""
 
 
 async def run_suspects(
     claims: Store, outcomes: Store, claimant: Claimant, tasks: Tasks, attempts: Attempts, intake: Intake
 ) -> None:
-    """Runs suspects until none is due, or until it is cancelled: then the one that runs is the last.
+    """Runs suspects until none is due. When cancelled, ends with the suspect that is running.
 
-    A claim whose reply is lost ends it too. It is not taken back: it may be carried out late, beside another suspect.
-    The supervisor releases what the pool still holds when it has ended.
+    A claim whose reply is lost ends the pool too, since such a claim may be carried out late, beside another suspect.
+    After the end, the supervisor releases all jobs that the pool still holds.
     """
     passed_over: list[UUID] = []
     while True:
@@ -56,7 +56,7 @@ async def run_suspects(
 
 
 async def _claim(claims: Store, claimant: Claimant, passed_over: list[UUID]) -> list[Job]:
-    """Those that the database does not let be claimed are passed over, for as long as this pool lives."""
+    """Claims a suspect, if one is due. A suspect that cannot be claimed is passed over for the life of the pool."""
     while True:
         try:
             return await claims.claim_suspect(claimant, uuid4(), passed_over)
@@ -71,7 +71,7 @@ async def _claim(claims: Store, claimant: Claimant, passed_over: list[UUID]) -> 
 
 
 async def _write_again_and_again(outcomes: Store, unwritten: Sequence[Outcome]) -> None:
-    """What the database undoes, as a trigger of somebody's may make it. A drain ends this."""
+    """Tries until the outcomes are stored, or a drain is ordered: a user's trigger may undo each write."""
     for tries in count(1):
         if not unwritten:
             return

@@ -1,4 +1,4 @@
-"""What a pool says to the database."""
+"""A pool's statements."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pushq.outcome import ENDS, Kind, Outcome
 T = TypeVar("T")
 
 Fence: TypeAlias = tuple[UUID, UUID]
-"""A job's id and a token: one claim of it. Of an id alone there may be two in one batch, after a failover."""
+"""A job's id and a token: a claim of the job. After a failover, a batch may hold two claims of the same job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """Who claims, and what: the jobs of `queues`, in that order, whose task is one of `tasks`."""
+    """Who claims, and which jobs: of the queues, in their order, and of the tasks."""
 
     supervisor: str
     pool: int
@@ -32,7 +32,7 @@ class Claimant:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a pool that found nothing may expect. due_in: seconds until a job is due, None: none is queued."""
+    """A pool's prospects when a claim found nothing. due_in: seconds until a job is due, None: none is queued."""
 
     due_in: float | None
     lease_is_live: bool
@@ -46,11 +46,14 @@ class Store(Speaker):
     async def claim(
         self, claimant: Claimant, token: UUID, limit: int, since: float | None = None, until: float | None = None
     ) -> list[Job]:
-        """Takes due jobs, at most `limit`; only such as became due at most `since` and at least `until` seconds ago."""
+        """Takes due jobs, at most `limit`.
+
+        The jobs fell due at most `since` and at least `until` seconds ago. None: no bound.
+        """
         return _jobs(await self._fetch("claim", *_claim(claimant, token), limit, since, until))
 
     async def claimable(self, claimant: Claimant, limit: int) -> list[UUID]:
-        """The ids of what a claim would take."""
+        """The ids of the jobs that a claim would take."""
         asked = (*_wanted(claimant), claimant.supervisor, limit)
         return [row["id"] for row in await self._fetch("claimable", *asked)]
 
@@ -61,7 +64,7 @@ class Store(Speaker):
         return _jobs(await self._fetch("claim_suspect", *_claim(claimant, token), passed_over))
 
     async def next_suspect(self, claimant: Claimant, passed_over: Sequence[UUID]) -> list[UUID]:
-        """What claim_suspect would take: one or none."""
+        """The id of the job that claim_suspect would take, if any."""
         asked = (list(claimant.queues), list(claimant.tasks), passed_over)
         return [row["id"] for row in await self._fetch("next_suspect", *asked)]
 
@@ -69,9 +72,9 @@ class Store(Speaker):
         return _jobs(await self._fetch("take_back", supervisor, token))
 
     async def payload(self, job: Job) -> str | None:
-        """The payload of a running job, if it still runs under its token.
+        """The payload of a running job. None: the job no longer runs under its token.
 
-        Raises ValueRefused where its numbers have too many digits.
+        Raises ValueRefused if numbers in the payload have too many digits.
         """
         rows = await self._fetch("payload", job.id, job.token)
         if not rows:
@@ -88,13 +91,13 @@ class Store(Speaker):
         await self._fetch("register", claimant.supervisor, list(claimant.tasks), list(claimant.queues))
 
     async def label(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Gives labels to pairs of a queue and a task that is registered on it."""
+        """Gives labels to pairs of a queue and a task registered on the queue."""
         await self._fetch("label", [queue for queue, _ in pairs], [task for _, task in pairs])
 
     # The gate -------------------------------------------------------------------------------------------------
 
     async def open_gate(self, queues: Sequence[str], milliseconds: int) -> bool:
-        """Whether one of the gates was shut."""
+        """Returns whether any of the gates was shut."""
         row = await self._one("gate_open", list(queues), milliseconds)
         return bool(row["was_shut"])
 
@@ -106,16 +109,16 @@ class Store(Speaker):
         return list(row["transactions"])
 
     async def send_canary(self, channel: str) -> bool:
-        """Whether it was sent: not while the server's notification queue is half full."""
+        """Returns whether the canary was sent: not while the server's notification queue is half full."""
         row = await self._one("canary", channel)
         return bool(row["was_sent"])
 
     # Outcomes -------------------------------------------------------------------------------------------------
 
     async def finish(self, outcomes: Sequence[Outcome]) -> set[Fence]:
-        """The claims whose outcomes were accepted. Jobs that ended are written first, then jobs that go on.
+        """Returns the claims whose outcomes were accepted. Jobs that ended are written first, then jobs that go on.
 
-        Without outcomes both statements are carried out, to find out whether they are undone whatever the job.
+        Without outcomes, both statements run for no row, to find out whether the database undoes both for any job.
         """
         ended = [outcome for outcome in outcomes if outcome.kind in ENDS]
         accepted = set[Fence]()
@@ -155,11 +158,11 @@ class Store(Speaker):
         return _accepted(claims, row["places"])
 
     async def finished_with_token(self, outcomes: Sequence[Outcome]) -> set[Fence]:
-        """The claims under which a job is finished."""
+        """The claims whose jobs are finished, under the claim's token."""
         return await self._claims_that("finished_with_token", outcomes)
 
     async def still_held(self, outcomes: Sequence[Outcome]) -> set[Fence]:
-        """The claims under which a job runs."""
+        """The claims whose jobs still run, under the claim's token."""
         return await self._claims_that("still_held", outcomes)
 
     async def _claims_that(self, name: str, outcomes: Sequence[Outcome]) -> set[Fence]:
@@ -168,7 +171,7 @@ class Store(Speaker):
         return {(row["id"], row["token"]) for row in await self._fetch(name, ids, tokens)}
 
     async def locked_by_others(self, outcomes: Sequence[Outcome]) -> set[UUID]:
-        """The ids of the jobs whose rows somebody else has locked."""
+        """The ids of the jobs whose rows another session has locked."""
         return {row["id"] for row in await self._fetch("locked_by_others", [outcome.job.id for outcome in outcomes])}
 
 
@@ -177,12 +180,12 @@ def _claim(claimant: Claimant, token: UUID) -> tuple[object, ...]:
 
 
 def _wanted(claimant: Claimant) -> tuple[list[str], list[str]]:
-    """Queues and tasks. Python sorts names as the index does: by their code points, which is by the bytes of UTF-8."""
+    """Queues and tasks. Python sorts names by code points, which is the index's order: by the bytes of UTF-8."""
     return list(claimant.queues), sorted(claimant.tasks)
 
 
 def _unless_all(usual: T, values: list[T]) -> list[T]:
-    """The values, or none: an array's elements cost more on the way than all the rest of a batch."""
+    """The values, or none if all are usual: elements of arrays cost more on the way than all the rest of a batch."""
     return [] if values.count(usual) == len(values) else values
 
 

@@ -1,4 +1,4 @@
-"""Runs one job after the other: from the intake, by an attempt, to the outbox."""
+"""Runs jobs, one after the other: from the intake, by an attempt, to the outbox."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pushq.task import Tasks
 
 
 class Worker:
-    """One of a pool's N."""
+    """One of the N workers of a pool."""
 
     def __init__(self, tasks: Tasks, attempts: Attempts, intake: Intake, outbox: Outbox) -> None:
         self._tasks = tasks
@@ -19,7 +19,7 @@ class Worker:
         self._outbox = outbox
 
     async def run(self) -> None:
-        """Until there are no more jobs."""
+        """Runs jobs until the intake is closed and empty."""
         while job := await self._intake.take():
             try:
                 outcome = await self._attempts.make(job, self._tasks.find(job.task))

@@ -1,5 +1,5 @@
--- Sends an empty notification on the channel $1, to our own listener: it arrives only if the bell works from end to end. So
--- it is sent on the same condition as the bell is rung. Returns whether it was.
+-- Sends an empty notification on the channel $1, to our own listener, on the same condition as inserters ring: the canary
+-- arrives only if the bell works from end to end. Returns whether the canary was sent.
 with sent as materialized (
     select pg_notify($1, '') where pg_notification_queue_usage() < 0.5
 )

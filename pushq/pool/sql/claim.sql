@@ -1,7 +1,6 @@
 -- Takes up to $6 due jobs of the queues $1 (in their order, within a priority) and the tasks $2 (sorted by their bytes), the
--- most urgent first, for pool $4 of supervisor $3, under the token $5. Jobs that became due longer than $7 seconds ago (null:
--- ever) or less than $8 seconds ago (null: 0) are left out, so that a claim need not pass the dead entries of finished jobs all
--- at once, which a long transaction elsewhere may keep from being cleared away.
+-- most urgent first, for pool $4 of supervisor $3, under the token $5. Jobs that fell due longer than $7 seconds ago (null:
+-- ever) or less than $8 seconds ago (null: 0) are left out: pushq/pool/lookback.py says why.
 select *
 from pushq.claim_locked(
     pushq.lock_claimable(

@@ -1,6 +1,6 @@
--- Takes those of the jobs $1 that are queued, for pool $3 of supervisor $2, under the token $4: for when a claim was undone, to
--- find out for which job. Without any job ($1 is empty) the statement is carried out for no row, to find out whether claims are
--- undone whatever the job.
+-- Takes the queued ones of the jobs $1, for pool $3 of supervisor $2, under the token $4: after an undone claim, to find the
+-- job at fault. For no job ($1 is empty) the statement is carried out for no row, and is undone if claims are undone for any
+-- job.
 select *
 from pushq.claim_locked(
     case when cardinality($1::uuid[]) > 0 then array(

@@ -1,5 +1,5 @@
--- Writes "somebody is idle for $2 more milliseconds" into the gates of the queues $1. Returns whether one of them had shut or
--- run out: then inserters may have skipped the bell since it was last written.
+-- Writes "somebody is idle for $2 more milliseconds" into the gates of the queues $1. Returns whether a gate had been shut
+-- or run out: inserters may have skipped the bell since the last write.
 with gate as materialized (
     select gate, coalesce(pg_sequence_last_value(gate), 0) as was
     from (select distinct pushq.gate(queue) as gate from unnest($1::text[]) as queue) as gates

@@ -1,5 +1,5 @@
--- The transactions that are writing to the table now, prepared ones included: whoever read a gate before it was opened is
--- among them, or has ended. ($1: only those of this list.)
+-- The transactions that are writing to the table now, prepared transactions included. $1: only transactions of this list,
+-- null: all. An inserter that read a gate before the gate was opened is among the writing transactions, or has ended.
 select coalesce(array_agg(distinct virtualtransaction), '{}') as transactions
 from pg_catalog.pg_locks
 where locktype = 'relation'

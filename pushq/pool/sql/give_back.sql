@@ -1,7 +1,7 @@
--- Puts a batch of jobs back into their queues whose attempts have ended and which go on, each only if it is still held under its
--- token: ids $1, tokens $2, kinds $3 (retried, which counts a failure; snoozed; released, which stays due), delays in seconds
--- $4, errors $5, tracebacks $6. Returns the places in the batch, from 1, of the outcomes that were accepted, or null for all.
--- Rows are locked in the order of their ids, as by pushq.end_jobs().
+-- Puts the jobs of a batch back into their queues, each only if still held under its token: ids $1, tokens $2, kinds $3
+-- (retried, which counts a failure; snoozed; released, which stays due), delays in seconds $4, errors $5, tracebacks $6.
+-- Returns the places in the batch, from 1, of the accepted outcomes, or null for all. Rows are locked in the order of ids,
+-- as by pushq.end_jobs().
 with outcome as (
     select id, token, kind, delay, error, traceback, place::int
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::text[], $6::text[])

@@ -1,5 +1,5 @@
--- Gives labels to tasks $2 on queues $1, the ones with which they are registered: they need no place, and their counters begin
--- at zero. By turns, as pushq.label() does.
+-- Gives labels to the tasks $2 on their own queues $1. Such labels need no place, and their counters begin at zero. By
+-- turns, as in pushq.label().
 with turn as (
     insert into pushq.labels (queue, task) values ('_other', '_other')
     on conflict on constraint labels_pkey do update set place = null

@@ -1,4 +1,4 @@
--- Which of the rows $1 somebody else has locked.
+-- The rows $1 that other sessions have locked.
 with free as materialized (
     select id
     from pushq.jobs_unfinished

@@ -1,6 +1,6 @@
--- What a pool that found nothing waits for: in how many seconds the next job of the queues $1 and the tasks $2 (sorted by their
--- bytes) is due (null: none is queued; negative: it became due just now), and whether the lease of supervisor $3 is live. What
--- has been due for longer than $4 seconds (null: forever) is not looked at.
+-- A pool's prospects when a claim found nothing: in how many seconds the next job of the queues $1 and the tasks $2 (sorted
+-- by their bytes) is due (null: none is queued; negative: due since then), and whether the lease of supervisor $3 is live.
+-- Jobs that fell due more than $4 seconds ago (null: ever) are left out.
 select
     extract(epoch from
         pushq.next_due(

@@ -1,5 +1,5 @@
--- Notes what the pools of supervisor $1 know and serve: tasks $2 and queues $3, in the order of their names, so that of two
--- supervisors that start together one waits for the other, and never each for the other.
+-- Registers the tasks $2 and the queues $3 of the pools of supervisor $1. Names are locked in order, so that two supervisors
+-- that start together cannot deadlock.
 with known as (
     insert into pushq.tasks (name) select name from unnest($2::text[]) as name order by name
     on conflict do nothing

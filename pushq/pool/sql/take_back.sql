@@ -1,4 +1,4 @@
--- The jobs that a claim of supervisor $1 with the token $2 took: for when its reply was lost.
+-- The jobs taken by a claim of supervisor $1 under the token $2: asked when the reply to the claim was lost.
 select
     job.id, job.task, job.queue, pushq.claimed_payload(job.payload, job.payload_is_too_long) as payload,
     job.attempt, job.failures, job.crashes, job.max_attempts,
