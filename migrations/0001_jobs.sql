@@ -1,10 +1,11 @@
--- The queue as a table: what a job is, where its row lives, and what must hold when no Python runs.
+-- The queue as a table: the columns of a job, the partitions of rows, and the rules that hold when no Python runs.
 --
--- pushq.jobs is one partitioned table. Unfinished jobs live in the small partition pushq.jobs_unfinished, the only
--- one that claims, producers and vacuum touch. When a job's outcome is written its row moves to a day, so that
--- nothing on the hot path grows with history, and retention drops whole days.
+-- pushq.jobs is one partitioned table. Unfinished jobs live in the small partition pushq.jobs_unfinished. Claims, producers and
+-- vacuum touch no other partition. When an outcome is written, the job's row moves to the partition of a day. So nothing on the
+-- hot path grows with history, and retention drops whole days.
 
--- An administrator may have made it for us: `create schema`, even with `if not exists`, asks for a right on the database.
+-- Only if missing, since an administrator may have made the schema: `create schema if not exists` needs a right on the
+-- database.
 do $$
 begin
     if to_regnamespace('pushq') is null then
@@ -13,8 +14,8 @@ begin
 end
 $$;
 
--- When which migration was applied. What is applied the schema says itself, by pushq.schema_version(): rows are not in a
--- dump of the schema alone, and a test suite may empty every table.
+-- The applied migrations, and when. The schema itself tells its version as well, by pushq.schema_version(): a dump of the
+-- schema alone has no rows, and a test suite may empty every table.
 create table pushq.migrations (
     version int primary key,
     name text not null,
@@ -27,7 +28,7 @@ create function pushq.schema_version() returns int language sql stable parallel 
 
 -- Ids ------------------------------------------------------------------------------------------------------------
 
--- A time-ordered uuid (RFC 9562, version 7): the built-in one from PostgreSQL 18 on, the same layout before.
+-- A time-ordered UUID (RFC 9562, version 7): built in from PostgreSQL 18 on; before, made in the same layout.
 do $$
 begin
     if pg_catalog.to_regprocedure('pg_catalog.uuidv7()') is not null then
@@ -52,10 +53,10 @@ $$;
 
 -- Crashes --------------------------------------------------------------------------------------------------------
 
--- A job whose process dies is charged a crash. So many end the job.
+-- A job whose process dies is charged a crash. This number of crashes ends the job as failed.
 create function pushq.most_crashes() returns int language sql immutable parallel safe return 3;
 
--- What a job's error says after a crash.
+-- The error of a job after a crash.
 create function pushq.crash_error(crashes int) returns text
 language sql immutable parallel safe
 return 'ProcessDied: the process that ran the job died (crash ' || crashes || ' of ' || pushq.most_crashes() || ')';
@@ -112,18 +113,18 @@ create table pushq.jobs (
 comment on table pushq.jobs is
     'One row a job. Insert (task, payload) to run one; everything else has a default.';
 comment on column pushq.jobs.token is
-    'The fence: a random value of the claim that holds the job. An outcome counts only with it. A finished row keeps it, so that a finish whose reply was lost can be told from one that came too late.';
+    'The fence: a random value of the claim that holds the job. An outcome without the same token is refused. A finished row keeps the token, so that a repeated finish, after a lost reply, differs from a late one.';
 comment on column pushq.jobs.traceback is
-    'Where the last attempt''s error came from, as Python prints it, the last 16 KiB; null after a success, and where no code of the handler''s raised it.';
+    'The traceback of the last attempt''s error, as Python prints it, at most the last 16 KiB. Null after a success, or if no code of the handler raised the error.';
 comment on column pushq.jobs.apart is
-    'Why claims leave the job out while it is queued, by the strongest reason; null: they do not. solo: one crash more would end the job, so it runs in a process of its own.';
+    'The strongest reason why claims leave out the queued job, or null. solo: one more crash would end the job, so the job runs in a process of its own.';
 comment on column pushq.jobs.payload_is_too_long is
-    'True where the numbers in the payload have so many digits that its text is over 256 KiB and 32 times its size. Nobody reads it: the job fails when it is begun.';
+    'True if numbers in the payload have so many digits that the payload''s text exceeds 256 KiB plus 32 times the stored size. Such a payload is never read: the job fails at its start.';
 comment on column pushq.jobs.finished_on is
     'Partition key: infinity until the job is finished, then the day whose partition holds the row.';
 
--- What a producer may write is checked here and not on the parent: each row passes through here, and a check is paid for
--- by every version of a row. A job that moves to its day has been checked.
+-- The producer's columns are checked here, not on the parent. Every row passes through this partition, and a check costs time
+-- for every version of a row. A row that moves to a day has been checked.
 create table pushq.jobs_unfinished
 partition of pushq.jobs (
     constraint jobs_unfinished_id_is_unique primary key (id),
@@ -135,7 +136,7 @@ partition of pushq.jobs (
     constraint jobs_correlation_id_has_1_to_200_characters check (length(correlation_id) between 1 and 200),
     constraint jobs_submitted_by_has_1_to_200_characters check (length(submitted_by) between 1 and 200),
     constraint jobs_payload_is_object check (jsonb_typeof(payload) = 'object'),
-    -- The || unpacks a payload that another table kept compressed, and copies nothing.
+    -- The || unpacks a payload that comes compressed from another table, and copies nothing.
     constraint jobs_payload_is_at_most_1_mib check (pg_column_size(payload || '{}') <= 1048576),
     constraint jobs_run_at_is_between_1970_and_9999 check (
         run_at >= '1970-01-01 00:00:00+00' and run_at < '9999-01-01 00:00:00+00'),
@@ -146,8 +147,8 @@ partition of pushq.jobs (
 for values from ('infinity') to (maxvalue)
 with (
     fillfactor = 70,
-    -- Rows live for milliseconds: vacuum by count, not by share, and never wait between pages. Truncating the file
-    -- would take a lock that stops everybody, only to grow again.
+    -- Rows live for milliseconds: vacuum by count, not by share, and never wait between pages. To truncate the file would
+    -- take a lock that stops everybody, and the file would only grow again.
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 2000,
     autovacuum_vacuum_insert_scale_factor = 0,
@@ -159,8 +160,8 @@ with (
     vacuum_truncate = off
 );
 
--- A number may have ten thousand times the digits that it takes to store: 9 KB of payload, 80 MB of text, which whoever claims
--- would have to write out. So the producer pays for a look at it, once: a CHECK would be paid for by each version of a row.
+-- A number may have ten thousand times more digits than stored bytes: 9 KB of payload can be 80 MB of text, which each claim
+-- would write out. So the producer pays for a test, once. A CHECK would cost time for every version of a row.
 create function pushq.mark_long_numbers() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -181,7 +182,7 @@ begin
 end
 $$;
 
--- Small payloads are looked at as text, which is quick; of large ones the text may be, too, or take minutes.
+-- Small payloads are tested as text, which is quick. The text of large payloads may take minutes, so their numbers are tested.
 create trigger jobs_mark_long_numbers
 before insert or update of payload on pushq.jobs_unfinished
 for each row
@@ -201,21 +202,21 @@ create unique index jobs_unfinished_unique_key
 on pushq.jobs_unfinished (tenant_id, unique_key) nulls not distinct
 where unique_key is not null;
 
--- What claims take: a line for each task in a queue, so that a claim passes neither jobs of tasks that it does not know nor
--- jobs that are due later. Names are ordered by their bytes, as Python orders them.
+-- The jobs that claims take: a line for each task in a queue, so that a claim passes neither jobs of unknown tasks nor jobs
+-- that are due later. Names are ordered by bytes, as in Python.
 create index jobs_unfinished_claimable
 on pushq.jobs_unfinished (queue collate "C", task collate "C", run_at, id)
 where status = 'queued' and apart is null and priority = 0;
 
--- The same for jobs of another priority than 0, on two shelves for each task: jobs that were due when they were inserted, by
--- priority; and jobs for later, among them those that are retried, by run_at.
+-- The same for jobs of other priorities than 0, on two shelves for each task. One shelf holds jobs that were due when inserted,
+-- by priority. The other holds jobs for later, retried jobs included, by run_at.
 create index jobs_unfinished_claimable_by_priority
 on pushq.jobs_unfinished (
     queue collate "C", sign(priority), task collate "C",
     (case when run_at <= enqueued_at then priority else -32769 end), run_at, id)
 where status = 'queued' and apart is null and priority <> 0;
 
--- What claims leave out.
+-- The jobs that claims leave out.
 create index jobs_unfinished_apart
 on pushq.jobs_unfinished (apart, queue, priority, run_at, id)
 where status = 'queued' and apart is not null;
@@ -225,7 +226,7 @@ on pushq.jobs_unfinished (supervisor, pool)
 where status = 'running';
 
 
--- The strongest reason why claims leave a job out; null: there is none.
+-- The strongest reason why claims leave a job out, or null.
 create function pushq.apart(crashes int) returns text
 language sql immutable parallel safe
 return case when crashes >= pushq.most_crashes() - 1 then 'solo' end;
@@ -240,7 +241,7 @@ begin
 end
 $$;
 
--- Whoever changes what the reasons are made of, by a statement of pushq's or by hand. No claim and no finish does.
+-- For every change of crashes, by pushq or by hand. Claims and finishes change no crashes, and do not pay.
 create trigger jobs_set_apart
 before update of crashes on pushq.jobs_unfinished
 for each row
@@ -251,8 +252,8 @@ alter table pushq.jobs_unfinished enable always trigger jobs_set_apart;
 
 -- Days -----------------------------------------------------------------------------------------------------------
 
--- The days whose partitions are attached, in UTC: what the catalogue says, kept where a finish finds it quickly. A row whose
--- retired_at is set is empty and waits to be dropped.
+-- The days (UTC) whose partitions are attached: a copy of the catalogue that a finish reads quickly. A day with retired_at is
+-- empty, and waits for its partition to be dropped.
 create table pushq.days (
     day date primary key,
     retired_at timestamptz
@@ -277,8 +278,7 @@ begin
 end
 $$;
 
--- The current day where pushq.days has lost its rows. A function of its own, so that whoever does not need it does not pay
--- for it.
+-- The current day, for a pushq.days that has lost its rows. A separate function, so that a finish pays only if needed.
 create function pushq.current_day_by_catalogue() returns date
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -290,8 +290,8 @@ begin
 end
 $$;
 
--- The day that takes finished rows now: the newest that exists and is not after today, so that a sweeper that comes
--- late harms nothing; the oldest when the clock stands before all of them.
+-- The day that takes finished rows now: the newest existing day that is not after today, so that a late sweeper does no harm.
+-- If the clock stands before all days, the oldest day.
 create function pushq.current_day() returns date
 language sql stable parallel safe
 return coalesce(
@@ -299,12 +299,12 @@ return coalesce(
     (select min(day) from pushq.days where retired_at is null),
     pushq.current_day_by_catalogue());
 
--- Makes the partitions of today and of the days ahead that are missing, and makes pushq.days say what the catalogue says;
--- returns the days that were not there before. Attaching takes no lock that an open INSERT would hold up. Definer: a
--- supervisor need not own the table.
+-- Makes the missing partitions of today and of the days ahead, and makes pushq.days agree with the catalogue. Returns the new
+-- days. To attach a partition takes no lock for which open INSERTs must wait. Security definer: a supervisor need not own the
+-- table.
 --
--- A day is made like the table as it is, with generated columns that somebody has added; it gets the table's indexes, keys
--- and triggers when it is attached. An identity's values would be made anew for each row that moves here.
+-- A day is made like the table at the moment, with generated columns that users have added. Indexes, keys and triggers come
+-- with the attachment. Identity is not copied: its values would be made anew for each row that moves to a day.
 create function pushq.make_days(ahead int default 3) returns setof date
 language plpgsql
 security definer
@@ -315,15 +315,15 @@ declare
     its_table text;
 begin
     begin
-        -- Not by an advisory lock, which anybody could hold for ever.
+        -- Not an advisory lock, which any role could hold for ever.
         lock table pushq.days in share update exclusive mode nowait;
     exception when lock_not_available then
-        return;  -- somebody else is making them
+        return;  -- another sweeper is making days
     end;
     return query
     insert into pushq.days as noted (day)
     select attached.day from pushq.attached_days() as attached (day)
-    where attached.day not in (select known.day from pushq.days as known)  -- to meet its row would be to wait for it
+    where attached.day not in (select known.day from pushq.days as known)  -- `on conflict` would wait for locked rows
     on conflict do nothing
     returning noted.day;
     delete from pushq.days as noted
@@ -344,8 +344,8 @@ begin
             'with (autovacuum_analyze_scale_factor = 0.2)',
             its_table, its_table || '_day', the_day);
         execute format('create index %I on pushq.%I (id)', its_table || '_id', its_table);
-        -- For whoever publishes all tables: a finished job that is retried is deleted here. It costs no index, and nothing
-        -- where nobody replicates logically.
+        -- For publications of all tables: the retry of a finished job deletes a row here. Costs no index, and costs nothing
+        -- without logical replication.
         execute format('alter table pushq.%I replica identity full', its_table);
         execute format(
             'alter table pushq.jobs attach partition pushq.%I for values from (%L) to (%L)',
@@ -356,10 +356,10 @@ begin
 end
 $$;
 
--- Empties the days whose rows are all older than keep: those whose successor began before that. Returns them; the empty
--- partitions are dropped by a sweeper that owns the table. A day that somebody is reading is left for the next time; one
--- that somebody has detached, to keep it, is theirs. One that cannot be emptied, for a trigger of somebody's, say, is
--- returned with the trouble, and keeps none of the others.
+-- Empties the days whose rows are all older than keep, and returns the emptied days. A sweeper that owns the table later drops
+-- the empty partitions. A day with open readers is left for the next time. A day that a user has detached stays the user's. A
+-- day that cannot be emptied, for example because of a user's trigger, is returned with the trouble, and the other days are
+-- emptied.
 create function pushq.retire_days(keep interval) returns table (day date, trouble text)
 language plpgsql
 security definer
@@ -400,7 +400,7 @@ begin
 end
 $$;
 
--- They act with their owner's rights: a producer must not be able to call them.
+-- Both functions act with the owner's rights, so a producer must not call them.
 revoke execute on function pushq.make_days(int), pushq.retire_days(interval) from public;
 
 select pushq.make_days();

@@ -1,9 +1,9 @@
 -- The bell: an INSERT wakes an idle pool, and costs a busy system almost nothing.
 --
--- A transaction that has called NOTIFY commits under one lock for the whole cluster. So the trigger notifies only while
--- somebody is idle: an idle pool writes "somebody is idle until T" into a gate, and the trigger's WHEN reads it. Gates
--- are sequences, because those are not MVCC: a transaction of any isolation level sees the newest value at once. Queues
--- share 64 gates by a hash. How no wake-up is lost: docs/decisions/0002-the-gate.md and pushq/pool/gate.py.
+-- A transaction that has called NOTIFY commits under one lock for the whole cluster. So the trigger notifies only while a pool
+-- is idle. An idle pool writes "a pool is idle until T" into a gate, and the trigger's WHEN reads the gate. Gates are
+-- sequences, because sequences are not MVCC: a transaction of any isolation level sees the newest value at once. Queues share
+-- 64 gates by a hash. Why no wake-up is lost: docs/decisions/0002-the-gate.md and pushq/pool/gate.py.
 
 insert into pushq.migrations (version, name) values (2, '0002_bell');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 2;
@@ -12,7 +12,7 @@ do $$
 begin
     for bucket in 0..63 loop
         execute format('create sequence pushq.%I as bigint minvalue 0', 'gate_' || bucket);
-        -- To read a gate is all that a producer's INSERT does.
+        -- A producer's INSERT reads gates, and does no more.
         execute format('grant select on sequence pushq.%I to public', 'gate_' || bucket);
     end loop;
 end
@@ -23,16 +23,17 @@ create function pushq.gate(queue text) returns regclass
 language sql stable parallel safe
 return ('pushq.gate_' || (hashtext(queue) & 63))::regclass;
 
--- Until when somebody is idle, as the gates count: milliseconds since 1970 by this server's clock.
+-- Now, in the unit of gates: milliseconds since 1970 by the server's clock.
 create function pushq.gate_clock() returns bigint
 language sql volatile parallel safe
 return (extract(epoch from clock_timestamp()) * 1000)::bigint;
 
--- Rings for a queue, unless the transaction asked for silence (a two-phase commit cannot have notified) or the
--- cluster's notification queue is filling up: then every notifying commit would soon fail, and the poll must do.
+-- Rings for a queue. Returns false, and does not ring, in two cases. The transaction has set pushq.notify = 'off', since a
+-- transaction that notifies cannot be prepared. Or the cluster's notification queue is half full: a full queue fails every
+-- notifying commit, so the poll must do.
 --
--- What a transaction notifies enters that queue at its commit, all together, so that one transaction could fill the queue
--- alone. So it rings for 64 queues by name, which pushq.rung lists until it ends, and beyond them for everybody at once.
+-- A commit puts all notifications of the transaction into the notification queue, which one transaction could fill alone. So a
+-- transaction rings for 64 queues by name, listed in the setting pushq.rung, and then once for all pools.
 create function pushq.ring_bell(queue text) returns boolean
 language plpgsql volatile
 as $$
@@ -65,8 +66,8 @@ begin
 end
 $$;
 
--- The gate's test stands in WHEN, so that plpgsql is entered only to ring. The gates are one constant, because the whole
--- expression is read anew by each INSERT: an array of 64 expressions cost as much as all the rest of a row.
+-- The gate is tested in WHEN, so that plpgsql is entered only to ring. The gates are one constant, because each INSERT parses
+-- the whole expression: an array of 64 expressions cost as much as the rest of a row.
 do $$
 declare
     gates text;
@@ -83,10 +84,10 @@ begin
         'execute function pushq.ring_for_inserted_job()', '{' || gates || '}');
 end
 $$;
--- Also while the session replays a replication stream.
+-- Always, also in a session that replays a replication stream.
 alter table pushq.jobs enable always trigger jobs_ring_the_bell;
 
--- Rings for queues if somebody may be idle there: for whatever makes a job claimable without inserting a row.
+-- Rings for a queue if its gate says that a pool is idle. For statements that make a job claimable without an INSERT.
 create function pushq.ring_if_idle(queue text) returns boolean
 language sql volatile
 return case

@@ -1,11 +1,10 @@
--- Who runs jobs: supervisors with their leases, the tasks and queues that any of them has known, and the tallies from
--- which /metrics is served.
+-- Supervisors with leases, the tasks and queues that any supervisor has known, and the tallies behind /metrics.
 
 insert into pushq.migrations (version, name) values (3, '0003_supervisors');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 3;
 
--- One row a live supervisor. heartbeat counts up with every heartbeat: a sweeper trusts an expired lease only when
--- this has stood still too, since a pause of the database makes every living supervisor's lease expire.
+-- A row for each live supervisor. heartbeat counts the heartbeats. A pause of the database makes every lease expire, so a
+-- sweeper trusts an expired lease only if the count has stood still as well.
 create table pushq.supervisors (
     name text primary key,
     host text not null,
@@ -18,7 +17,7 @@ create table pushq.supervisors (
     queues text[] not null default '{}'
 ) with (fillfactor = 50);
 
--- Queues that a supervisor has served, or that somebody has paused; '*' stands for all.
+-- Queues that a supervisor has served, or a person has paused. '*' stands for all queues.
 create table pushq.queues (
     name text primary key,
     served_since timestamptz,
@@ -26,7 +25,7 @@ create table pushq.queues (
     constraint queues_name_has_1_to_200_characters check (length(name) between 1 and 200)
 );
 
--- Those of the queues that nobody has paused, in their order.
+-- The given queues without paused ones, with their places in the given order.
 create function pushq.open_queues(queues text[]) returns table (name text, place bigint)
 language sql stable parallel safe
 begin atomic
@@ -36,15 +35,15 @@ begin atomic
         select from pushq.queues as paused where paused.name in (queue.name, '*') and paused.paused_at is not null);
 end;
 
--- Tasks that a supervisor has known.
+-- Tasks that any supervisor has known.
 create table pushq.tasks (
     name text primary key,
     known_since timestamptz not null default now()
 );
 
--- The pairs of a queue and a task that metrics name; all others are counted as ('_other', '_other'). Tasks on the queue
--- with which they are registered need no place. Of the pairs beside them, which rows make, the first thousand to have an
--- outcome take one each. A pair that has labels keeps them, so that no counter ever falls.
+-- The pairs of queue and task that have labels in metrics. All other pairs are counted as ('_other', '_other'). A task on the
+-- queue of its registration needs no place. Other pairs come from producers' rows: the first thousand such pairs with an
+-- outcome take a place each. A pair keeps its labels, so that no counter ever falls.
 create table pushq.labels (
     queue text not null,
     task text not null,
@@ -54,12 +53,11 @@ create table pushq.labels (
 );
 insert into pushq.labels (queue, task) values ('_other', '_other');
 
--- Tallies of what happened to jobs. Each statement that changes jobs appends to tally_log, once a batch; a sweeper folds
--- the log into tallies. The two added up are the counters of /metrics: the same from every supervisor, whatever
--- retention drops.
+-- Tallies of outcomes. Each statement that changes jobs appends to tally_log, once a batch; a sweeper folds the log into
+-- tallies. The sum of log and tallies makes the counters of /metrics: the same from every supervisor, whatever retention drops.
 --   outcome      succeeded, failed, cancelled: a job finished; retried, requeued: an attempt ended and the job goes on
---   run_bucket   how many of pushq.run_bounds() the last attempt's run exceeded; -1: it never ran
---   wait_bucket  the same for its wait, from due to started, and pushq.wait_bounds()
+--   run_bucket   how many of pushq.run_bounds() the last attempt's run exceeded; -1: the job never ran
+--   wait_bucket  how many of pushq.wait_bounds() the wait from due to started exceeded; -1: the job never ran
 create table pushq.tallies (
     queue text not null,
     task text not null,
@@ -82,9 +80,9 @@ create table pushq.tally_log (
     run_seconds double precision not null,
     wait_seconds double precision not null
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
-alter table pushq.tally_log replica identity full;  -- it is folded by deleting: without, no publication may hold it
+alter table pushq.tally_log replica identity full;  -- a fold deletes rows, which a publication needs an identity for
 
--- Unfinished jobs, counted in the background. One row a queue and status.
+-- Unfinished jobs, counted in the background. A row for each queue and status.
 create table pushq.census (
     queue text not null,
     status text not null,
@@ -93,7 +91,7 @@ create table pushq.census (
     primary key (queue, status)
 );
 
--- When the census was taken and how long it took: the next one waits for a hundred times that.
+-- When the census was taken, and how long the count took. The next census waits for a hundred times as long.
 create table pushq.census_clock (
     only_row boolean primary key default true check (only_row),
     taken_at timestamptz not null default '-infinity',
@@ -110,19 +108,20 @@ create function pushq.wait_bounds() returns double precision[]
 language sql immutable parallel safe
 return array[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200]::double precision[];
 
--- How many bounds a duration exceeds. Instants have microseconds: half of one taken off makes "equal" stay below.
+-- How many bounds a duration exceeds; -1 for null. Half a microsecond is taken off, so that a duration equal to a bound stays
+-- below the bound.
 create function pushq.bucket(duration interval, bounds double precision[]) returns smallint
 language sql immutable parallel safe
 return coalesce(width_bucket(extract(epoch from duration)::double precision - 0.0000005, bounds), -1)::smallint;
 
--- From due to started.
+-- The wait of a job, from due to started.
 create function pushq.waited(run_at timestamptz, enqueued_at timestamptz, started_at timestamptz) returns interval
 language sql immutable parallel safe
 return greatest(started_at - greatest(run_at, enqueued_at), interval '0');
 
--- Whether a pair of a queue and a task has labels, after giving it a place if one is left. For statements of pushq's own
--- alone: it holds up others that would take a place until the transaction ends. Where somebody else holds it up for too
--- long, the pair has none yet, and neither has any after it in the same transaction, which waits no more.
+-- Whether a pair of queue and task has labels. Gives the pair a place, if places are left. Only for pushq's own short
+-- statements: until the transaction ends, other transactions that take a place wait. After a second of waiting, the pair gets
+-- no place yet, and later pairs of the same transaction do not wait.
 create function pushq.label(queue text, task text) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -133,7 +132,7 @@ begin
         return false;
     elsif not exists (select from pushq.labels as known where known.queue = label.queue and known.task = label.task)
         and not exists (select from pushq.labels where place = 1000) then
-        -- By turns, so that nobody takes a place twice. The row may be missing: somebody has emptied the table.
+        -- Locks the row, so that no place is taken twice. Inserts the row if the table was emptied.
         insert into pushq.labels (queue, task) values ('_other', '_other')
         on conflict on constraint labels_pkey do update set place = null;
 
@@ -150,8 +149,7 @@ exception when lock_not_available then
 end
 $$;
 
--- Tallies jobs that went back into their queues, given by their queues and tasks (null: there are none). outcome: retried or
--- requeued.
+-- Tallies jobs that are queued again, given by queues and tasks (null: no jobs). outcome: retried or requeued.
 create function pushq.tally_back(outcome text, queues text[], tasks text[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -168,6 +166,6 @@ as $$
             from unnest(tally_back.queues, tally_back.tasks) as job (queue, task)
             group by job.queue, job.task
         ) as went_back
-        offset 0  -- asked once a row
+        offset 0  -- label() once a row
     ) as labelled
 $$;

@@ -1,12 +1,11 @@
 -- How pools take jobs.
 --
--- A claim reads nothing that it cannot take. Each task in a queue has a line of jobs, and a claim finds the lines that exist and
--- whose tasks it knows by leaping: from a task that it knows to the first existing task from there on, from that to the next
--- task that it knows.
+-- A claim reads no job that the claim cannot take. Each task in a queue has a line of jobs. A claim finds the existing lines of
+-- known tasks by leaps: from a known task to the first existing task from there on, and from there to the next known task.
 --
 --     known      a       c       e       g            tasks: sorted by their bytes
 --     existing       b   c   d                 z
---     looks      a ──▶   c ▶ e ───────────────▶       a million tasks of others between two of ours cost nothing
+--     looks      a ──▶   c ▶ e ───────────────▶       a million unknown tasks between two known ones cost nothing
 --
 -- Jobs of priority 0 lie in jobs_unfinished_claimable, each line in the order of run_at: due jobs come first. Jobs of other
 -- priorities lie in jobs_unfinished_claimable_by_priority, each line on two shelves:
@@ -14,23 +13,23 @@
 --     was due when inserted     priority -20: a b c   priority -3: d e      all jobs are due, so each priority yields one
 --     was for later             by run_at: f g h │ i j k                     due so far │ not yet due
 --
--- These are functions so that the plan of what a claim does not need is not even begun, and so that plans are kept. Arguments
--- are named with their function, and columns with their table: somebody may have added columns.
+-- Functions keep their plans, and a part that a claim does not need is not even planned. Arguments are written with the name of
+-- the function, and columns with the name of the table, because users may have added columns.
 
 insert into pushq.migrations (version, name) values (4, '0004_claims');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 4;
 
--- A payload as text, for the reply to a claim; null where the payload is fetched when its job begins: over 8 KiB, or 64 KiB as
--- text. The || unpacks a payload that is kept compressed, and copies nothing.
+-- A payload as text, for the reply to a claim. Null for a payload over 8 KiB, or 64 KiB as text, which a worker fetches at the
+-- start of the job. The || unpacks a compressed payload, and copies nothing.
 create function pushq.claimed_payload(payload jsonb, is_too_long boolean) returns text
 language sql stable parallel safe
 return case
     when is_too_long or pg_column_size(payload) > 8192 then null
     when pg_column_size(payload || '{}') > 8192 then null
-    when octet_length(payload::text) <= 65536 then payload::text  -- the digits of a number may be many
+    when octet_length(payload::text) <= 65536 then payload::text  -- a number may have many digits
 end;
 
--- Sets jobs running whose rows the caller has locked, and returns them as a pool gets them. timeout is in seconds.
+-- Sets jobs running, whose rows the caller has locked. Returns the jobs in the form for a pool; timeout in seconds.
 create function pushq.claim_locked(ids uuid[], its_supervisor text, its_pool int, its_token uuid)
 returns table (
     id uuid, task text, queue text, payload text, attempt int, failures int, crashes int, max_attempts int,
@@ -59,10 +58,9 @@ begin
 end
 $$;
 
--- Locks up to `most` due jobs of the queues (in their order, within a priority) and the tasks, the most urgent first, and
--- returns their ids. None when the supervisor's lease has run out: a sweeper may be taking its jobs away at this moment.
--- What became due before `since` or after due_by is not looked at. Where it is fewer there were no more, but for such as
--- somebody else has locked.
+-- Locks up to `most` due jobs of the queues and the tasks, and returns the ids: the most urgent priority first, then the queues
+-- in the given order. Returns no ids if the supervisor's lease has run out, since a sweeper may be taking away its jobs. Looks
+-- only at jobs that became due between `since` and due_by. Fewer than `most`: no more jobs are due, except locked ones.
 create function pushq.lock_claimable(
     queues text[], tasks text[], its_supervisor text, most int, since timestamptz, due_by timestamptz)
 returns uuid[]
@@ -75,7 +73,8 @@ declare
     lease_is_live boolean;
     ids uuid[] := '{}';
 begin
-    -- The jobs' table is locked first, as it is by whatever else takes more than one: who truncates them all is in no deadlock.
+    -- Locks the table of jobs first, as every statement on several tables does, so that a TRUNCATE of all tables meets no
+    -- deadlock.
     select
         exists (
             select
@@ -104,8 +103,7 @@ begin
 end
 $$;
 
--- The lines of known tasks in a queue that hold jobs of priority 0, and of each the first job. PostgreSQL writes the function's
--- text into its callers'.
+-- The lines of known tasks in a queue that hold jobs of priority 0, each with its first job. PostgreSQL inlines the function.
 create function pushq.ordinary_lines(its_queue text, tasks text[], since timestamptz)
 returns table (its_task text, first_due timestamptz, first_id uuid)
 language sql stable
@@ -131,13 +129,12 @@ begin atomic
     where existing.task = ordinary_lines.tasks[width_bucket(existing.task, ordinary_lines.tasks)];
 end;
 
--- Locks up to `most` due jobs of priority 0, and returns their ids: queue by queue, and in a queue in the order of run_at,
--- give or take a hundredth of the time for which its oldest job is due.
+-- Locks up to `most` due jobs of priority 0, and returns the ids: queue by queue, and in a queue by run_at. The order may be
+-- off by a hundredth of the time for which the queue's oldest job has been due.
 --
--- The lines of a queue take turns. A turn lasts until the head of the line that is second in line, and for that hundredth at
--- least, so that tasks whose jobs were inserted alternately need not take a turn a job. The turns come one by one from a
--- recursion that is carried out as its rows are read. heads: when the oldest job of each line is due, in this turn or a later
--- one; null: the line has no more.
+-- The lines of a queue take turns. A turn lasts until the first job of the second line, and at least for that hundredth, so
+-- that tasks whose jobs were inserted alternately do not need a turn a job. A recursion yields the turns one by one, as its
+-- rows are read. heads: when the oldest job of each line is due, in this turn or later; null: the line has no more jobs.
 create function pushq.lock_ordinary(queues text[], tasks text[], most int, since timestamptz, due_by timestamptz)
 returns uuid[]
 language plpgsql
@@ -202,7 +199,7 @@ begin
                                     limit 1
                                 ) end as head
                             from unnest(its.lines) with ordinality as line (task, number)
-                            offset 0  -- so that each head is looked for once
+                            offset 0  -- so that each head is looked up once
                         ) as line
                     ) as ahead
                     where turn.until < lock_ordinary.due_by
@@ -234,7 +231,7 @@ end
 $$;
 
 -- The lines of known tasks that hold jobs of more urgent priorities than 0 (side -1), or of less urgent ones (side 1), in the
--- order of the queues. And of each the first job: its level is -32769 where it lies on the shelf for later, else its priority.
+-- order of the queues, each with its first job. first_level: the job's priority, or -32769 for a job on the shelf for later.
 create function pushq.lines_by_priority(side int, queues text[], tasks text[], since timestamptz)
 returns table (place bigint, its_queue text, its_task text, first_level int, first_due timestamptz)
 language plpgsql stable
@@ -275,14 +272,14 @@ begin
 end
 $$;
 
--- Locks up to `most` due jobs of one side of priority 0, and returns their ids: by priority, then by the order of the queues,
--- and there of the task first whose first job is due for longest.
+-- Locks up to `most` due jobs of one side of priority 0, and returns the ids: by priority, then by the order of the queues,
+-- then by task, beginning with the task whose first job has been due for longest.
 --
--- The priorities come one by one, from a recursion that is carried out as its rows are read, so that no more of them are
--- looked for than jobs are wanted. heads: the next one of each line, this one or one further on; null: none.
+-- A recursion yields the priorities one by one, as its rows are read, so that no more priorities are looked up than jobs are
+-- wanted. heads: the next priority of each line, this one or a later; null: none.
 --
--- Of a line's jobs for later a hundred more are looked at than are wanted, those first that are overdue for longest. The most
--- urgent ones are among them, unless more than that are overdue.
+-- Of a line's jobs for later, `most` and a hundred more are read, the longest overdue first. The most urgent jobs are among
+-- them, unless more jobs are overdue.
 create function pushq.lock_by_priority(
     side int, queues text[], tasks text[], most int, since timestamptz, due_by timestamptz)
 returns uuid[]
@@ -367,7 +364,7 @@ begin
                                 ))
                         end as head
                     from line
-                    offset 0  -- so that it is not computed twice
+                    offset 0  -- computed once
                 ) as line
             ) as following
             where level.priority is not null
@@ -442,7 +439,7 @@ begin
 end
 $$;
 
--- When the next job of the queues and the tasks is due of those that were not due before `since`; null: none is queued.
+-- When the next job of the queues and the tasks is due, among jobs due from `since` on. Null: no such job is queued.
 create function pushq.next_due(queues text[], tasks text[], since timestamptz) returns timestamptz
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -477,7 +474,7 @@ begin
                     limit 1
                 )
                 union all
-                -- They were due when they were inserted, unless the clock has been set back.
+                -- Jobs that were due when inserted. Each is due now, unless the clock was set back.
                 (
                     select job.run_at
                     from pushq.jobs_unfinished as job

@@ -1,30 +1,29 @@
--- How a job's row leaves for its day, and how it comes back.
+-- How a job's row leaves for a day, and how the row comes back.
 --
--- Whatever ends jobs, ends them by pushq.end_jobs(): outcomes, cancels, third crashes. The row is deleted from the small
--- partition and inserted into a day. (An UPDATE that moves a row raises an error at whoever waits for the row's lock; after a
--- DELETE they find no row, and change nothing.)
+-- pushq.end_jobs() ends every job: for outcomes, cancels and third crashes. The row is deleted from the small partition and
+-- inserted into a day. An UPDATE that moved the row would raise an error in sessions that wait for the row's lock. After a
+-- DELETE such sessions find no row, and change nothing.
 
 insert into pushq.migrations (version, name) values (5, '0005_ends');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 5;
 
--- The columns that go with a job as they are stand here alone: a new column of pushq.jobs is added to one of the lists.
+-- The columns that a job keeps when its row moves, listed only here. A new column of pushq.jobs is added to one of two lists.
 do $do$
 declare
-    -- What a job is asked to be, but for when it is due.
+    -- The producer's columns, except run_at.
     asked text := 'id, task, payload, queue, priority, max_attempts, timeout, unique_key, tenant_id, correlation_id, submitted_by';
-    -- What has happened to the job, as far as an end does not say something new.
+    -- The columns of pushq that an end does not change.
     past text := 'attempt, enqueued_at, supervisor';
     function text;
 begin
-    -- Ends jobs, each under its token. Where a token is null somebody ends the job by hand, whoever holds it; its error stays. kinds: succeeded, failed, cancelled, or
-    -- crashed, which charges the crash and ends the job as failed. began, ended: how many seconds ago the attempt did; null:
-    -- when the row says, and now. How long a run took is the worker's word: the server's clock may have been set meanwhile.
-    -- Of kinds to results, an array that says nothing new of any job (all succeeded, no error, no traceback, no result) may be
-    -- empty. Returns the places in ids, from 1, of the jobs that ended, or null for all. (Not the ids: one batch may hold
-    -- outcomes of two claims of one job.)
+    -- Ends jobs, each under its token. A null token: a person ends the job by hand, whoever holds the job, and the row's error
+    -- stays. kinds: succeeded, failed, cancelled; or crashed, which charges a crash and ends the job as failed. began, ended:
+    -- how many seconds ago the attempt began and ended; null: when the row says, and now. The worker measures the run, because
+    -- the server's clock may have been set meanwhile. An array of kinds, errors, tracebacks or results may be empty if it holds
+    -- only defaults: succeeded, null, null, null.
     --
-    -- Rows are locked in the order of their ids, so that of two batches that overlap one waits for the other, and never each
-    -- for the other.
+    -- Returns the places in ids, from 1, of the jobs that ended, or null if all ended. Not ids, since one batch may hold
+    -- outcomes of two claims of one job. Rows are locked in the order of ids, so that overlapping batches do not deadlock.
     function := $function$
 create function pushq.end_jobs(
     ids uuid[], tokens uuid[], began float8[], ended float8[], kinds text[], errors text[], tracebacks text[], results text[])
@@ -49,7 +48,7 @@ begin
         delete from pushq.jobs_unfinished as job
         using outcome
         where job.id = outcome.id and (job.token = outcome.token or outcome.token is null)
-        returning  -- by name: somebody's own column may have the name of one of these
+        returning  -- qualified, since a user's own column may have the same name
             {job.asked}, {job.past}, job.run_at, job.failures, job.crashes, job.pool, outcome.place, outcome.kind,
             outcome.result as returned, case when outcome.token is not null then job.token end as token,
             case when outcome.token is null then job.error else outcome.error end as last_error,
@@ -75,7 +74,8 @@ begin
             case when has_label then queue else '_other' end, case when has_label then task else '_other' end,
             kind, run_bucket, wait_bucket, jobs, run_seconds, wait_seconds
         from (
-            -- Without a token somebody ends jobs by hand, in a transaction that may stay open: no label is given.
+            -- Without a token, a person ends jobs in a transaction that may stay open: no label is given, since others would
+            -- wait.
             select tally.*, label.task is not null or is_attempt and pushq.label(tally.queue, tally.task) as has_label
             from (
                 select
@@ -96,7 +96,7 @@ begin
                 group by queue, task, kind, is_attempt, run_bucket, wait_bucket
             ) as tally
             left join pushq.labels as label on label.queue = tally.queue and label.task = tally.task
-            offset 0  -- asked once a row
+            offset 0  -- label() once a row
         ) as labelled
     )
     select case when count(*) < cardinality(end_jobs.ids) then coalesce(array_agg(finished.place), '{}') end
@@ -110,8 +110,8 @@ $function$;
         '{job.asked}', regexp_replace(asked, '(\w+)', 'job.\1', 'g')), '{job.past}', regexp_replace(past, '(\w+)', 'job.\1', 'g')),
         '{asked}', asked), '{past}', past);
 
-    -- Brings the job that finished last of those with this id back from its day, due at once, with a clean count of failures
-    -- and crashes. Whether there was one.
+    -- Brings a finished job back from its day: due at once, with failures and crashes at 0. Of several jobs with the id, brings
+    -- back the job that finished last. Returns whether there was such a job.
     function := $function$
 create function pushq.bring_back(id uuid) returns boolean
 language plpgsql

@@ -1,11 +1,11 @@
--- What people do to jobs and queues by hand. Each function returns what it did, in a word. Whatever stands in the caller's
--- search_path, it calls nothing of it.
+-- Functions for people, to change jobs and queues by hand. Each function returns in words what was done. No function calls
+-- anything from the caller's search_path.
 
 insert into pushq.migrations (version, name) values (6, '0006_operate');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 6;
 
--- Ends an unfinished job as cancelled: 'cancelled'; else 'already succeeded', 'already failed', 'already cancelled' or
--- 'unknown'. The handler of a running job runs on; its outcome is fenced off, since its row is no longer there to take it.
+-- Ends an unfinished job as cancelled. Returns 'cancelled', 'already succeeded', 'already failed', 'already cancelled' or
+-- 'unknown'. The handler of a running job runs on, and its outcome is refused, because the row has left.
 create function pushq.cancel(id uuid) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -27,15 +27,15 @@ begin
         if not found or was not in ('queued', 'running') then
             return coalesce('already ' || was, 'unknown');
         end if;
-        -- Somebody has retried it between the two looks: it can be cancelled again.
+        -- The job was retried between the two statements: it can be cancelled now.
     end loop;
     raise insufficient_privilege using message = format(
         'job %s can be seen and not changed by %s: a row-level policy says so', cancel.id, current_user);
 end
 $$;
 
--- Makes a job run again, now, with a clean count of failures and crashes: 'queued'; else 'running', 'unknown', or
--- 'unique_key is taken' or 'id is taken' when an unfinished job has it. A queued job that waits for its time is made due.
+-- Queues a job again, due at once, with failures and crashes at 0. Makes a queued job due. Returns 'queued', 'running' or
+-- 'unknown'; or 'unique_key is taken' or 'id is taken', if an unfinished job has the same.
 create function pushq.retry(id uuid) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -68,7 +68,7 @@ begin
         elsif not exists (select from pushq.jobs as job where job.id = retry.id) then
             return 'unknown';
         end if;
-        -- Somebody else has retried it between the two looks: it is queued, or running, or has finished again.
+        -- Another session retried the job between the two statements: by now it is queued, running, or finished again.
     end loop;
     raise insufficient_privilege using message = format(
         'job %s can be seen and not changed by %s: a row-level policy says so', retry.id, current_user);
@@ -80,12 +80,12 @@ exception
         elsif rule = 'jobs_unfinished_id_is_unique' then
             return 'id is taken';
         end if;
-        raise;  -- of an index that somebody has made
+        raise;  -- from an index that a user has made
 end
 $$;
 
--- Stops pools from claiming a queue's jobs; running ones run on. 'paused', or 'already paused'. '*' stands for all queues, also
--- for those to come.
+-- Stops pools from claiming a queue's jobs. Running jobs run on. Returns 'paused' or 'already paused'. '*' stands for all
+-- queues, future queues included.
 create function pushq.pause(queue text) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -97,8 +97,8 @@ begin
 end
 $$;
 
--- Lets pools claim a queue's jobs again, and wakes them: 'resumed', or 'not paused'. '*' takes back its like alone: a queue that
--- was paused by its name stays so.
+-- Lets pools claim a queue's jobs again, and wakes the pools. Returns 'resumed' or 'not paused'. '*' ends only the pause of
+-- '*': a queue that was paused by name stays paused.
 create function pushq.resume(queue text) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -109,13 +109,13 @@ begin
     if not found then
         return 'not paused';
     end if;
-    perform pushq.ring_bell(case resume.queue when '*' then '' else resume.queue end);  -- '' is for everybody
+    perform pushq.ring_bell(case resume.queue when '*' then '' else resume.queue end);  -- '' rings for all pools
     return 'resumed';
 end
 $$;
 
--- Wakes the pools of a queue, idle or not: 'rung', or 'not rung' when pushq.notify is off or the cluster's notification
--- queue is half full. For after COMMIT PREPARED of a transaction that inserted with pushq.notify = 'off'.
+-- Wakes the pools of a queue, idle or not. Returns 'rung', or 'not rung' if pushq.notify is off or the cluster's notification
+-- queue is half full. Call after COMMIT PREPARED of a transaction that inserted with pushq.notify = 'off'.
 create function pushq.ring(queue text) returns text
 language sql volatile
 return case when pushq.ring_bell(queue) then 'rung' else 'not rung' end;
