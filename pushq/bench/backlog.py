@@ -10,22 +10,24 @@ from pushq.bench.run import Run
 from pushq.bench.supervisors import supervising
 
 RATE = 50
+"""Urgent jobs inserted a second."""
 SECONDS = 4.0
 JOB_SECONDS = 0.05
 CONCURRENCY = 20
 FEW = 4_000
+"""Jobs queued for the limit."""
 AS_GOOD = 0.95
 
 URGENT = "insert into pushq.jobs (task, payload, priority) values ('bench.stamp', '{}', -10) returning id"
 
 
 async def measure_backlog(run: Run) -> None:
-    """With few queued and with many the workers are as busy: what differs is the length of the queue."""
+    """Workers are busy all the time, with few jobs queued and with many: only the length of the queue differs."""
     many = run.scope.jobs(1_000_000 if run.scope.is_long else 200_000)
     stage, limit = f"backlog, {number(many)} queued", f"with {number(FEW)} queued"
     middle = Measure("backlog", f"urgent, p50, {number(many)} queued", "ms", limit, at_most(1 / AS_GOOD))
     late = Measure("backlog", f"urgent, p99, {number(many)} queued", "ms", limit)
-    if run.recall(stage):
+    if run.restore(stage):
         return
     async with (
         run.ground.database() as short_url,
@@ -40,8 +42,8 @@ async def measure_backlog(run: Run) -> None:
             await fill_backlog(short, FEW, JOB_SECONDS)
             with_few = await _urgent(short_url, short, run.scope.seconds(SECONDS))
             await short.execute("truncate pushq.jobs_unfinished")
-            run.note(middle, with_many.percentile(0.5), with_few.percentile(0.5))
-            run.note(late, with_many.percentile(0.99), with_few.percentile(0.99))
+            run.add(middle, with_many.percentile(0.5), with_few.percentile(0.5))
+            run.add(late, with_many.percentile(0.99), with_few.percentile(0.99))
 
 
 async def _urgent(url: str, connection: Connection, seconds: float) -> PickUps:

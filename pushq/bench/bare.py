@@ -1,8 +1,8 @@
 """The limits of a drain: claim and finish in a bare asyncpg loop, overlapped on two connections.
 
-Once with pushq's own two statements, which shows what Python around them costs, and once with the shortest that
-could do the work on the smallest table, which shows what the table and its promises cost. pgbench runs the first pair
-too, which shows what the driver costs.
+The loop with pushq's own two statements shows the cost of pushq's Python. The loop with the shortest possible
+statements on the smallest table shows the cost of the table and its promises. pgbench with pushq's statements shows the
+cost of the driver.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pushq.pool.store import Claimant, Store
 from pushq.supervisor import store as supervisor
 
 BATCH = 500
+"""Jobs a claim."""
 
 Rows: TypeAlias = Sequence[Any]
 Claim: TypeAlias = Callable[[], Awaitable[Rows]]
@@ -31,7 +32,7 @@ Finish: TypeAlias = Callable[[Rows], Awaitable[object]]
 CLAIMANT = Claimant("pushq bench", 1, ("default",), ("bench.noop", "bench.stamp"))
 
 
-# What depends on the parameters of claim.sql and finish.sql: these two, and their like for pgbench at the end.
+# The parameters of claim.sql and finish.sql are written in these two functions, and for pgbench at the end.
 
 
 def claim_arguments(limit: int) -> tuple[object, ...]:
@@ -48,7 +49,7 @@ def finish_arguments(rows: Rows, result: str | None = None) -> tuple[object, ...
 
 
 async def drain_with_our_statements(url: str) -> None:
-    """Claims and finishes until nothing is left."""
+    """Claims and finishes until no job is left."""
     await register(url)
     async with (
         connected(url, session_settings(is_durable=False)) as claims,
@@ -65,7 +66,7 @@ async def drain_with_our_statements(url: str) -> None:
 
 
 async def register(url: str) -> None:
-    """A supervisor's row with a lease for an hour: claims ask for one."""
+    """Inserts a supervisor's row with a lease of an hour, which claims need."""
     session = Session(url, "pushq bench")
     await supervisor.Store(session).heartbeat(CLAIMANT.supervisor, "pushq bench", 0, 3600)
     await Store(session).register(CLAIMANT)
@@ -105,7 +106,7 @@ async def load_minimal(connection: Connection, count: int) -> None:
 
 
 async def drain_minimal(url: str) -> float:
-    """The seconds that it took, from the first claim to the last finish."""
+    """Claims and finishes until no row is left. Returns the seconds from the first claim to the last finish."""
     async with (
         connected(url, session_settings(is_durable=False)) as claims,
         connected(url, session_settings(is_durable=True)) as outcomes,
@@ -126,7 +127,7 @@ async def drain_minimal(url: str) -> float:
 
 
 async def _overlap(claim: Claim, finish: Finish) -> None:
-    """While one batch is being finished the next is being claimed, and no more than that."""
+    """Claims the next batch while one batch is being finished, and no further ahead."""
     send, receive = anyio.create_memory_object_stream[Rows](1)
     async with anyio.create_task_group() as group:
         group.start_soon(_claim_all, claim, send)
@@ -149,7 +150,7 @@ async def _finish_all(finish: Finish, batches: MemoryObjectReceiveStream[Rows]) 
 
 
 async def drain_with_pgbench(pgbench: Pgbench, url: str, count: int) -> None:
-    """Two clients, each a claim and its finish in turn, for as many batches as there are."""
+    """Runs two clients, each with claim and finish in turn, for `count` jobs."""
     await register(url)
     settings = "".join(f"set {name} = '{value}';\n" for name, value in session_settings(is_durable=True).items())
     script = (
@@ -159,7 +160,7 @@ async def drain_with_pgbench(pgbench: Pgbench, url: str, count: int) -> None:
 
 
 def _claim_for_pgbench() -> str:
-    """Ids and tokens as arrays, committed without waiting for the flush, as a pool's claims are."""
+    """A claim that returns ids and tokens as arrays. Like a pool's claim, it commits without waiting for the flush."""
     claim = _filled_in(
         "claim",
         f"'{{{','.join(CLAIMANT.queues)}}}'",

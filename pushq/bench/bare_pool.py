@@ -1,7 +1,7 @@
-"""The limit of a pick-up, as a process: the least that a pool could be. `python -m pushq.bench.bare_pool`
+"""The limit of a pick-up: a process with the least that a pool could do. `python -m pushq.bench.bare_pool`
 
-It hears a raw NOTIFY, claims by one round trip of claim.sql, and stamps: nothing is decoded, nobody is asked whether
-anybody is idle. The URL comes on standard input, whose end stops it; standard output says when it listens.
+The process hears a raw NOTIFY, claims by one round trip of claim.sql, and stamps. Nothing is decoded, and there is no
+gate. The URL comes on standard input; the end of the input stops the process. Standard output says when it listens.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from pushq.database.statements import statement
 
 CHANNEL = "bench"
 WORKERS = 10
+"""Jobs a claim, at most."""
 READY = b"ready\n"
 
 
 @contextmanager
 def listening(url: str) -> Iterator[None]:
-    """Such a process, which hears CHANNEL, while the block lasts. Blocks until it does."""
+    """Runs the process for the length of the block. Blocks until the process listens to CHANNEL."""
     with subprocess.Popen(
         [sys.executable, "-m", "pushq.bench.bare_pool"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for us, whose end of the pipe it sees closed
+        start_new_session=True,  # Ctrl-C reaches the parent alone; the closed pipe ends the process
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

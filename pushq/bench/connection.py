@@ -1,4 +1,4 @@
-"""Bare asyncpg connections: what pushq is compared with has nothing of pushq around the driver."""
+"""Bare asyncpg connections, for limits without any of pushq's code around the driver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS_TO_CONNECT = 15.0
 
 @asynccontextmanager
 async def connected(url: str, settings: Mapping[str, str] | None = None) -> AsyncIterator[Connection]:
-    """A plain client's connection, with the server's own settings and those that are given."""
+    """A plain client's connection, with the server's own settings, changed by `settings`."""
     connection = await asyncpg.connect(
         destination(url),
         timeout=SECONDS_TO_CONNECT,
@@ -36,7 +36,7 @@ async def connected(url: str, settings: Mapping[str, str] | None = None) -> Asyn
 
 def session_settings(*, is_durable: bool) -> dict[str, str]:
     """The settings of a pool's session for outcomes (durable), or for claims."""
-    settings = dict(Session(None, "pushq bench")._settings)  # noqa: SLF001 - the very same, whatever they become
+    settings = dict(Session(None, "pushq bench").settings)
     return settings if is_durable else settings | {"synchronous_commit": "off"}
 
 

@@ -1,4 +1,4 @@
-"""Drain and pick-up on a database that holds much, by the same on an empty one, round by round."""
+"""Drain and pick-up on a full database, compared round by round with an empty database."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from pushq.bench.supervisors import TUNED, supervising
 
 JOBS = 20_000
 RATE = 50
+"""Jobs inserted a second, for pick-ups."""
 SECONDS = 2.0
 AS_GOOD = 0.95
+"""Ratio to the empty database."""
 
 
 async def measure_contrast(run: Run, scenario: str, what: str, fill: Callable[[Connection], Awaitable[None]]) -> None:
-    """`what` the full database holds, which `fill` puts there."""
+    """Measures both databases. what: the contents of the full database. fill: inserts the contents."""
     stage = f"{scenario}, {what}"
-    if run.recall(stage):
+    if run.restore(stage):
         return
     drained = Measure(scenario, f"drain, {what}", "jobs/s", "with none", at_least(AS_GOOD))
     middle = Measure(scenario, f"pick-up p50, {what}", "ms", "with none", at_most(1 / AS_GOOD))
@@ -33,9 +35,9 @@ async def measure_contrast(run: Run, scenario: str, what: str, fill: Callable[[C
             in_turn = (full, empty) if one % 2 else (empty, full)
             rates = {url: await drain(url, run.scope.jobs(JOBS), *TUNED) for url in in_turn}
             pick_ups = {url: await _pick_ups(url, run.scope.seconds(SECONDS)) for url in in_turn}
-            run.note(drained, rates[full], rates[empty])
-            run.note(middle, *(pick_ups[url].percentile(0.5) for url in (full, empty)))
-            run.note(late, *(pick_ups[url].percentile(0.99) for url in (full, empty)))
+            run.add(drained, rates[full], rates[empty])
+            run.add(middle, *(pick_ups[url].percentile(0.5) for url in (full, empty)))
+            run.add(late, *(pick_ups[url].percentile(0.99) for url in (full, empty)))
 
 
 async def _pick_ups(url: str, seconds: float) -> PickUps:

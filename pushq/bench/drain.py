@@ -1,4 +1,4 @@
-"""drain: how fast one supervisor works off jobs that do nothing."""
+"""drain: how fast one supervisor runs jobs that do nothing."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ async def _measure(run: Run, count: int) -> None:
         ours = await drained(run.ground, count, *TUNED)
         minimum = await drained_minimal(run.ground, count)
         plain = await drained(run.ground, count)
-        run.note(tuned, ours, bare)
-        run.note(default, plain, ours)
-        run.note(statements, bare, minimum)
-        run.note(whole, ours, minimum)
-        run.note(driver, bare, with_pgbench)
+        run.add(tuned, ours, bare)
+        run.add(default, plain, ours)
+        run.add(statements, bare, minimum)
+        run.add(whole, ours, minimum)
+        run.add(driver, bare, with_pgbench)
 
 
 # pushq --------------------------------------------------------------------------------------------------------------
@@ -54,10 +54,10 @@ async def drained(ground: Ground, count: int, *flags: str) -> float:
 
 
 async def drain(url: str, count: int, *flags: str, supervisors: int = 1, queues: Sequence[str] = ("default",)) -> float:
-    """Jobs a second, from the first claim to the last finish, by the table's own instants.
+    """Jobs a second, from the first claim to the last finish, by the instants in the table.
 
-    The jobs are loaded while nobody runs, and held back until every supervisor is ready: starting is not draining.
-    Raises PushqError when a job was lost or run twice.
+    Jobs are loaded before the supervisors start, and paused until every supervisor is ready, so that the start does not
+    count. Raises PushqError when a job was lost or run twice.
     """
     async with connected(url) as connection:
         first, last = await load(connection, count, queues)
@@ -73,7 +73,7 @@ async def drain(url: str, count: int, *flags: str, supervisors: int = 1, queues:
 
 
 async def load(connection: Connection, count: int, queues: Sequence[str] = ("default",)) -> tuple[UUID, UUID]:
-    """Inserts jobs that do nothing, evenly over the queues. The ids of the first and the last."""
+    """Inserts jobs that do nothing, evenly over the queues. Returns an id before the first job, and the last id."""
     first = await connection.fetchval("select pushq.uuidv7()")
     await connection.execute(
         "insert into pushq.jobs (task, queue) "
@@ -86,7 +86,7 @@ async def load(connection: Connection, count: int, queues: Sequence[str] = ("def
 
 
 async def _wait_drained(connection: Connection, last: UUID, running: Sequence[RunningSupervisor]) -> None:
-    """Looks for one id, by its index, until the last job is gone: to count would take from what is measured."""
+    """Waits until the last job is gone, by a look at one id. To count all jobs would slow the drain."""
 
     async def all_are_finished() -> bool:
         for supervisor in running:
@@ -101,7 +101,7 @@ async def _wait_drained(connection: Connection, last: UUID, running: Sequence[Ru
 
 
 async def rate_since(connection: Connection, first: UUID, count: int) -> float:
-    """Jobs a second of the `count` jobs that were inserted after an id, all of which must have run once."""
+    """Jobs a second of the `count` jobs with ids after `first`. Raises PushqError unless every job ran exactly once."""
     row = await connection.fetchrow(
         "select count(*) as finished, max(attempt) as attempts, "
         "extract(epoch from max(finished_at) - min(started_at))::float8 as seconds "

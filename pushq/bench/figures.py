@@ -1,4 +1,4 @@
-"""What was measured, judged by its own limit: samples → medians, ranges, ratios, verdicts. (pure)"""
+"""Samples → medians, ranges, ratios to the limits, verdicts. (pure)"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Direction = Literal["at least", "at most"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure should come to, by its ratio to the limit, or by its own median."""
+    """The bound for a figure: for the ratio to the limit, or for the median."""
 
     direction: Direction
     bound: float
@@ -27,23 +27,23 @@ class Target:
 
 
 def at_least(bound: float) -> Target:
-    """So much of the limit."""
+    """A ratio to the limit of at least `bound`."""
     return Target("at least", bound)
 
 
 def at_most(bound: float) -> Target:
-    """So many times the limit."""
+    """A ratio to the limit of at most `bound`."""
     return Target("at most", bound)
 
 
 def no_more_than(bound: float) -> Target:
-    """In the figure's own unit."""
+    """A median of at most `bound`, in the figure's unit."""
     return Target("at most", bound, "median")
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What is measured, and against what. `limit` names what the same round measures beside it; None: nothing."""
+    """The identity of a figure. limit: the name of the limit that the same round measures, or None."""
 
     scenario: str
     name: str
@@ -59,7 +59,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One round's value, and its limit's."""
+    """One round's value, and the value of the limit."""
 
     measure: Measure
     value: float
@@ -88,7 +88,7 @@ class Figure:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Each round's own: a machine that slows down slows both."""
+        """The ratio of each round. A slow moment of the machine slows value and limit alike."""
         return tuple(value / limit for value, limit in zip(self.values, self.limits, strict=True) if limit)
 
     @property
@@ -97,7 +97,7 @@ class Figure:
 
     @property
     def verdict(self) -> Literal["met", "missed"] | None:
-        """None where there is no target, or nothing to hold against it."""
+        """Whether the target is met. None: there is no target, or no ratio."""
         target = self.measure.target
         reached = self.ratio if target and target.of == "ratio" else self.median
         if target is None or reached is None:
@@ -121,7 +121,7 @@ class Figure:
         }
 
     def as_row(self) -> dict[str, str]:
-        """For a table."""
+        """A row of a table, column to text."""
         low, high = self.range
         limit = f"{number(statistics.median(self.limits))} {self.measure.limit}" if self.limits else ""
         return {
@@ -136,7 +136,7 @@ class Figure:
 
 
 def collect(samples: Iterable[Sample]) -> list[Figure]:
-    """A figure a measure, in the order in which they first came."""
+    """A figure for each measure, in the order of the first samples."""
     grouped: dict[Measure, list[Sample]] = {}
     for sample in samples:
         grouped.setdefault(sample.measure, []).append(sample)
@@ -151,13 +151,13 @@ def collect(samples: Iterable[Sample]) -> list[Figure]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that a share of all (0 to 1) does not exceed: nearest rank, never a value nobody saw."""
+    """The percentile of a share (0 to 1) by nearest rank: always one of the values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point: 12,345 and 1.23."""
+    """A number with three digits, or with all digits before the point: 1.23 and 12,345."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""Fills tables with what a queue has gathered after months: history, a backlog, jobs that are due later."""
+"""Fills tables like a queue after months: with history, a backlog, jobs that are due later."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pushq.bench.connection import Connection
 from pushq.bench.ground import checkpoint
 
 CHUNK = 500_000
+"""Rows a statement."""
 SECONDS = 600.0
+"""Deadline of a statement."""
 
 
 async def fill_history(connection: Connection, count: int) -> None:
-    """Finished jobs, in the day that takes them now."""
+    """Inserts finished jobs, into the current day."""
     await _in_chunks(
         connection,
         """
@@ -25,7 +27,7 @@ async def fill_history(connection: Connection, count: int) -> None:
 
 
 async def fill_queue(connection: Connection, count: int) -> None:
-    """Jobs that are due, in a queue that nobody serves."""
+    """Inserts due jobs, into a queue without a supervisor."""
     await _in_chunks(
         connection,
         "insert into pushq.jobs (task, queue) select 'bench.noop', 'bench.unserved' from generate_series(1, $1)",
@@ -34,7 +36,7 @@ async def fill_queue(connection: Connection, count: int) -> None:
 
 
 async def fill_later(connection: Connection, count: int) -> None:
-    """Jobs of the queue that is measured, due within the day after tomorrow."""
+    """Inserts jobs into the measured queue, due in 24 to 48 hours."""
     await _in_chunks(
         connection,
         "insert into pushq.jobs (task, run_at) select 'bench.stamp', now() + interval '1 day' * (1 + random()) "
@@ -44,7 +46,7 @@ async def fill_later(connection: Connection, count: int) -> None:
 
 
 async def fill_backlog(connection: Connection, count: int, seconds: float) -> None:
-    """Jobs of the queue that is measured, due, less urgent than others, each of which takes so long."""
+    """Inserts due jobs of low priority into the measured queue. seconds: run of each job."""
     await _in_chunks(
         connection,
         "insert into pushq.jobs (task, payload, priority) "

@@ -1,4 +1,4 @@
-"""Where a benchmark runs: fresh, migrated databases on one server, all of them dropped at its end."""
+"""The databases of a benchmark: fresh, migrated, on one server, all dropped at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pushq.database.url import normalise
 EMBEDDED_SETTINGS = MappingProxyType(
     {"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min", "max_connections": "200"}
 )
-"""For a server of our own. Everything else is PostgreSQL's default, fsync and autovacuum among it."""
+"""Settings of the embedded server. Every other setting, fsync and autovacuum included, has PostgreSQL's default."""
 
 SHOWN = (
     "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "shared_buffers", "max_wal_size",
@@ -31,7 +31,7 @@ SHOWN = (
 
 
 class Ground:
-    """A server on which databases may be made. `url` leads to any database of it."""
+    """A server on which databases may be made. url: of any database of the server."""
 
     def __init__(self, url: str, pgbench: Pgbench) -> None:
         self.url = url
@@ -42,7 +42,10 @@ class Ground:
     @classmethod
     @asynccontextmanager
     async def opened(cls, url: str, pgbench: Pgbench) -> AsyncIterator[Self]:
-        """The ground with its template. Raises DatabaseTrouble and SchemaError."""
+        """Makes the template database, and drops all databases at the end.
+
+        Raises DatabaseTrouble, SchemaError, and UsageError for a missing right.
+        """
         await fetch_once(url, "pushq bench", "select 1")
         ground = cls(url, pgbench)
         try:
@@ -60,12 +63,12 @@ class Ground:
         name = f"{self._prefix}_{next(self._numbers)}"
         async with self._administrator() as administrator:
             await administrator.execute(f"create database {name} template {self._template}")
-        yield self._url_of(name)  # one that is not dropped here, because something failed, is dropped at the end
+        yield self._url_of(name)  # after an error, the database is dropped at the end of the run
         async with self._administrator() as administrator:
             await administrator.execute(f"drop database if exists {name} with (force)")
 
     async def settings(self) -> dict[str, str]:
-        """The server's version, and those of its settings on which figures depend."""
+        """The server's version, and the settings that figures depend on."""
         async with self._administrator() as administrator:
             shown = {"server_version": await administrator.fetchval("show server_version")}
             for name in SHOWN:
@@ -82,7 +85,7 @@ class Ground:
         return f"{parts.scheme}://{parts.netloc}/{quote(database)}" + (f"?{query}" if query else "")
 
     async def _drop_everything(self) -> None:
-        with anyio.move_on_after(60), suppress(OSError):  # a server that is gone took them with it
+        with anyio.move_on_after(60), suppress(OSError):  # databases go with a server that is gone
             async with self._administrator() as administrator:
                 ours = "select datname from pg_database where starts_with(datname, $1)"
                 for row in await administrator.fetch(ours, f"{self._prefix}_"):
@@ -95,13 +98,13 @@ class Ground:
 
 
 async def settle(connection: Connection) -> None:
-    """Leaves nothing half done for the next measurement to pay."""
+    """Vacuums and checkpoints, so that the next measurement pays for nothing of the last."""
     await connection.execute("vacuum (analyze) pushq.jobs_unfinished")
     await checkpoint(connection)
 
 
 async def checkpoint(connection: Connection) -> None:
-    """Where the role may: on a server that is not ours it often may not, and the figures say a little less."""
+    """Makes a checkpoint, if the role may. Without checkpoints, figures vary a little more."""
     if await may_checkpoint(connection):
         await connection.execute("checkpoint")
 

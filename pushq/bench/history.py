@@ -1,4 +1,4 @@
-"""history: whether it matters how many jobs have finished."""
+"""history: whether the number of finished jobs matters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""idle: what a supervisor costs that has nothing to do."""
+"""idle: the cost of a supervisor without work."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from pushq.bench.supervisors import RunningSupervisor, supervising
 STATEMENTS = Measure("idle", "statements a minute", "statements", target=no_more_than(30))
 CPU = Measure("idle", "CPU of supervisor and pool a minute", "s", target=no_more_than(0.3))
 SETTLING = 12.0
-"""Seconds until the first sweep, the gate and the canary are done, and the server has counted them: it counts an idle
-connection's transactions up to ten seconds late."""
+"""Seconds until the first sweep, the gate and the canary are done, and counted by the server.
+
+The server counts the transactions of an idle connection up to ten seconds late.
+"""
 
 
 async def measure_idle(run: Run) -> None:
-    """One round: it is a sum over a window, not a rate that varies."""
+    """Measures one round: sums over a window do not vary like rates."""
     window = run.scope.seconds(60 if run.scope.is_long else 20)
     if not run.scope.is_long:
-        run.remark(f"idle: {window:g} s were watched and scaled to a minute; --long watches a whole one.")
+        run.add_remark(f"idle: {window:g} s were watched and scaled to a minute; --long watches a whole one.")
     async for _ in run.rounds("idle", 1):
         async with run.ground.database() as url:
             with supervising(url) as (supervisor,):
                 await supervisor.wait_ready()
                 await anyio.sleep(min(SETTLING, window))
-                async with connected(run.ground.url) as onlooker:  # from another database: it is not counted
+                async with connected(run.ground.url) as onlooker:  # from another database, so as not to be counted
                     statements, cpu = await _watch(onlooker, url, supervisor, window)
-        run.note(STATEMENTS, statements * 60 / window)
-        run.note(CPU, cpu * 60 / window)
+        run.add(STATEMENTS, statements * 60 / window)
+        run.add(CPU, cpu * 60 / window)
 
 
 async def _watch(onlooker: Connection, url: str, supervisor: RunningSupervisor, window: float) -> tuple[float, float]:
-    """Transactions, each a statement, and seconds of CPU within the window."""
+    """Statements, counted as transactions, and seconds of CPU within the window."""
     transactions, cpu = await _transactions(onlooker, url), supervisor.cpu_seconds()
     await anyio.sleep(window)
     return await _transactions(onlooker, url) - transactions, supervisor.cpu_seconds() - cpu

@@ -1,4 +1,4 @@
-"""insert: what the trigger costs those who insert."""
+"""insert: the cost of the trigger for producers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ NONE, EMPTY, ALWAYS, OURS = "no trigger", "an empty trigger", "a trigger that al
 TRIGGERS = (NONE, EMPTY, ALWAYS, OURS)
 CLIENTS = (1, 8, 32, 64)
 CROWD = 32
+"""Clients of the figures that have targets."""
 WORKERS = 10
 SHUTTING = 0.5
-"""Seconds after which a pool without a free worker has shut the gate."""
+"""Seconds until a pool without a free worker has shut the gate."""
 
 SCRIPT = "insert into pushq.jobs (task, payload, queue) values ('bench.unknown', '{\"user_id\": 42}', 'default');\n"
-"""No pool knows the task: it is never run, so that an idle pool stays idle however many are inserted."""
+"""No pool knows the task, so an idle pool stays idle, however many jobs are inserted."""
 
 BODIES = MappingProxyType({EMPTY: "return null;", ALWAYS: "perform pg_notify('pushq', new.queue); return null;"})
 
@@ -39,7 +40,7 @@ async def measure_insert(run: Run) -> None:
 
 async def _without_pools(run: Run) -> None:
     stage = "insert, no pools"
-    if not run.scope.is_long or run.recall(stage):
+    if not run.scope.is_long or run.restore(stage):
         return
     async with run.ground.database() as url, connected(url) as connection:
         async for one in run.rounds(stage):
@@ -48,9 +49,9 @@ async def _without_pools(run: Run) -> None:
 
 
 async def _with_saturated_pool(run: Run) -> None:
-    """All workers are busy and the gate is shut: nobody needs to be rung."""
+    """All workers are busy and the gate is shut: INSERTs ring nobody."""
     stage = "insert, pools saturated"
-    if run.recall(stage):
+    if run.restore(stage):
         return
     async with run.ground.database() as url, connected(url) as connection:
         with supervising(url, f"--concurrency={WORKERS}", "--shutdown-timeout=0") as (supervisor,):
@@ -66,7 +67,7 @@ async def _with_saturated_pool(run: Run) -> None:
 async def _with_idle_pool(run: Run) -> None:
     """The gate is open: each INSERT notifies, until there is work."""
     stage = "insert, pools idle"
-    if run.recall(stage):
+    if run.restore(stage):
         return
     async with run.ground.database() as url, connected(url) as connection:
         with supervising(url, f"--concurrency={WORKERS}", "--shutdown-timeout=0") as (supervisor,):
@@ -82,19 +83,19 @@ async def _with_idle_pool(run: Run) -> None:
                     f"with {NONE}",
                     at_least(0.9),
                 )
-                run.note(recovered, again, rates[NONE])
+                run.add(recovered, again, rates[NONE])
 
 
 def _note(run: Run, pools: str, clients: int, rates: Rates, against: Sequence[str] = (EMPTY, ALWAYS)) -> None:
-    """Each trigger's rate by that without one, and pushq's by the others' too."""
+    """Adds each trigger's rate, with the rate without a trigger as the limit; and pushq's rate with further limits."""
     where = _where(clients, pools)
     for trigger in (one for one in rates if one != NONE):
         target = _target(pools, clients, NONE) if trigger == OURS else None
         measure = Measure("insert", f"{where}, {trigger}", "inserts/s", f"with {NONE}", target)
-        run.note(measure, rates[trigger], rates[NONE])
+        run.add(measure, rates[trigger], rates[NONE])
     for other in against:
         target = _target(pools, clients, other)
-        run.note(Measure("insert", f"{where}, {OURS}", "inserts/s", f"with {other}", target), rates[OURS], rates[other])
+        run.add(Measure("insert", f"{where}, {OURS}", "inserts/s", f"with {other}", target), rates[OURS], rates[other])
 
 
 def _where(clients: int, pools: str) -> str:
@@ -118,7 +119,7 @@ async def _rates(
     one: int,
     triggers: Sequence[str] = TRIGGERS,
 ) -> Rates:
-    """One cell a trigger, in an order that turns with the rounds."""
+    """Measures each trigger once. Each round begins with another trigger."""
     rates: Rates = {}
     turned = [*triggers[one % len(triggers) :], *triggers[: one % len(triggers)]]
     for trigger in turned:
@@ -130,7 +131,7 @@ async def _rates(
 
 
 async def _prepare(connection: Connection, trigger: str) -> None:
-    """An empty table with one trigger. What runs stays in its worker, though its row is gone."""
+    """Empties the table, and sets one trigger. Running jobs stay in their workers, although their rows are gone."""
     async with connection.transaction():
         await connection.execute("truncate pushq.jobs_unfinished")
         await connection.execute("drop trigger if exists bench on pushq.jobs")
@@ -146,7 +147,7 @@ async def _prepare(connection: Connection, trigger: str) -> None:
 
 
 async def _saturate(connection: Connection, *, seconds: float) -> None:
-    """Gives every worker a job that takes so long."""
+    """Gives every worker a job of `seconds`."""
     await connection.execute(
         "insert into pushq.jobs (task, payload, priority) "
         "select 'bench.sleep', jsonb_build_object('seconds', $1::float8), -1 from generate_series(1, $2)",
@@ -164,7 +165,7 @@ async def _wait_running(connection: Connection, jobs: int) -> None:
 
 
 async def _rate_once_there_is_work(run: Run, connection: Connection, url: str) -> float:
-    """The pool idles for the first second, then gets work: the rate of the third, which begins a second after that."""
+    """The rate in the third second, one second after an idle pool has got work."""
     await _prepare(connection, OURS)
     rates: list[float] = []
 
@@ -180,7 +181,7 @@ async def _rate_once_there_is_work(run: Run, connection: Connection, url: str) -
 
 
 def by_clients(figures: Sequence[Figure]) -> dict[str, dict[int, float]]:
-    """Trigger to clients to the median of INSERTs a second, pools saturated: what the plot shows."""
+    """The curves of the plot: trigger to clients to the median of INSERTs a second, with saturated pools."""
     curves: dict[str, dict[int, float]] = {trigger: {} for trigger in TRIGGERS}
     for figure in figures:
         for clients in CLIENTS:

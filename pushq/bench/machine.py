@@ -1,4 +1,4 @@
-"""What the benchmark runs on, and how quiet it was: a short calibration before each round."""
+"""The machine of a benchmark, and the noise on it: a short calibration before each round."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from pushq.bench.connection import Connection
 SPINS = 400_000
 COMMITS = 15
 SLOW_SPIN = 1.25
+"""Times the median."""
 SLOW_COMMIT = 2.0
+"""Times the median."""
 TOLERATED = 0.2
-"""Share of rounds before which the machine may have been slow."""
+"""Share of rounds, 0 to 1, that a slow calibration may precede."""
 
 
 def describe_machine() -> dict[str, str]:
@@ -52,7 +54,7 @@ class Calibration:
 
 
 async def calibrate(connection: Connection) -> Calibration:
-    """About 50 ms. The connection's database needs nothing but a right to make a table."""
+    """Calibrates, for about 50 ms. The connection's role must be allowed to make a table."""
     return Calibration(_spin(), await _commit(connection))
 
 
@@ -82,7 +84,7 @@ class Noise:
 
     @property
     def slow_rounds(self) -> int:
-        """Before how many rounds the machine was clearly slower than it usually was."""
+        """How many rounds a slow calibration preceded, compared with the median."""
         slow_spins = _slow([one.spin for one in self.calibrations], SLOW_SPIN)
         slow_commits = _slow([one.commit for one in self.calibrations], SLOW_COMMIT)
         return sum(spin or commit for spin, commit in zip(slow_spins, slow_commits, strict=True))

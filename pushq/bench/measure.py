@@ -1,4 +1,4 @@
-"""Runs scenarios, one after the other, and reports what they measured."""
+"""Runs scenarios one after the other, and reports the figures."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ async def measure(
     teller: Teller,
     has_all_the_time: bool,
 ) -> Report:
-    """Runs scenarios on the server of a URL, until they end or SIGINT or SIGTERM comes.
+    """Runs scenarios on the server of a URL, until the last one ends, or SIGINT or SIGTERM comes.
 
-    The report says which of them failed, and whether it was stopped. Raises what Ground.opened raises.
+    The report holds the failures of scenarios, and whether the run was stopped. Raises like Ground.opened.
     """
     async with (
         Ground.opened(url, pgbench) as ground,
@@ -49,7 +49,7 @@ async def measure(
 
 async def _run_all(run: Run, report: Report, scenarios: Sequence[Scenario], *, has_all_the_time: bool) -> None:
     for scenario in scenarios:
-        run.begin(float("inf") if has_all_the_time else scenario.seconds)
+        run.begin_scenario(float("inf") if has_all_the_time else scenario.seconds)
         try:
             await scenario.measure(run)
         except (PushqError, BaseExceptionGroup) as error:
@@ -57,7 +57,7 @@ async def _run_all(run: Run, report: Report, scenarios: Sequence[Scenario], *, h
 
 
 def _sought(error: BaseException) -> PushqError:
-    """The error that a user is meant to read, out of the groups that task groups put around it. Others rise."""
+    """The PushqError inside the groups of task groups. Raises any other error."""
     if isinstance(error, PushqError):
         return error
     if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

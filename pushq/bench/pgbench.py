@@ -1,4 +1,4 @@
-"""pgbench: clients in C, for what a Python client would be too slow to saturate."""
+"""pgbench: clients in C, for loads that Python clients are too slow for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _VARIABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Transactions a second: over the whole run without its connecting, and in each of its seconds."""
+    """Transactions a second: over the whole run without connecting, and in each second."""
 
     overall: float
     by_second: tuple[float, ...]
@@ -38,7 +38,10 @@ class Pgbench:
 
     @classmethod
     def find(cls, beside: Path | None = None) -> Pgbench:
-        """That of a server of ours, of PUSHQ_PG_BINDIR, of PATH, of the embedded wheel. Raises UsageError."""
+        """The pgbench beside a server's programs, of PUSHQ_PG_BINDIR, of PATH or of the embedded wheel.
+
+        Raises UsageError.
+        """
         named = os.environ.get("PUSHQ_PG_BINDIR")
         places = [*filter(None, [beside, Path(named) if named else None])]
         if on_path := shutil.which("pgbench"):
@@ -64,7 +67,10 @@ class Pgbench:
         transactions: int | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Throughput:
-        """Runs a script for so many seconds, or so many transactions a client, as prepared statements."""
+        """Runs a script with prepared statements, for `seconds`, or for `transactions` of each client.
+
+        Raises PushqError if pgbench fails.
+        """
         length = [f"--time={seconds}"] if seconds else [f"--transactions={transactions}"]
         threads = min(clients, os.cpu_count() or 1)
         with TemporaryDirectory(prefix="pushq-bench-") as directory:
@@ -89,7 +95,7 @@ class Pgbench:
             [str(self.program), *flags],
             env=_environment(url),
             check=False,
-            start_new_session=True,  # Ctrl-C is for us, who then kill it
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then kills pgbench
         )
         said, complained = ended.stdout.decode(), ended.stderr.decode()
         rate = re.search(r"tps = ([\d.]+)", said)
@@ -101,7 +107,7 @@ class Pgbench:
 
 
 def _environment(url: str) -> dict[str, str]:
-    """Where to connect, in libpq's variables: no password in argv."""
+    """The environment for pgbench. The URL goes into libpq's variables, so that argv shows no password."""
     parts = urlsplit(normalise(url))
     given = {
         "host": unquote(parts.hostname or ""),
@@ -118,4 +124,4 @@ def _environment(url: str) -> dict[str, str]:
 
 def _last_complaint(text: str) -> str:
     errors = [line for line in text.splitlines() if "error" in line.lower() or "ERROR" in line]
-    return (errors or text.splitlines() or ["it said nothing"])[0]
+    return (errors or text.splitlines() or ["no output"])[0]

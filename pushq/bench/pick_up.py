@@ -1,4 +1,4 @@
-"""pick-up: how soon an idle system runs the first line of a handler after its INSERT has committed."""
+"""pick-up: how soon an idle system runs the first line of a handler, after the commit of the INSERT."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pushq.bench.supervisors import supervising
 from pushq.bench.waiting import wait_until
 
 RATES = (50, 200)
+"""Jobs inserted a second."""
 SECONDS = 1.2
 SECONDS_LONG = 20.0
 SECONDS_TO_FINISH = 60.0
@@ -32,7 +33,7 @@ select id, pg_notify('{CHANNEL}', '') from job
 
 @dataclass(frozen=True, slots=True)
 class PickUps:
-    """Milliseconds to the first line of the handler: from the reply to the commit, and from the INSERT's start."""
+    """Milliseconds to the first line of the handler: from the commit's reply, and from the start of the INSERT."""
 
     after_commit: Sequence[float]
     after_begin: Sequence[float]
@@ -50,8 +51,8 @@ SHARES: dict[str, tuple[float, Target | None]] = {
 
 
 async def measure_pick_up(run: Run) -> None:
-    """pushq and its limit take turns within each round, in databases of their own; neither is polled."""
-    if run.recall("pick-up"):
+    """Measures pushq and the limit in turn within each round, each in its own database, without polling."""
+    if run.restore("pick-up"):
         return
     seconds = run.scope.seconds(SECONDS_LONG if run.scope.is_long else SECONDS)
     async with run.ground.database() as url, run.ground.database() as bare_url:
@@ -68,7 +69,7 @@ async def measure_pick_up(run: Run) -> None:
 async def _in_turn(
     ours: Connection, bare: Connection, rate: int, seconds: float, *, limit_first: bool
 ) -> tuple[PickUps, PickUps]:
-    """pushq's pick-ups, and the limit's."""
+    """The pick-ups of pushq, and of the limit."""
     if limit_first:
         limits = await measured(bare, rate, seconds, INSERT_AND_NOTIFY)
         return await measured(ours, rate, seconds), limits
@@ -78,20 +79,20 @@ async def _in_turn(
 def _note(run: Run, rate: int, pick_ups: PickUps, limits: PickUps) -> None:
     for name, (share, target) in SHARES.items():
         measure = Measure("pick-up", f"{rate}/s, commit to handler, {name}", "ms", LIMIT, target)
-        run.note(measure, pick_ups.percentile(share), limits.percentile(share))
+        run.add(measure, pick_ups.percentile(share), limits.percentile(share))
     whole = Measure("pick-up", f"{rate}/s, INSERT to handler, p50", "ms", LIMIT)
-    run.note(whole, percentile(pick_ups.after_begin, 0.5), percentile(limits.after_begin, 0.5))
+    run.add(whole, percentile(pick_ups.after_begin, 0.5), percentile(limits.after_begin, 0.5))
 
 
 async def _warm_up(*connections: Connection) -> None:
-    """Statements get prepared, caches filled."""
+    """Prepares statements, and fills caches."""
     statements = (INSERT, INSERT_AND_NOTIFY)
     for connection, insert in zip(connections, statements, strict=True):
         await measured(connection, 50, 0.4, insert)
 
 
 async def measured(connection: Connection, rate: float, seconds: float, insert: str = INSERT) -> PickUps:
-    """Inserts one job at a time at a fixed rate, whatever becomes of the earlier ones, and waits for the last."""
+    """Inserts single jobs at a fixed rate, and waits until all have run. rate: jobs a second."""
     inserted = await insert_steadily(connection, rate, seconds, insert)
     began_at = await stamps(connection, list(inserted))
     return PickUps(
@@ -103,7 +104,10 @@ async def measured(connection: Connection, rate: float, seconds: float, insert: 
 async def insert_steadily(
     connection: Connection, rate: float, seconds: float, insert: str = INSERT
 ) -> dict[UUID, tuple[float, float]]:
-    """Each job's id, with the instants at which its INSERT began and at which its commit was known."""
+    """Inserts single jobs.
+
+    Returns ids with two instants of time.monotonic(): of the INSERT's start, and of its reply.
+    """
     inserted: dict[UUID, tuple[float, float]] = {}
     start = time.monotonic()
     for number in range(max(1, round(rate * seconds))):
@@ -115,7 +119,7 @@ async def insert_steadily(
 
 
 async def stamps(connection: Connection, jobs: Sequence[UUID]) -> dict[UUID, float]:
-    """When each job's handler began, by the monotonic clock."""
+    """When each job's handler began, by time.monotonic(). Waits until all jobs have run; raises PushqError if not."""
     stamped: dict[UUID, float] = {}
 
     async def all_are_stamped() -> bool:

@@ -1,4 +1,4 @@
-"""pinned: a transaction that is left open keeps vacuum from what the queue leaves behind; how much that slows it."""
+"""pinned: how much an open transaction slows the queue, by keeping vacuum from dead rows."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from pushq.bench.run import Run
 from pushq.bench.supervisors import supervising
 
 RATE = 500
+"""Jobs inserted a second."""
 WINDOW = 10.0
-"""Seconds: figures over time are given a window."""
+"""Seconds. Each window has its figures."""
 BEFORE = 3
 """Windows before the horizon is pinned."""
 SECONDS_TO_RECOVER = 180.0
 NORMAL = 1.5
-"""It is normal again when a window's p99 is at most so many times that of before."""
+"""A window is normal again if its p99 is at most this many times the p99 from before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Jobs a second that were run, milliseconds from commit to handler, and what vacuum has left."""
+    """Jobs run a second, milliseconds from commit to handler, and dead tuples."""
 
     rate: float
     p50: float
@@ -51,23 +52,23 @@ async def measure_pinned(run: Run) -> None:
 
 
 def _note(run: Run, before: Sequence[Window], pinned: Sequence[Window], after: Sequence[Window], window: float) -> None:
-    """A figure each minute and one at the end, by the median window of before."""
+    """Adds figures for each minute and for the end. The limit is the median window from before."""
     usual = _median(before)
     for number, one in enumerate(pinned, 1):
         if number == len(pinned):
             _note_window(run, "at the end", one, usual, at_least(0.98), at_most(3))
         elif number * window % 60 == 0:
             _note_window(run, f"after {number * window:g} s", one, usual)
-    run.note(Measure("pinned", "normal again after", "s", target=no_more_than(60)), len(after) * window)
+    run.add(Measure("pinned", "normal again after", "s", target=no_more_than(60)), len(after) * window)
 
 
 def _note_window(
     run: Run, at: str, one: Window, usual: Window, held: Target | None = None, prompt: Target | None = None
 ) -> None:
-    run.note(Measure("pinned", f"{at}: run", "jobs/s", "before", held), one.rate, usual.rate)
-    run.note(Measure("pinned", f"{at}: pick-up p50", "ms", "before"), one.p50, usual.p50)
-    run.note(Measure("pinned", f"{at}: pick-up p99", "ms", "before", prompt), one.p99, usual.p99)
-    run.note(Measure("pinned", f"{at}: dead tuples", "rows", "before"), one.dead_tuples, usual.dead_tuples)
+    run.add(Measure("pinned", f"{at}: run", "jobs/s", "before", held), one.rate, usual.rate)
+    run.add(Measure("pinned", f"{at}: pick-up p50", "ms", "before"), one.p50, usual.p50)
+    run.add(Measure("pinned", f"{at}: pick-up p99", "ms", "before", prompt), one.p99, usual.p99)
+    run.add(Measure("pinned", f"{at}: dead tuples", "rows", "before"), one.dead_tuples, usual.dead_tuples)
 
 
 def _median(windows: Sequence[Window]) -> Window:
@@ -76,7 +77,7 @@ def _median(windows: Sequence[Window]) -> Window:
 
 
 async def _until_normal(watch: _Watch, before: Sequence[Window], window: float) -> list[Window]:
-    """The windows after the horizon was let go, up to the first that is as those before."""
+    """The windows after the transaction has ended, up to the first normal window."""
     usual = _median(before).p99
     after = [await watch.one("after")]
     while after[-1].p99 > NORMAL * usual and len(after) * window < SECONDS_TO_RECOVER:
@@ -86,7 +87,7 @@ async def _until_normal(watch: _Watch, before: Sequence[Window], window: float) 
 
 @asynccontextmanager
 async def _pinning(url: str) -> AsyncIterator[None]:
-    """A transaction whose snapshot is as old as the block."""
+    """Holds a transaction open, with a snapshot from the start of the block."""
     async with (
         connected(url, {"idle_in_transaction_session_timeout": "0"}) as holder,
         holder.transaction(isolation="repeatable_read"),
@@ -96,7 +97,7 @@ async def _pinning(url: str) -> AsyncIterator[None]:
 
 
 class _Watch:
-    """Keeps the load steady, window after window."""
+    """Keeps a steady load, and measures windows."""
 
     def __init__(self, run: Run, producer: Connection, onlooker: Connection, window: float) -> None:
         self._run = run

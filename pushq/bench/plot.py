@@ -1,4 +1,4 @@
-"""The plot: INSERTs a second by clients, a curve a trigger, as a small SVG that is legible on light and dark."""
+"""The plot of INSERTs a second by clients, a curve for each trigger: an SVG, legible on light and dark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Curves = Mapping[str, Mapping[int, float]]
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 72, 220, 48, 56
 COLOURS = ("#7f8c9b", "#2f81f7", "#d1572b", "#2da44e")
-"""Each has a contrast of at least 3 to white and to near-black."""
+"""Colours with a contrast of at least 3 to white and to near-black."""
 
 HEAD = f"""\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" \
@@ -27,7 +27,7 @@ font-family="system-ui, sans-serif" font-size="13">
 
 
 def draw_rates(curves: Curves, title: str = "Single-row INSERTs a second, all workers busy") -> str:
-    """The SVG's text. Clients are spaced by their logarithm, rates begin at zero."""
+    """The SVG as text. Clients have a logarithmic scale, rates a linear scale from zero."""
     clients = sorted({count for curve in curves.values() for count in curve})
     scale = _Scale(clients, _round_up(max(rate for curve in curves.values() for rate in curve.values())))
     parts = [
@@ -44,7 +44,7 @@ def draw_rates(curves: Curves, title: str = "Single-row INSERTs a second, all wo
 
 
 class _Scale:
-    """From clients and rates to the picture's coordinates."""
+    """From clients and rates to coordinates."""
 
     def __init__(self, clients: Sequence[int], top: float) -> None:
         self.top = top
@@ -92,7 +92,7 @@ def _curve(scale: _Scale, name: str, curve: Mapping[int, float], colour: str, la
 
 
 def _label_heights(ends: Sequence[float], apart: float = 18.0) -> list[float]:
-    """Beside the ends of their curves, pushed down where they would overlap."""
+    """Heights of labels: at the ends of the curves, pushed down to avoid overlaps."""
     heights = list(ends)
     last = -math.inf
     for index in sorted(range(len(ends)), key=ends.__getitem__):
@@ -105,6 +105,6 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str =
 
 
 def _round_up(value: float) -> float:
-    """To 1, 2, 4 or 8 times a power of ten, so that its quarters are round."""
+    """The next 1, 2, 4 or 8 times a power of ten, whose quarters are round numbers."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 4, 8, 10) if step * power >= value)

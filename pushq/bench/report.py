@@ -1,4 +1,4 @@
-"""What a run has come to: for people, and for programs."""
+"""The result of a run, for people and for programs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Report:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader must know besides the figures."""
+        """Sentences that a reader of the figures must know."""
         remarks = list(self.run.remarks)
         if self.settings.get("fsync") == "off":
             remarks.insert(
-                0, "fsync is off: a commit costs nothing here, and these figures say little of a real server."
+                0, "fsync is off: a commit costs nothing here, and the figures say little about a real server."
             )
         if self.was_stopped:
-            remarks.append("It was stopped; the last round of a scenario may be missing.")
+            remarks.append("The run was stopped; the last round of a scenario may be missing.")
         return remarks
 
     @property

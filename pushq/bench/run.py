@@ -1,4 +1,4 @@
-"""A run of the benchmark: its rounds, what they measured, and the record from which a later run goes on."""
+"""A run of the benchmark: rounds, samples, and the record from which a later run goes on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pushq.bench.machine import Noise, calibrate
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """How much is measured. minutes: how long the horizon is pinned; scale: multiplies numbers of jobs and seconds."""
+    """How much is measured. minutes: of the pinned scenario. scale: a factor for numbers of jobs and for seconds."""
 
     rounds: int = 5
     is_long: bool = False
@@ -34,7 +34,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Teller:
-    """Who hears how far it is: `show` what is going on, `say` what a round has come to."""
+    """Hears about the progress. show: the current step. say: the result of a round."""
 
     show: Callable[[str], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
@@ -42,7 +42,7 @@ class Teller:
 
 @dataclass(slots=True)
 class Record:
-    """Rounds in a file, one JSON object a line; without a file, nowhere. `done` is what an earlier run has left."""
+    """Rounds in a file, a JSON object a line. Without a file, rounds are not recorded. done: rounds of earlier runs."""
 
     file: Path | None = None
     done: dict[tuple[str, int], list[Sample]] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Record:
     @classmethod
     def resumed(cls, file: Path) -> Record:
         lines = file.read_text().splitlines() if file.is_file() else []
-        rounds = [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut off
+        rounds = [json.loads(line) for line in lines if line.endswith("}")]  # the last line may be cut off
         return cls(file, {(one["stage"], one["round"]): [*map(Sample.from_json, one["samples"])] for one in rounds})
 
     def append(self, stage: str, round_number: int, samples: list[Sample]) -> None:
@@ -62,7 +62,7 @@ class Record:
 
 
 class Run:
-    """What a scenario is given. `connection` leads to a database that calibrations may write to."""
+    """The run, as a scenario sees it. connection: to a database in which calibrations may write."""
 
     def __init__(self, ground: Ground, connection: Connection, scope: Scope, record: Record, teller: Teller) -> None:
         self.ground = ground
@@ -79,24 +79,24 @@ class Run:
     def figures(self) -> list[Figure]:
         return collect(self.samples)
 
-    def note(self, measure: Measure, value: float, limit: float | None = None) -> None:
-        """One round's value of a measure, and its limit's."""
+    def add(self, measure: Measure, value: float, limit: float | None = None) -> None:
+        """Adds one round's value of a measure, and the value of the limit."""
         self.samples.append(Sample(measure, value, limit))
 
-    def remark(self, text: str) -> None:
-        """What a reader of the figures must know."""
+    def add_remark(self, text: str) -> None:
+        """Adds a sentence that a reader of the figures must know."""
         if text not in self.remarks:
             self.remarks.append(text)
 
-    def begin(self, seconds: float) -> None:
-        """A scenario begins, and has so many seconds: no round begins that would probably not end within them."""
+    def begin_scenario(self, seconds: float) -> None:
+        """Gives the next scenario `seconds`. A round that would probably end later is not begun."""
         self._ends_at = anyio.current_time() + seconds
 
     def show(self, what: str) -> None:
         self._teller.show(what)
 
-    def recall(self, stage: str, rounds: int | None = None) -> bool:
-        """Whether the record holds every round of a stage, which are then noted: nothing needs to be set up for it."""
+    def restore(self, stage: str, rounds: int | None = None) -> bool:
+        """Adds a stage's samples from the record, if the record holds every round. Returns whether it does."""
         numbers = range(1, (rounds or self.scope.rounds) + 1)
         if not all((stage, one) in self._record.done for one in numbers):
             return False
@@ -104,7 +104,7 @@ class Run:
         return True
 
     async def rounds(self, stage: str, rounds: int | None = None) -> AsyncIterator[int]:
-        """Numbers from 1, each after a calibration; those that the record holds are noted and passed over."""
+        """Yields the number of each round to measure, from 1, after a calibration. Adds recorded rounds instead."""
         longest = 0.0
         for one in range(1, (total := rounds or self.scope.rounds) + 1):
             if (stage, one) in self._record.done:
@@ -112,8 +112,8 @@ class Run:
                 continue
             began = anyio.current_time()
             if one > 1 and began + longest > self._ends_at:
-                self.remark(
-                    f"{stage}: {one - 1} of {total} rounds fitted into its time; --rounds {total} takes the time."
+                self.add_remark(
+                    f"{stage}: only {one - 1} of {total} rounds fitted into the time; --rounds {total} measures all."
                 )
                 return
             self._teller.show(f"{stage}: round {one} of {total}")
@@ -126,7 +126,7 @@ class Run:
 
 
 def _brief(samples: list[Sample]) -> str:
-    """Those that have a target, if any has."""
+    """Values and limits in a line: of measures with a target, else of all."""
     samples = [one for one in samples if one.measure.target] or samples
     return "; ".join(
         f"{one.measure.name} {number(one.value)}" + (f" of {number(one.limit)}" if one.limit is not None else "")

@@ -1,4 +1,4 @@
-"""The scenarios: what each measures, and how long it takes."""
+"""The list of scenarios: what each measures, and how long each takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pushq.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """seconds: about how long it takes. by_default: whether a run that names none includes it."""
+    """A scenario. seconds: about how long it takes. by_default: whether a run without names includes it."""
 
     name: str
     measures: str
@@ -35,35 +35,36 @@ class Scenario:
 SCENARIOS = (
     Scenario(
         "drain",
-        "jobs/s of one supervisor, by the same statements in a bare asyncpg loop, and by a minimal table",
+        "jobs/s of one supervisor, compared with a bare asyncpg loop, and with a minimal table",
         measure_drain, 50, 20, by_default=True,
     ),
     Scenario(
         "pick-up",
-        "from a commit to the first line of its handler, idle, by a raw NOTIFY and one claim",
+        "from a commit to the handler's first line, idle, compared with a raw NOTIFY and one claim",
         measure_pick_up, 30, 7, by_default=True,
     ),
     Scenario(
         "insert",
-        "INSERTs/s with pushq's trigger, by none, an empty one and one that always notifies",
+        "INSERTs/s with pushq's trigger, compared with none, an empty one, and one that always notifies",
         measure_insert, 45, 8, by_default=True,
     ),
     Scenario(
-        "history", "drain and pick-up with 1 M and 10 M finished jobs, by none", measure_history, 60, 12
+        "history", "drain and pick-up with 1 M and 10 M finished jobs, compared with none", measure_history, 60, 12
     ),
     Scenario(
-        "backlog", "pick-up of an urgent job with 1 M queued before it, by a few", measure_backlog, 60, 4
+        "backlog", "pick-up of an urgent job behind 1 M queued jobs, compared with a few", measure_backlog, 60, 4
     ),
     Scenario(
-        "scheduled", "drain and pick-up with 1 M due later, by none; lateness of jobs that fall due", measure_scheduled,
-        60, 6,
+        "scheduled", "drain and pick-up with 1 M jobs due later, compared with none; lateness of jobs that fall due",
+        measure_scheduled, 60, 6,
     ),
     Scenario(
         "pinned", "jobs/s and pick-up while a transaction holds the xmin horizon, and after", measure_pinned, 120, 13
     ),
-    Scenario("many", "drain with 10 and 100 queues, 2, 4 and 8 supervisors, by one", measure_many, 120, 8),
+    Scenario("many", "drain with 10 and 100 queues, 2, 4 and 8 supervisors, compared with one", measure_many, 120, 8),
     Scenario(
-        "scrape", "/metrics with history and a queue, by an empty database", measure_scrape, 12, 4, by_default=True
+        "scrape", "/metrics with history and a queue, compared with an empty database",
+        measure_scrape, 12, 4, by_default=True,
     ),
     Scenario(
         "idle", "statements and CPU seconds a minute of a supervisor without work", measure_idle, 35, 2, by_default=True
@@ -72,7 +73,7 @@ SCENARIOS = (
 
 
 def choose(names: Sequence[str], *, everything: bool) -> list[Scenario]:
-    """The scenarios of these names; without a name, those of a default run, or everything. Raises UsageError."""
+    """The named scenarios. Without names, the default ones, or everything. Raises UsageError for an unknown name."""
     if not names:
         return [scenario for scenario in SCENARIOS if scenario.by_default or everything]
     known = {scenario.name: scenario for scenario in SCENARIOS}

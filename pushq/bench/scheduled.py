@@ -1,4 +1,4 @@
-"""scheduled: whether it matters how many jobs are due later, and how late a job starts that falls due."""
+"""scheduled: whether the number of jobs due later matters, and how late jobs start that fall due."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pushq.errors import PushqError
 
 FEW = 200
 SECONDS_AHEAD = 2.0
+"""From the INSERT to the first due job, at least."""
 SECONDS_TO_FINISH = 300.0
 
 
@@ -28,7 +29,7 @@ async def measure_scheduled(run: Run) -> None:
 
 
 async def _measure_lateness(run: Run, count: int, *, seconds: float, target: bool) -> None:
-    """Of jobs that fall due within so many seconds, inserted before; late is started_at - run_at, by the table."""
+    """Measures how late jobs start: started_at - run_at. `count` jobs fall due at random within `seconds`."""
     what = f"{number(count)} due within {seconds:g} s"
     late = Measure("scheduled", f"{what}: late, p99", "ms", target=no_more_than(5) if target else None)
     latest = Measure("scheduled", f"{what}: late, max", "ms")
@@ -39,13 +40,13 @@ async def _measure_lateness(run: Run, count: int, *, seconds: float, target: boo
                 await supervisor.wait_ready()
                 await _insert(connection, count, seconds)
                 row = await _wait_finished(connection, count)
-        run.note(late, row["p99"])
-        run.note(latest, row["max"])
-        run.note(rate, count / row["seconds"])
+        run.add(late, row["p99"])
+        run.add(latest, row["max"])
+        run.add(rate, count / row["seconds"])
 
 
 async def _insert(connection: Connection, count: int, seconds: float) -> None:
-    """At random instants, the first of them so far ahead that the load is done by then."""
+    """Inserts jobs due at random instants, the first only after all are inserted."""
     await connection.execute(
         "insert into pushq.jobs (task, run_at) "
         "select 'bench.noop', now() + interval '1 second' * ($2::float8 + $3::float8 * random()) "
@@ -58,7 +59,7 @@ async def _insert(connection: Connection, count: int, seconds: float) -> None:
 
 
 async def _wait_finished(connection: Connection, count: int) -> Any:
-    """A row of (finished, seconds, p99, max), the last two in milliseconds."""
+    """A row of (finished, seconds, p99, max); p99 and max in milliseconds. Raises PushqError if a job did not run."""
 
     async def none_is_left() -> bool:
         return not await connection.fetchval("select true from pushq.jobs_unfinished limit 1")

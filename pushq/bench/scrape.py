@@ -17,11 +17,11 @@ FEW = 500
 
 
 async def measure_scrape(run: Run) -> None:
-    """The two databases take turns, scrape by scrape. Both have run a few jobs, so that there is something to tell."""
+    """Scrapes a full and an empty database in turn. Both have run a few jobs, so that /metrics has samples."""
     finished, queued = (10_000_000, 1_000_000) if run.scope.is_long else (100_000, 50_000)
     finished, queued = run.scope.jobs(finished), run.scope.jobs(queued)
     what = f"{number(finished)} finished, {number(queued)} queued"
-    if run.recall(f"scrape {what}"):
+    if run.restore(f"scrape {what}"):
         return
     async with run.ground.database() as empty_url, run.ground.database() as full_url:
         for url in (empty_url, full_url):
@@ -43,11 +43,11 @@ async def _measure(run: Run, empty: RunningSupervisor, full: RunningSupervisor, 
         with_all, with_none = (sum(column) / SCRAPES for column in zip(*times, strict=True))
         targets: tuple[Target, ...] = (no_more_than(50), at_most(1.25))
         for target in targets:
-            run.note(Measure("scrape", what, "ms", "on an empty database", target), with_all, with_none)
+            run.add(Measure("scrape", what, "ms", "on an empty database", target), with_all, with_none)
 
 
 async def _scrape(supervisor: RunningSupervisor) -> float:
-    """Milliseconds."""
+    """Milliseconds for one scrape."""
     began = time.perf_counter()
     status, body = await supervisor.get("/metrics")
     took = time.perf_counter() - began
@@ -57,5 +57,5 @@ async def _scrape(supervisor: RunningSupervisor) -> float:
 
 
 async def _count_soon(connection: Connection) -> None:
-    """Lets the next sweep count the unfinished jobs again, whatever the last count took."""
+    """Makes the next sweep count the unfinished jobs again."""
     await connection.execute("update pushq.census_clock set taken_at = '-infinity', took = '0'")

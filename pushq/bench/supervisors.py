@@ -1,4 +1,4 @@
-"""Real supervisors of the benchmark's tasks."""
+"""Real supervisors, with the benchmark's tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pushq.local import supervisor
 
 TASKS = "pushq.bench.tasks:tasks"
 TUNED = ("--concurrency=1000",)
-"""What makes one supervisor fastest with jobs that do nothing: batches as large as they can be, and two of them."""
+"""Flags that make a supervisor fastest with jobs that do nothing: two batches of the largest size."""
 SECONDS_TO_BE_READY = 30.0
 
 
@@ -29,11 +29,11 @@ class RunningSupervisor:
     port: int
 
     async def get(self, path: str) -> tuple[int, str]:
-        """Status and body of one of its pages."""
+        """Status and body of a page of the HTTP port."""
         return await to_thread.run_sync(_get, f"http://127.0.0.1:{self.port}{path}")
 
     async def wait_ready(self) -> None:
-        """Until every pool claims and hears the bell."""
+        """Waits until every pool claims and hears the bell. Raises PushqError if that takes too long."""
 
         async def is_ready() -> bool:
             self.check_alive()
@@ -42,19 +42,19 @@ class RunningSupervisor:
         await wait_until(is_ready, "A supervisor was not ready", within=SECONDS_TO_BE_READY, every=0.02)
 
     def check_alive(self) -> None:
-        """Raises PushqError if it has ended by itself."""
+        """Raises PushqError if the supervisor has ended by itself."""
         if self.process.poll() is not None:
             raise PushqError(f"A supervisor ended by itself, with {self.process.returncode}.")
 
     def cpu_seconds(self) -> float:
-        """Used so far by it and its pools, in user and system mode."""
+        """Seconds of CPU of the supervisor and its pools so far, in user and system mode."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return sum(_cpu_seconds(pid) for pid in (self.process.pid, *map(int, children)))
 
 
 @contextmanager
 def supervising(url: str, *flags: str, supervisors: int = 1) -> Iterator[list[RunningSupervisor]]:
-    """Supervisors with default settings but for the flags, while the block lasts."""
+    """Runs supervisors for the length of the block, with default settings except the flags."""
     with ExitStack() as stack:
         yield [
             RunningSupervisor(*stack.enter_context(supervisor.supervising(url, TASKS, *flags)))

@@ -13,16 +13,16 @@ tasks = Tasks()
 
 @tasks.register("bench.noop")
 async def noop() -> None:
-    """Nothing: what is left is pushq."""
+    """Does nothing, so that only pushq is measured."""
 
 
 @tasks.register("bench.stamp")
 async def stamp() -> float:
-    """When it began, by the machine's monotonic clock, which all its processes share."""
+    """The handler's start, by the machine's monotonic clock, which all processes share."""
     return time.monotonic()
 
 
 @tasks.register("bench.sleep")
 async def sleep(seconds: float) -> None:
-    """Keeps a worker busy, and no core."""
+    """Keeps a worker busy, but no core."""
     await anyio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Waiting for what must come true, with a deadline."""
+"""Waiting for a condition, with a deadline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pushq.errors import PushqError
 
 
 async def wait_until(look: Callable[[], Awaitable[bool]], otherwise: str, *, within: float, every: float = 0.1) -> None:
-    """Looks every so many seconds. Raises PushqError(otherwise) when it is not so within so many."""
+    """Waits until `look` returns True; looks `every` so many seconds.
+
+    Raises PushqError(otherwise) after `within` seconds.
+    """
     with anyio.move_on_after(within):
         while True:
             if await look():

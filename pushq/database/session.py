@@ -80,7 +80,7 @@ class Session:
     ) -> None:
         self._url = url
         self._deadline = deadline
-        self._settings = {
+        self.settings = {
             "application_name": name if len(name) <= 63 else f"{name[:20]}..{name[-41:]}",  # the purpose is at the end
             "default_transaction_isolation": "read committed",
             "statement_timeout": f"{round(deadline * 1000)}ms",
@@ -112,7 +112,7 @@ class Session:
                 return await connection.fetch(statement, *arguments)
             async with connection.transaction(isolation="read_committed"):
                 version = connection.get_server_version().major
-                await connection.execute(make_settings(self._settings, version, for_transaction=True))
+                await connection.execute(make_settings(self.settings, version, for_transaction=True))
                 return await connection.fetch(statement, *arguments)
 
     async def execute_alone(self, statement: str, *, deadline: float | None = None) -> None:
@@ -205,7 +205,7 @@ class Session:
 
     async def _connect(self, seconds: float) -> asyncpg.Connection[asyncpg.Record]:
         connection, self.is_pooled = await connect(
-            destination(self._url), self._settings, seconds, is_pooled=self.is_pooled
+            destination(self._url), self.settings, seconds, is_pooled=self.is_pooled
         )
         return connection
 

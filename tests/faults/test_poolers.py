@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(150)  # the package may have to be fetched
 
 async def settings_of(session: Session) -> dict[str, str]:
     """What its settings are now, of those that it asks for."""
-    names = list(session._settings)
+    names = list(session.settings)
     asked = ", ".join(f"current_setting('{name}') as {name}" for name in names)
     (row,) = await session.fetch(f"select {asked}")
     return dict(row)

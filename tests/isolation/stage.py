@@ -265,7 +265,7 @@ class Stage:
     @asynccontextmanager
     async def set_up(cls, url: str, actors: int = 3) -> AsyncIterator[Self]:
         """On a database with pushq's schema. The sessions are as pushq's own are, and find deadlocks in 100 ms."""
-        settings = Session(url, "permutation")._settings | {"deadlock_timeout": "100ms"}
+        settings = Session(url, "permutation").settings | {"deadlock_timeout": "100ms"}
         async with AsyncExitStack() as stack:
 
             async def connect(**how: str) -> Connection:

@@ -25,7 +25,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "push
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
 
 
-SWALLOWED = ",".join([*Session(None, "any")._settings, "synchronous_commit", "options"])
+SWALLOWED = ",".join([*Session(None, "any").settings, "synchronous_commit", "options"])
 
 
 @contextmanager
