@@ -104,7 +104,7 @@ def test_stopped_it_shows_what_it_has_and_drops_its_databases(server: Server) ->
 
     assert running.returncode == 130
     assert "400 jobs, tuned" in said
-    assert "It was stopped" in said
+    assert "The run was stopped" in said
     assert not asyncio.run(databases(server, running.pid))
 
 
