@@ -132,7 +132,7 @@ def _right_codes(facts: Facts) -> set[int]:
     if not facts.had_begun:
         codes |= {-signal.SIGTERM, -signal.SIGINT}
         codes |= {1} if "Aborted!" in facts.said or "KeyboardInterrupt" in facts.said else set()
-        codes |= {2} if "run `pushq migrate`" in facts.said else set()
+        codes |= {1} if "run `pushq migrate`" in facts.said else set()
         codes |= {1} if not facts.plan.spares_database and "is away" in facts.said else set()
     if facts.stop.second_was_sent and facts.plan.second and facts.plan.second[0] == "SIGKILL":
         codes.add(-signal.SIGKILL)
