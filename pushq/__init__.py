@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pushq.current import current_job
     from pushq.job import Job, NewJob
+    from pushq.lifespan import Resource, injected
     from pushq.outcome import Cancel, Retry
     from pushq.queue import Queue
     from pushq.task import Task, Tasks
 
-__all__ = ["Cancel", "Job", "NewJob", "Queue", "Retry", "Task", "Tasks", "current_job"]
+__all__ = ["Cancel", "Job", "NewJob", "Queue", "Resource", "Retry", "Task", "Tasks", "current_job", "injected"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -20,10 +21,12 @@ _HOMES = {
     "Job": "job",
     "NewJob": "job",
     "Queue": "queue",
+    "Resource": "lifespan",
     "Retry": "outcome",
     "Task": "task",
     "Tasks": "task",
     "current_job": "current",
+    "injected": "lifespan",
 }
 
 

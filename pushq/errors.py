@@ -22,6 +22,10 @@ class TasksRaised(PushqError):
     """The module of a registry raises when it is imported, which may pass: it may have found a service away."""
 
 
+class LifespanRaised(TasksRaised):
+    """The lifespan of a registry raises: when it is entered or left, or in between."""
+
+
 class SchemaError(PushqError):
     """The database's schema is not the one that this program needs: somebody may be about to migrate it."""
 

@@ -293,6 +293,24 @@ class PoolsGoOn(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LifespanFailed(Event):
+    """The app's lifespan has raised, and the pool ends. place: FILE:LINE, the innermost frame in the app's code."""
+
+    level: ClassVar[Level] = "error"
+    error: str
+    place: str | None
+    traceback: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LifespanCut(Event):
+    """The grace period is over before the app's lifespan was left."""
+
+    level: ClassVar[Level] = "warning"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class PoolDied(Event):
     """A pool's process ended by itself. requeued, failed: the numbers of its jobs."""
 

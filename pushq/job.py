@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
+from logging import Logger, getLogger
+from typing import Any, NamedTuple
 from uuid import UUID
+
+from pushq.lifespan import resources_here
 
 
 class Status(StrEnum):
@@ -56,6 +59,16 @@ class Job(NamedTuple):
     def fence(self) -> tuple[UUID, UUID]:
         """(id, token), which identifies this claim among all claims of the job."""
         return self.id, self.token
+
+    @property
+    def resources(self) -> Any:
+        """The value of the lifespan (`@tasks.lifespan`). Raises PushqError where there is none."""
+        return resources_here()
+
+    @property
+    def logger(self) -> Logger:
+        """The logger `pushq.task.NAME` of the job's task. Each record knows the job's id, task and attempt."""
+        return getLogger(f"pushq.task.{self.task}")
 
 
 @dataclass(frozen=True, slots=True)

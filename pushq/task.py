@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from types import GenericAlias
@@ -18,11 +19,15 @@ from pushq.backoff import Backoff, exponential
 from pushq.errors import PayloadError, TasksError
 from pushq.handler import caller, code_of, is_async, parameters_of, place_of
 from pushq.job import NewJob
+from pushq.lifespan import Lifespan, asked_for, misfit, resources_here
+from pushq.middleware import Middleware
 from pushq.roundtrip import Check, alike, doubts, loses, read, unreadable
 from pushq.storable import refuse_nul
 
 P = ParamSpec("P")
 R = TypeVar("R")
+L = TypeVar("L", bound=Callable[..., Any])
+M = TypeVar("M", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +44,7 @@ class Task(Generic[P, R]):
     signature: inspect.Signature
     payload_model: type[BaseModel]
     parameters: tuple[tuple[str, str], ...]  # (parameter, field in payload_model)
+    resources: Mapping[str, Any]  # parameters that the lifespan fills, each with its type
     doubts: Mapping[str, Check]  # fields whose values may come back changed from JSON
     is_async: bool
 
@@ -72,6 +78,8 @@ class Task(Generic[P, R]):
         model = self._checked(self.payload_model.__pydantic_validator__.validate_json, payload)
         values = vars(model)
         arguments = {argument: values[name] for argument, name in self.parameters}
+        if self.resources:
+            arguments |= dict.fromkeys(self.resources, resources_here())
         return arguments if model.model_extra is None else arguments | model.model_extra
 
     def _given(self, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
@@ -155,6 +163,8 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task[..., Any]] = {}
+        self.lifespan_of_app: Lifespan | None = None
+        self.middleware_of_app: Middleware | None = None
 
     def register(
         self,
@@ -178,7 +188,10 @@ class Tasks:
         def decorate(function: Callable[P, R]) -> Task[P, R]:
             if isinstance(function, Task):  # one function under two names
                 function = function.original
-            model = _model(name, function)
+            parameters, hints = parameters_of(name, function), _hints(name, function)
+            resources = asked_for(hints)
+            filled = [parameter for parameter in parameters if parameter.name not in resources]
+            model = _model(name, function, filled, hints)
             task: Task[P, R] = Task(
                 name,
                 function,
@@ -187,15 +200,66 @@ class Tasks:
                 max_attempts,
                 timeout,
                 backoff or exponential(),
-                signature=inspect.signature(function),
+                signature=inspect.Signature(filled),
                 payload_model=model,
                 parameters=tuple((field.alias or own, own) for own, field in model.model_fields.items()),
+                resources=resources,
                 doubts=doubts(model),
                 is_async=is_async(function),
             )
             return self._add(task)
 
         return decorate
+
+    def lifespan(self, function: L) -> L:
+        """Registers what handlers share: an async context manager, or an async generator that yields once.
+
+        Each pool enters the lifespan before its first claim, and leaves the lifespan after the last outcome is written,
+        also after SIGTERM. Handlers get its value as an argument `name: Resource[Type]`, or by
+        `current_job().resources`. A lifespan that raises ends the pool, with its traceback, and no job is charged.
+        Leaving counts into the grace period, and is cut at the deadline. Raises TasksError for a second lifespan, and
+        for what cannot work.
+        """
+        self.lifespan_of_app = self._only("lifespan", self.lifespan_of_app, function, 0)
+        return function
+
+    def middleware(self, function: M) -> M:
+        """Registers what is entered before each attempt and left after: an async context manager that takes the Job,
+        or an async generator that takes the Job and yields once.
+
+        An exception of the handler, also Retry and Cancel, is raised at the `yield`. What the middleware raises in its
+        place is the attempt's error. An exception that the middleware swallows counts all the same. Context variables
+        that the middleware sets are seen by the handler. A task's timeout limits the handler alone. Raises TasksError
+        for a second middleware, and for what cannot work.
+        """
+        self.middleware_of_app = self._only("middleware", self.middleware_of_app, function, 1)
+        return function
+
+    def _only(self, kind: str, other: Callable[..., Any] | None, function: Any, arguments: int) -> Callable[..., Any]:
+        """The function as a maker of context managers. Raises TasksError."""
+        if other:
+            raise TasksError(
+                f"There are two functions under @tasks.{kind}: {place_of(other)} and {place_of(function)}; "
+                "enter one inside of the other."
+            )
+        _check_context(kind, function, arguments)
+        return asynccontextmanager(function) if inspect.isasyncgenfunction(function) else function
+
+    def misfit(self, value: object = None) -> TasksError | None:
+        """What is wrong with resources that tasks ask for: there is no lifespan, or its value is of another type."""
+        for task in self:
+            for parameter, kind in task.resources.items():
+                if not self.lifespan_of_app:
+                    return TasksError(
+                        f"Task {task.name!r}: parameter {parameter!r} is a resource, and there is no lifespan; "
+                        "put @tasks.lifespan above an async context manager that yields it."
+                    )
+                if value is not None and misfit(value, kind):
+                    return TasksError(
+                        f"Task {task.name!r}: parameter {parameter!r} is to be a {getattr(kind, '__name__', kind)}, "
+                        f"and the lifespan yields a {type(value).__name__}."
+                    )
+        return None
 
     def _add(self, task: Task[P, R]) -> Task[P, R]:
         if other := self._tasks.get(task.name):
@@ -277,10 +341,23 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str) and 1 <= len(name) <= 200 and name.isprintable()
 
 
-def _model(name: str, function: Callable[..., object]) -> type[BaseModel]:
-    """A pydantic model with a field for each parameter: the payload's keys are the handler's arguments."""
-    parameters = parameters_of(name, function)
-    hints = _hints(name, function)
+def _check_context(kind: str, function: Any, arguments: int) -> None:
+    if not callable(function):
+        raise TasksError(f"@tasks.{kind} stands above a function, not {function!r}.")
+    place = place_of(function)
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(inspect.unwrap(function)):
+        raise TasksError(f"@tasks.{kind}: {place} is no async context manager; write `async def` with one `yield`.")
+    try:
+        inspect.signature(function).bind(*[None] * arguments)
+    except TypeError:
+        takes = "takes the Job alone" if arguments else "takes no argument"
+        raise TasksError(f"@tasks.{kind}: {place} must be one that {takes}.") from None
+
+
+def _model(
+    name: str, function: Callable[..., object], parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]
+) -> type[BaseModel]:
+    """A pydantic model with a field for each of these parameters: the payload's keys are the handler's arguments."""
     fields: dict[str, Any] = {}
     config = ConfigDict(
         extra="forbid",

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "pushq"
 LAYERS = (
     ("errors", "settings", "backoff", "roundtrip", "storable", "trace"),
     ("local",),
-    ("job", "handler"),
+    ("lifespan", "job", "middleware", "handler"),
     ("current", "task", "outcome"),
     ("events",),
     ("database",),

@@ -16,16 +16,17 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 
 import anyio
 from anyio.abc import TaskGroup
 
 from pushq.database.patience import is_rejection, wait_out
 from pushq.database.session import Session
-from pushq.errors import DatabaseTrouble, UnexpectedState
+from pushq.errors import DatabaseTrouble, TasksError, TasksRaised, UnexpectedState
 from pushq.events import ChoreFailed, Draining, publish, subscribe
 from pushq.job import Job
-from pushq.link import Assignment, Done, Drain, Link, Ready, RegisterAgain
+from pushq.link import Assignment, Done, Drain, Link, Ready, RegisterAgain, Unable
 from pushq.pool.attempts import Attempts
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
@@ -33,6 +34,7 @@ from pushq.pool.figures import FigureKeeper
 from pushq.pool.finisher import LOCK_WAIT, finish
 from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
+from pushq.pool.lifespan import Lifespan
 from pushq.pool.listener import Listener
 from pushq.pool.outbox import Outbox
 from pushq.pool.roster import Roster
@@ -57,7 +59,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
     apart = Session(assignment.url, f"{name}: outcomes apart", settings={"lock_timeout": LOCK_WAIT})
     notifications = Session(assignment.listen_url, f"{name}: listens")
     store = Store(claims)
-    intake, attempts = Intake(assignment.concurrency), Attempts(partial(_payload, store))
+    intake, attempts = Intake(assignment.concurrency), Attempts(partial(_payload, store), tasks.middleware_of_app)
     roster.attempts = attempts
     pool = Pool(assignment, claimant, tasks, store, Store(outcomes), Store(apart), notifications, intake, attempts)
     keeper = FigureKeeper(assignment.concurrency)
@@ -65,13 +67,15 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
         with subscribe(keeper):
             async with anyio.create_task_group() as around:
                 around.start_soon(pool.obey, link, around)
-                with pool.beginning:
-                    await pool.register(around)
-                    await link.send(Ready(claimant.tasks, claimant.queues))
-                if not pool.beginning.cancel_called:
+                if unable := await pool.begin(link, around):
+                    await link.send(unable)
+                elif not pool.beginning.cancel_called:
                     around.start_soon(keeper.report, link, pool.intake)
                     await (pool.run_suspects() if assignment.solo else pool.run())
+                await pool.lifespan.leave(by=pool.deadline)
                 around.cancel_scope.cancel()
+            if pool.lifespan.error:
+                raise pool.lifespan.error
             await link.send(keeper.figures)
             await link.send(Done())
     finally:
@@ -86,9 +90,9 @@ async def _payload(store: Store, job: Job) -> str | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pool:
-    """The parts, and what the parts share."""
+    """The parts, and what the parts share. deadline: of a drain, on the event loop's clock."""
 
     assignment: Assignment
     claimant: Claimant
@@ -103,6 +107,22 @@ class Pool:
     outbox: Outbox = field(default_factory=Outbox)
     beginning: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     claiming: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    deadline: float = inf
+    lifespan: Lifespan = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lifespan = Lifespan(self.tasks.lifespan_of_app, self.tasks.misfit, self._end_without_lifespan)
+
+    async def begin(self, link: Link, around: TaskGroup) -> Unable | None:
+        """Registers, enters the lifespan, and is ready. Returns why the pool cannot begin, if so."""
+        with self.beginning:
+            await self.register(around)
+            try:
+                self.attempts.begin_from(await self.lifespan.enter(around))
+            except (TasksError, TasksRaised) as error:
+                return Unable(str(error), may_pass=isinstance(error, TasksRaised))
+            await link.send(Ready(self.claimant.tasks, self.claimant.queues))
+        return None
 
     async def register(self, around: TaskGroup) -> None:
         """Registers the pool's tasks and queues, on the connection for outcomes, which is opened by this.
@@ -151,6 +171,7 @@ class Pool:
                 around.start_soon(self._register_again, around)
             elif isinstance(order, Drain):
                 publish(Draining(order.seconds))
+                self.deadline = anyio.current_time() + order.seconds
                 self._claim_no_more()
                 await anyio.sleep(order.seconds)
                 self.attempts.stop()
@@ -166,6 +187,11 @@ class Pool:
         """Ends the claiming, and a start that is under way: a drain may be ordered before the pool is ready."""
         self.beginning.cancel()
         self.claiming.cancel()
+
+    def _end_without_lifespan(self) -> None:
+        """What handlers share is gone: their jobs are released, at no charge."""
+        self._claim_no_more()
+        self.attempts.stop()
 
     def _claimer(self) -> Claimer:
         return Claimer(

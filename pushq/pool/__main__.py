@@ -16,7 +16,7 @@ import traceback
 import anyio
 from anyio import to_thread
 
-from pushq.errors import TasksError, TasksRaised
+from pushq.errors import LifespanRaised, TasksError, TasksRaised
 from pushq.exporter.logs import log_events
 from pushq.exporter.records import make_records_from
 from pushq.link import Assignment, Link, Unable, receive_first, send_last
@@ -64,6 +64,9 @@ def _run(end: socket.socket, assignment: Assignment, roster: Roster) -> int:
     """Returns the exit code."""
     try:
         _begin(end, assignment, roster)
+    except LifespanRaised:  # which is logged
+        be_gone_within(LAST_WORDS)
+        return 1
     except BaseException:  # noqa: BLE001 - printed, and the process ends
         be_gone_within(LAST_WORDS_OF_A_FAULT)
         traceback.print_exc()

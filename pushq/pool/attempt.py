@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from concurrent import futures
 from math import inf
 from time import monotonic
@@ -12,6 +13,7 @@ import anyio
 
 from pushq.errors import PayloadError
 from pushq.job import Job
+from pushq.middleware import Middleware
 from pushq.outcome import Ending, Kind, Outcome, Raised, Returned, Stopped, TimedOut, decide
 from pushq.pool.forks import end_child, forked
 from pushq.pool.leftovers import Contexts, time_limit
@@ -25,10 +27,11 @@ class Attempt:
     """One call of a job's handler.
 
     given: the payload's text, until the text is decoded. limit: the handler's time. began, until: instants of
-    `time.monotonic()`. outcome: None until the handler ends.
+    `time.monotonic()`. errors: where the middleware is to
+    be told, what the handler has raised. outcome: None until the handler ends.
     """
 
-    __slots__ = ("_contexts", "_stop", "began", "given", "job", "limit", "outcome", "task", "until")
+    __slots__ = ("_contexts", "_stop", "began", "errors", "given", "job", "limit", "outcome", "task", "until")
 
     def __init__(self, job: Job, task: Task[..., Any], contexts: Contexts, stop: anyio.Event) -> None:
         self.job = job
@@ -37,6 +40,7 @@ class Attempt:
         self.began = monotonic()
         self.until = inf
         self.given = [job.payload] if job.payload else []
+        self.errors: list[BaseException] | None = None
         self.outcome: Outcome | None = None
         self._contexts = contexts
         self._stop = stop
@@ -61,6 +65,24 @@ class Attempt:
         with time_limit(self.until):
             await self.run()
 
+    async def run_inside(self, middleware: Middleware, handle: Callable[[], Awaitable[None]]) -> None:
+        """Enters the middleware, then has the handler called by `handle`, in the middleware's context.
+
+        The handler's outcome is decided where the handler ends: a middleware that swallows an error changes nothing.
+        """
+        raised = self.errors = []
+        try:
+            self._contexts.enter(self.job)
+            async with middleware(self.job):
+                await handle()
+                if raised:
+                    raise raised[0]
+        except BaseException as error:  # noqa: BLE001 - as above
+            if error not in raised:
+                self._note_raised(error)
+        finally:
+            raised.clear()  # or an error would hold its frames, and they this attempt
+
     def call(self) -> None:
         """Calls a `def`, in a thread and a context of its own."""
         try:
@@ -82,6 +104,8 @@ class Attempt:
     def _note_raised(self, error: BaseException) -> None:
         if forked:
             end_child(error)
+        if self.errors is not None:
+            self.errors.append(error)
         if self._stop.is_set() and issubclass(type(error), CANCELLED):
             self.end(Stopped())
             return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -17,6 +18,7 @@ from anyio.lowlevel import checkpoint
 from pushq.errors import PayloadError, UnexpectedState
 from pushq.events import NoThread, publish
 from pushq.job import Job
+from pushq.middleware import Middleware
 from pushq.outcome import Outcome, Raised, Stopped, released
 from pushq.pool.attempt import Attempt
 from pushq.pool.leftovers import Contexts
@@ -33,11 +35,12 @@ CANCEL_AGAIN = 0.01
 
 
 class Attempts:
-    def __init__(self, load_payload: LoadPayload) -> None:
+    def __init__(self, load_payload: LoadPayload, middleware: Middleware | None = None) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, PoolLoop)
         self._loop = loop
         self._load_payload = load_payload
+        self._middleware = middleware
         self._contexts = Contexts()
         self._threads = anyio.CapacityLimiter(inf)  # a worker has one call at a time
         self._waiting = dict[asyncio.Task[None], Attempt]()  # attempts on the loop
@@ -52,11 +55,10 @@ class Attempts:
             await self._load(attempt)
         if not attempt.given or self._stop.is_set():
             return attempt.outcome or released(job)
-        if not task.is_async:
+        if not task.is_async and not self._middleware:
             await self._call_in_thread(attempt)
         else:
-            run = attempt.run_in_time() if attempt.limit else attempt.run()
-            begun = self._loop.begin(run, self._contexts.copy(), task.name)
+            begun = self._loop.begin(self._on_loop(attempt), self._contexts.copy(), task.name)
             if not begun.done():
                 await self._wait_ended(begun, attempt)
             if not attempt.outcome:
@@ -64,6 +66,20 @@ class Attempts:
         assert attempt.outcome
         attempt.outcome.began = attempt.began
         return attempt.outcome
+
+    def _on_loop(self, attempt: Attempt) -> Coroutine[Any, Any, None]:
+        run = attempt.run_in_time if attempt.limit else attempt.run
+        if not self._middleware:
+            return run()
+        return attempt.run_inside(
+            self._middleware, run if attempt.task.is_async else lambda: self._call_in_thread(attempt)
+        )
+
+    def begin_from(self, context: Context) -> None:
+        """Attempts from now on get copies of this context: here, and by workers that the current task starts."""
+        for variable, value in context.items():
+            variable.set(value)
+        self._contexts = Contexts()
 
     async def rest(self) -> None:
         """Keeps a worker that found no thread busy, so that fewer jobs are claimed."""

@@ -30,7 +30,7 @@ from pushq.job import Job
 
 
 class Contexts:
-    """Copies of the context that the module of the tasks has left. Each attempt runs in a copy."""
+    """Copies of the context that the module of the tasks, or the lifespan, has left. Each attempt runs in a copy."""
 
     def __init__(self) -> None:
         self._context = copy_context()

@@ -42,6 +42,8 @@ def load_tasks(place: str) -> Tasks:
         )
     if not len(found):
         raise TasksError(f"{place!r} has no tasks; put @tasks.register(NAME) above a function, and import it there.")
+    if misfit := found.misfit():
+        raise misfit
     return found
 
 
