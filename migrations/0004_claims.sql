@@ -276,7 +276,7 @@ $$;
 -- then by task, beginning with the task whose first job has been due for longest.
 --
 -- A recursion yields the priorities one by one, as its rows are read, so that no more priorities are looked up than jobs are
--- wanted. heads: the next priority of each line, this one or a later; null: none.
+-- wanted. heads: the next priority of each line, this or a later priority; null: none.
 --
 -- Of a line's jobs for later, `most` and a hundred more are read, the longest overdue first. The most urgent jobs are among
 -- them, unless more jobs are overdue.

@@ -70,8 +70,7 @@ class Queue:
 def _check_connection(connection: object) -> None:
     if not isinstance(connection, Connection):
         kind = type(connection)
-        # A driver over asyncpg hides a connection that would do, but may not be in the transaction that the driver
-        # shows.
+        # The asyncpg connection inside another driver may not be in the driver's transaction.
         raise TypeError(
             f"Queue.insert takes a connection of asyncpg, not {kind.__module__}.{kind.__qualname__}; "
             "with SQLAlchemy, psycopg, Django or another driver, write the INSERT: see docs/insert-jobs.md."

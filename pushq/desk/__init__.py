@@ -72,7 +72,7 @@ class Desk:
         return await Queue().insert(job, connection=self._session)
 
     async def why_it_waits(self, task: str, queue: str) -> str | None:
-        """Why no supervisor would run such a job now, as a sentence. None: one would, or the role may not look."""
+        """Why no supervisor would run a job of the task now. None: a supervisor would, or the role may not look."""
         try:
             (row,) = await self._session.fetch(statement("prospects"), task, queue, deadline=2.0)
         except DatabaseTrouble:  # a producer may lack the right to look, and the job is inserted by now

@@ -190,7 +190,7 @@ class Sweeper:
         return troubles
 
     async def _drop_retired_days(self, swept: Swept) -> list[str]:
-        """Returns why days cannot be dropped. A user's view of one day keeps that day alone."""
+        """Returns why days cannot be dropped. A user's view of a day keeps only the day."""
         troubles = []
         for retired in await self._store.retired_days():
             try:
