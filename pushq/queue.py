@@ -55,7 +55,7 @@ class Queue:
         return (
             job.id,
             job.task,
-            _payload(job),
+            encoded(job),
             self._name or job.queue,
             job.priority,
             job.run_at,
@@ -77,7 +77,8 @@ def _check_connection(connection: object) -> None:
         )
 
 
-def _payload(job: NewJob) -> str:
+def encoded(job: NewJob) -> str:
+    """The payload as JSON text. Raises PayloadError."""
     try:
         return _encode(dict(job.payload))
     except (TypeError, ValueError, RecursionError) as error:

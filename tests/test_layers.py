@@ -27,6 +27,7 @@ LAYERS = (
     ("link",),
     ("pool",),
     ("supervisor",),
+    ("testing",),
     ("demo",),
     ("bench",),
     ("cli",),
@@ -77,8 +78,9 @@ def test_whatever_is_imported_is_declared() -> None:
     names = {re.split(r"[^\w-]", one)[0].replace("-", "_") for one in declared}
     imported = {name for path in FILES for name in _top_level_names(path)} - sys.stdlib_module_names
 
-    # pydantic_core is pydantic's own half, of exactly one version.
-    assert imported - names - {"", "pushq", "pydantic_core"} == set()
+    # pydantic_core is pydantic's own half, of exactly one version. The plugin is loaded by pytest.
+    assert imported - names - {"", "pushq", "pydantic_core", "pytest"} == set()
+    assert {module_of(path) for path in FILES if "pytest" in _top_level_names(path)} == {"testing.plugin"}
 
 
 def test_the_pool_s_parts_never_import_one_another() -> None:

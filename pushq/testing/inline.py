@@ -1,0 +1,91 @@
+"""Calls a handler as a pool would, in the test's own process and event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, Final
+from uuid import uuid4
+
+import anyio
+from anyio import to_thread
+
+from pushq.current import set_current_job
+from pushq.job import Job, NewJob
+from pushq.lifespan import set_resources
+from pushq.queue import encoded
+from pushq.task import Task, Tasks
+
+ENTERED: Final[Any] = object()
+"""Resources that the registry's lifespan is to yield."""
+
+
+async def run(tasks: Tasks, job: NewJob, *, attempt: int = 1, resources: Any = ENTERED) -> Any:
+    """Runs the handler of a job, and returns what the handler returns. There is no database.
+
+    The payload goes through JSON and the handler's annotations, as in a pool. `current_job()` is the job, in its
+    `attempt`, with one failure fewer behind it. The middleware and the lifespan of the registry are entered.
+    `resources` takes the place of what the lifespan yields. Raises what the handler raises, also Retry and Cancel;
+    TimeoutError after the timeout; PayloadError for a payload that does not fit; TasksError for a task that is not
+    registered.
+    """
+    async with shared(tasks, resources):
+        return await call(tasks, _claimed(job, attempt))
+
+
+@asynccontextmanager
+async def shared(tasks: Tasks, resources: Any = ENTERED) -> AsyncIterator[None]:
+    """Enters the lifespan of a registry, if there is any and no resources are given in its place."""
+    async with AsyncExitStack() as entered:
+        if resources is ENTERED and tasks.lifespan_of_app:
+            resources = await entered.enter_async_context(tasks.lifespan_of_app())
+        if resources is not ENTERED:
+            token = set_resources(resources)
+            entered.callback(token.var.reset, token)
+        if misfit := tasks.misfit(None if resources is ENTERED else resources):
+            raise misfit
+        yield
+
+
+async def call(tasks: Tasks, job: Job) -> Any:
+    """Calls the handler of a claimed job, in a task and a context of its own, within the job's time."""
+    task = tasks.find(job.task)
+    limit = job.timeout or task.timeout
+    returned: list[Any] = []
+    raised: list[Exception] = []
+    with anyio.fail_after(limit.total_seconds() if limit else None):
+        async with anyio.create_task_group() as group:
+            group.start_soon(_call, tasks, task, job, returned, raised)
+    if raised:
+        raise raised[0]
+    return returned[0]
+
+
+async def _call(tasks: Tasks, task: Task[..., Any], job: Job, returned: list[Any], raised: list[Exception]) -> None:
+    set_current_job(job)
+    try:
+        async with AsyncExitStack() as around:
+            if tasks.middleware_of_app:
+                await around.enter_async_context(tasks.middleware_of_app(job))
+            call = partial(task.function, **task.arguments(job.payload or "{}"))
+            returned.append(await (call() if task.is_async else to_thread.run_sync(call)))
+    except Exception as error:  # noqa: BLE001 - raised by the caller, without a group around it
+        raised.append(error)
+
+
+def _claimed(job: NewJob, attempt: int) -> Job:
+    return Job(
+        id=job.id or uuid4(),
+        task=job.task,
+        queue=job.queue,
+        payload=encoded(job),
+        attempt=attempt,
+        failures=attempt - 1,
+        crashes=0,
+        max_attempts=job.max_attempts,
+        timeout=job.timeout,
+        tenant_id=job.tenant_id,
+        correlation_id=job.correlation_id,
+        token=uuid4(),
+    )

@@ -1,0 +1,149 @@
+"""A queue in a database of a test's own: what was inserted, run on request, with time that a test moves."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Any
+from uuid import UUID, uuid4
+
+from pushq.database.session import Session
+from pushq.database.statements import statement
+from pushq.job import Job, NewJob
+from pushq.outcome import Outcome, Raised, Returned, TimedOut, decide
+from pushq.pool.store import Claimant
+from pushq.pool.store import Store as PoolStore
+from pushq.queue import Queue
+from pushq.supervisor.store import Store as SupervisorStore
+from pushq.task import Tasks
+from pushq.testing.inline import ENTERED, call, shared
+
+MOST = 1000
+"""Attempts in a drain. A job that inserts the next, or is tried again at once, would else never end it."""
+_LEASE = 3600.0
+
+
+class _Store(PoolStore, SupervisorStore):
+    """What a pool and its supervisor say."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundJob:
+    """A job's row, with its payload and result as Python's values. The names are those of the columns."""
+
+    id: UUID
+    task: str
+    queue: str
+    status: str
+    priority: int
+    payload: Any
+    result: Any
+    error: str | None
+    traceback: str | None
+    run_at: datetime
+    attempt: int
+    failures: int
+    unique_key: str | None
+    tenant_id: str | None
+    correlation_id: str | None
+
+
+class TestQueue:
+    """url: of a database that has pushq's schema, and no jobs at first."""
+
+    __test__ = False  # for pytest
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def insert(self, *jobs: NewJob) -> list[UUID]:
+        """Inserts jobs in a transaction of their own. Returns the ids of those inserted."""
+        async with self._session() as session:
+            return await Queue().insert_many(jobs, connection=session)
+
+    async def inserted(self, task: str | None = None, **payload: Any) -> list[FoundJob]:
+        """The jobs in the order in which they were inserted, finished or not. task: only of this. payload: only those
+        whose payload holds these values.
+        """
+        async with self._session() as session:
+            return await _find(session, task=task, payload=payload)
+
+    async def drain(
+        self, tasks: Tasks, *, queues: tuple[str, ...] | None = None, resources: Any = ENTERED
+    ) -> list[FoundJob]:
+        """Runs the jobs that are due, one after another in this process, until none is left.
+
+        Jobs are claimed and their outcomes written by the statements of a pool. Jobs that handlers insert run, too, and
+        failed attempts are made again when they are due: see `pass_time`. Returns the rows of the jobs that ran, in the
+        order of their first attempts. queues: None for `default` and those of the tasks. resources: in place of what
+        the lifespan yields. Raises AssertionError after 1,000 attempts.
+        """
+        claimant = Claimant(
+            f"test-{uuid4().hex[:8]}", 1, queues or tuple(dict.fromkeys(("default", *tasks.queues))), tasks.names
+        )
+        ran = dict[UUID, None]()
+        async with self._session() as session, _lease(session, claimant) as store, shared(tasks, resources):
+            for _ in range(MOST):
+                if not (jobs := await store.claim(claimant, uuid4(), 1)):
+                    return await _find(session, ids=list(ran))
+                ran |= dict.fromkeys(job.id for job in jobs)
+                await store.finish([await _attempt(store, tasks, job) for job in jobs])
+        raise AssertionError(f"{MOST} attempts, and still jobs are due: does one insert the next?")
+
+    async def pass_time(self, time: timedelta) -> None:
+        """Makes everything in the queue older, so that what is due within that time is due now."""
+        async with self._session() as session:
+            await session.fetch(statement("age"), time)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        session = Session(self.url, "pushq test", settings={"enable_seqscan": "on"})
+        try:
+            yield session
+        finally:
+            await session.close()
+
+
+@asynccontextmanager
+async def _lease(session: Session, claimant: Claimant) -> AsyncIterator[_Store]:
+    store = _Store(session)
+    await store.heartbeat(claimant.supervisor, socket.gethostname(), os.getpid(), _LEASE)
+    await store.register(claimant)
+    try:
+        yield store
+    finally:
+        await store.goodbye(claimant.supervisor)
+
+
+async def _attempt(store: _Store, tasks: Tasks, job: Job) -> Outcome:
+    task, began = tasks.find(job.task), monotonic()
+    if job.payload is None:
+        job = job._replace(payload=await store.payload(job))
+    limit = job.timeout or task.timeout
+    ending: Returned | Raised | TimedOut
+    try:
+        ending = Returned(await call(tasks, job))
+    except Exception as error:  # noqa: BLE001 - decided upon, as in a pool
+        is_over = limit and monotonic() - began >= limit.total_seconds()
+        ending = TimedOut(limit, error) if is_over and limit else Raised(error)
+    outcome = decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)
+    outcome.began, outcome.ended = began, monotonic()
+    return outcome
+
+
+async def _find(
+    session: Session, *, task: str | None = None, payload: object = None, ids: list[UUID] | None = None
+) -> list[FoundJob]:
+    rows = await session.fetch(statement("find_jobs"), task, json.dumps(payload or {}), ids)
+    return [_found(row) for row in rows]
+
+
+def _found(row: Any) -> FoundJob:
+    texts = {name: row[name] and json.loads(row[name]) for name in ("payload", "result")}
+    return FoundJob(**(dict(row) | texts))
