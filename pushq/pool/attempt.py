@@ -27,8 +27,8 @@ class Attempt:
     """One call of a job's handler.
 
     given: the payload's text, until the text is decoded. limit: the handler's time. began, until: instants of
-    `time.monotonic()`. errors: where the middleware is to
-    be told, what the handler has raised. outcome: None until the handler ends.
+    `time.monotonic()`. errors: raised by the handler, and to be raised again in the middleware; None without a
+    middleware. outcome: None until the handler ends.
     """
 
     __slots__ = ("_contexts", "_stop", "began", "errors", "given", "job", "limit", "outcome", "task", "until")
@@ -81,7 +81,7 @@ class Attempt:
             if error not in raised:
                 self._note_raised(error)
         finally:
-            raised.clear()  # or an error would hold its frames, and they this attempt
+            raised.clear()  # else an error would hold its frames, and the frames this attempt
 
     def call(self) -> None:
         """Calls a `def`, in a thread and a context of its own."""

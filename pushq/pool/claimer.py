@@ -30,12 +30,12 @@ from pushq.pool.store import Claimant, Store
 
 OVERDUE = 0.25
 """Seconds after which claimed jobs that no worker has begun are given back."""
-UNDONE = 5
-"""Claims in a row, undone for a passing reason, before jobs are claimed apart. For one job the reason may last: a lock
-for which a user's trigger waits, say."""
+ROLLED_BACK = 5
+"""Claims in a row, rolled back for a passing reason, before jobs are claimed apart. For one job the reason may last: a
+lock for which a user's trigger waits, say."""
 IN_VAIN = 4
 """Claims in vain, while a job is due, before jobs are claimed apart: a user's trigger may skip the job."""
-SKIPPED = "the job stays as it is, as where a trigger of somebody's skips it"
+SKIPPED = "the claim left the row unchanged, as a user's trigger may"
 
 
 class Claimer:
@@ -80,7 +80,7 @@ class Claimer:
         try:
             while True:
                 await self._wait_for_room()
-                await checkpoint_if_cancelled()  # else never, since a claim is shielded
+                await checkpoint_if_cancelled()  # the one place that surely heeds a cancellation: a claim is shielded
                 if await self._claim():
                     continue
                 if self._failures:
@@ -171,12 +171,12 @@ class Claimer:
         return jobs
 
     async def _claim_at_once(self, limit: int, jobs: list[Job]) -> bool:
-        """Claims with one statement. False: the database undoes the claim, perhaps for a single job."""
+        """Claims with one statement. False: the claim is rolled back, perhaps for a single job."""
         token, span, began = uuid4(), self._lookback.span, monotonic()
         try:
             jobs += await self._store.claim(self._claimant, token, limit, span.since, span.until)
         except DatabaseTrouble as error:
-            if is_rejection(error) or (isinstance(error, StatementRolledBack) and self._failures >= UNDONE):
+            if is_rejection(error) or (isinstance(error, StatementRolledBack) and self._failures >= ROLLED_BACK):
                 return False
             if not error.state:
                 self._in_doubt.note(token)
@@ -189,7 +189,7 @@ class Claimer:
         await self._claim_these(jobs, [])  # raises if no single job is at fault
         self._lookback.note_new_seen()
         there = await self._store.claimable(self._claimant, limit + len(self._passed_over))
-        fresh = self._passed_over.among(there)[:limit]
+        fresh = self._passed_over.not_among(there)[:limit]
         faults = await self._claim_piecewise(fresh, there, jobs)
         due = self._passed_over.due(limit - len(jobs))
         again = await self._claim_piecewise(due, there, jobs)
@@ -200,7 +200,7 @@ class Claimer:
             reason = next(iter(faults.values()))
             publish(JobsPassedOver(len(self._passed_over), reason))
             if self._passed_over.is_full and not jobs:
-                raise UnexpectedState(f"So many jobs cannot be claimed that claims do not get past them: {reason}")
+                raise UnexpectedState(f"Too many jobs cannot be claimed, and claims do not get past them: {reason}")
 
     @property
     def _is_skipped_perhaps(self) -> bool:

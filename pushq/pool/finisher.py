@@ -1,13 +1,13 @@
-"""Writes outcomes, in batches: whatever has gathered while the last batch was being written.
+"""Writes outcomes in batches: a batch is all that has gathered while the last batch was written.
 
-A row that somebody else has locked, in a transaction that is open, holds up its own outcome and no other: that is put
-aside, and written when its row is free. The finisher gives up waiting before the server would look for a deadlock, so
-that nobody who locks several rows becomes its victim.
+A row locked by another transaction holds up the row's own outcome, and no other: the outcome is written when the row is
+free. The finisher stops waiting for a lock before the server would look for deadlocks. So no transaction that locks
+several rows is ever rolled back as the victim of a deadlock with a batch.
 
-What the database undoes for a reason that is in some row, a trigger of somebody's that raises, say, is put aside too,
-and tried on a connection of its own, with ever fewer others: the others are written at once, and the one again and
-again, less and less often, until it is written, or the pool drains. Whether the reason is in a row is asked by writing
-nothing: if even that is undone, it is the same for all.
+A row may also be at fault for a write that the database rolls back: a user's trigger raises, say. The batch is then put
+aside, and written in ever smaller pieces on another connection. All outcomes but the one at fault are stored soon. The
+outcome at fault is tried less and less often, until it is stored or the pool drains. To find out whether a row is at
+fault, the finisher writes an empty batch: if even that is rolled back, no row is.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from pushq.pool.outbox import Outbox
 from pushq.pool.store import Fence, Store
 
 LOCK_WAIT = "500ms"
-"""For which a batch waits for locks; the server looks for deadlocks after a second."""
+"""How long a batch waits for locks. The server looks for deadlocks after a second."""
 LOCKED_AGAIN = 0.5
-"""Seconds until what was locked is tried again."""
+"""Seconds until locked outcomes are tried again."""
 PATIENCE = 10.0
-"""Seconds after which also what should pass, and goes on, is taken for the fault of some row."""
-SKIPPED = "the row stays as it is, as where a trigger of somebody's skips it"
+"""Seconds after which a passing trouble counts as the fault of a row, too."""
+SKIPPED = "the write left the row unchanged, as a user's trigger may"
 
 apart_delay = exponential(timedelta(seconds=0.5), longest=timedelta(seconds=30))
-"""Until an outcome that the database undoes by itself alone is tried again."""
+"""How long until an outcome at fault is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """Outcomes of a batch that are not stored: those whose rows are locked, and those of which one is undone."""
+    """Outcomes of a batch that are not stored: locked by other sessions, or undone, since at least one is at fault."""
 
     locked: Sequence[Outcome] = ()
     undone: Sequence[Outcome] = ()
 
 
 async def finish(store: Store, apart: Store, outbox: Outbox) -> list[Outcome]:
-    """Writes outcomes until there will be no more. Returns what the database undoes to the last.
+    """Writes outcomes until the outbox is closed and empty. Returns outcomes that could not be stored to the last.
 
-    apart: on a connection that is opened when it is first needed.
+    apart: on a connection that is opened at its first use.
     """
     aside = Aside(apart, outbox)
     async with anyio.create_task_group() as around:
@@ -67,7 +67,7 @@ async def finish(store: Store, apart: Store, outbox: Outbox) -> list[Outcome]:
 
 
 async def write_out(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
-    """Writes a batch, also what is locked. Returns what the database undoes."""
+    """Writes a batch, locked rows too. Returns outcomes that could not be stored."""
     outbox = Outbox()
     for outcome in batch:
         outbox.put(outcome)
@@ -76,7 +76,7 @@ async def write_out(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
 
 
 async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
-    """Writes a batch, and says what became of each. Returns when it is stored, however long the database is away."""
+    """Writes a batch, and publishes the results. Waits the database out."""
     began = anyio.current_time()
     try:
         accepted = await store.finish(batch)
@@ -93,7 +93,7 @@ async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
 
 
 async def _undone(store: Store, batch: Sequence[Outcome], accepted: set[Fence]) -> list[Outcome]:
-    """Those that were not accepted though their claims hold."""
+    """Outcomes that were not accepted, although their claims hold."""
     if len(accepted) == len(batch):
         return []
     held = await store.still_held([outcome for outcome in batch if outcome.job.fence not in accepted])
@@ -101,7 +101,7 @@ async def _undone(store: Store, batch: Sequence[Outcome], accepted: set[Fence]) 
 
 
 async def _is_in_a_row(store: Store, error: DatabaseTrouble, began: float) -> bool:
-    """Whether some row is at fault for what has been tried since `began`, rather than what is the same for all."""
+    """Whether a row is at fault for the error of a write tried since `began`, rather than a trouble of all writes."""
     if not error.state or not (is_rejection(error) or anyio.current_time() - began > PATIENCE):
         return False
     try:
@@ -112,9 +112,9 @@ async def _is_in_a_row(store: Store, error: DatabaseTrouble, began: float) -> bo
 
 
 async def _write_what_is_free(store: Store, batch: Sequence[Outcome], began: float) -> Unwritten:
-    """The others, whose rows are locked. Where it is a table that somebody has locked, StatementRolledBack is raised.
+    """Writes the outcomes whose rows nobody has locked. Raises StatementRolledBack if a whole table is locked.
 
-    A finish whose reply was lost is repeated: what it had done counts as accepted.
+    If the reply to a finish was lost, the finish is repeated, and outcomes stored the first time count as accepted.
     """
     locked_ids = await store.locked_by_others(batch)
     locked = [outcome for outcome in batch if outcome.job.id in locked_ids]
@@ -130,7 +130,7 @@ async def _write_what_is_free(store: Store, batch: Sequence[Outcome], began: flo
 
 
 async def _write_again(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
-    """What may have been written before. Returns what was not, though its claim holds."""
+    """Writes outcomes that may have been stored before. Returns outcomes not accepted, although their claims hold."""
     accepted = await store.finish(batch)
     if len(accepted) < len(batch):
         accepted |= await wait_out(lambda: store.finished_with_token(batch))
@@ -168,7 +168,7 @@ class _Held:
 
 
 class Aside:
-    """Outcomes of which the database undoes at least one. Their jobs run on under their tokens, and nobody else's."""
+    """Outcomes that could not be stored, at least one by its own fault. Their jobs stay claimed under their tokens."""
 
     def __init__(self, store: Store, outbox: Outbox) -> None:
         self._store = store
@@ -178,12 +178,12 @@ class Aside:
         self._is_closed = False
 
     def put(self, outcomes: Sequence[Outcome]) -> None:
-        # Without their payloads, which may be large: nobody needs them any more.
+        # Without the payloads: these may be large, and are not needed any more.
         self._held += [_Held(replace(one, job=one.job._replace(payload=None))) for one in outcomes]
         self._note()
 
     def close(self) -> None:
-        """There will be no more."""
+        """Ends the tries: each outcome is tried once more."""
         self._is_closed = True
         self._note()
 
@@ -192,7 +192,7 @@ class Aside:
         return [one.outcome for one in self._held]
 
     async def run(self) -> None:
-        """Tries until it is closed; then once more. What is left is for whoever takes the pool's jobs from it."""
+        """Tries until closed, then once more. The supervisor releases the jobs whose outcomes are left."""
         while not self._is_closed:
             next_at = min((one.due_at for one in self._held), default=inf)
             with anyio.move_on_after(next_at - anyio.current_time()):
@@ -219,7 +219,7 @@ class Aside:
         self._note()
 
     async def _write(self, piece: Sequence[_Held]) -> None:
-        """Waits until the database answers, and raises what it says."""
+        """Waits until the database answers. Raises if the answer is a rollback."""
         batch = [one.outcome for one in piece]
         try:
             undone = await self._write_batch(batch)
@@ -236,7 +236,7 @@ class Aside:
 
 
 def _without_its_value(outcome: Outcome, error: ValueRefused) -> Outcome:
-    """What is stored in place of an outcome whose error or result cannot be: of a success, a failure that says so."""
+    """Replaces an outcome whose error or result cannot be stored. A success becomes a failure that says so."""
     kind, remark = outcome.kind, f"its outcome cannot be stored: {error}"
     if kind is Kind.SUCCEEDED:
         kind, remark = Kind.FAILED, f"the work is done, but {remark}"

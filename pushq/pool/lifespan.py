@@ -21,14 +21,14 @@ from pushq.lifespan import set_resources
 from pushq.trace import trace
 
 LEAST = 0.5
-"""Seconds for leaving, also where handlers have used up the grace period."""
+"""Seconds for leaving, at least: handlers may have used up the grace period."""
 LONGEST = 25.0
-"""Seconds for leaving where no deadline is set: a solo pool ends by itself."""
+"""Seconds for leaving without a deadline: a solo pool ends by itself."""
 
 
 class Lifespan:
-    """make: the app's, or None. misfit: what is wrong with the resources, or None. broken: called where the lifespan
-    ends early. error: why the lifespan could not be entered or left, or ended early.
+    """make: the app's context manager, or None. misfit: finds what is wrong with the resources. broken: called if the
+    lifespan ends early. error: why the lifespan could not be entered or left, or ended early.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Lifespan:
         self.error: LifespanRaised | None = None
 
     async def enter(self, around: TaskGroup) -> Context:
-        """The context that the lifespan leaves to handlers. Raises LifespanRaised, and TasksError for a misfit."""
+        """Returns the lifespan's context, for handlers. Raises LifespanRaised, or TasksError for a misfit."""
         context: Context = await around.start(self._run, self._make) if self._make else copy_context()
         return context
 
@@ -83,7 +83,7 @@ class Lifespan:
 
 
 def _told(error: BaseException) -> LifespanRaised:
-    """Logs an error with its traceback, which is the app's own. The sentence has the first line of its message."""
+    """Logs an error with the traceback of the app's code. Returns a sentence with the first line of the message."""
     found = trace(error)
     reason = "".join(traceback.format_exception_only(error)).strip().partition("\n")[0]
     publish(LifespanFailed(reason, found.place if found else None, found.text if found else None))

@@ -17,14 +17,14 @@ from pushq.pool.doorbell import Doorbell
 from pushq.pool.store import Store
 
 CHANNEL = "pushq"
-LOST = "The connection that listens was lost."
+LOST = "The listening connection was lost."
 SWALLOWED = (
     "notifications do not come back over this connection; polling. Behind a transaction pooler, give a direct "
     "connection in PUSHQ_LISTEN_DATABASE_URL, or set PUSHQ_WAKE=poll."
 )
 FULL = (
-    "the server's notification queue is half full, so that INSERTs do not ring; polling. Some session listens and does "
-    "not read: in pg_stat_activity it is idle in transaction, or waits for ClientWrite."
+    "the server's notification queue is half full, so INSERTs do not ring; polling. Some session listens and does not "
+    "read: look in pg_stat_activity for a session that is idle in transaction or waits for ClientWrite."
 )
 
 

@@ -38,7 +38,7 @@ class PoolLoop(asyncio.SelectorEventLoop):
 
     def stop(self) -> None:
         if job_here():
-            raise RuntimeError("the event loop is the pool's: a handler that is done returns")
+            raise RuntimeError("the event loop belongs to the pool: a handler ends by returning")
         super().stop()
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109

@@ -1,4 +1,4 @@
-"""Outcomes on their way to the database: filled by the workers, emptied by the finisher, in batches."""
+"""Outcomes on the way to the database: filled by the workers, emptied by the finisher in batches."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pushq.outcome import Outcome
 
 LARGEST_BATCH = 500
 LARGEST_BATCH_SIZE = 8 * 1024 * 1024
-"""Characters of results and errors in a batch, more or less."""
+"""Characters of results and errors in a batch, until the last outcome."""
 MOST_UNWRITTEN = 1000
 MOST_UNWRITTEN_SIZE = 2 * LARGEST_BATCH_SIZE
-"""Outcomes, and characters, beyond which workers wait. So memory is bounded, and a crash runs few jobs again."""
+"""Outcomes, and characters, from which workers wait. So memory is bounded, and a crash runs few jobs again."""
 MOST_ASIDE = 10_000
-"""Outcomes that were put aside. Beyond these, or beyond MOST_UNWRITTEN_SIZE of theirs, workers wait too."""
+"""Outcomes put aside, from which workers wait, as from MOST_UNWRITTEN_SIZE characters put aside."""
 
 
 class Outbox:
-    """A batch is whatever has gathered while the last one was written."""
+    """A batch is all that has gathered while the last batch was written."""
 
     def __init__(self) -> None:
         self._outcomes: deque[Outcome] = deque()
@@ -45,7 +45,7 @@ class Outbox:
         )
 
     def note_aside(self, outcomes: int, size: int) -> None:
-        """So many have been taken out and are not written, for a reason that is theirs."""
+        """Notes how many outcomes, of how many characters, the finisher has put aside."""
         self._aside = (outcomes, size)
         self._emptied.set()
 
@@ -56,7 +56,7 @@ class Outbox:
             await self._emptied.wait()
 
     async def batch(self) -> list[Outcome]:
-        """The next outcomes to write; none when there will be no more."""
+        """Returns the next outcomes to write, or none when the outbox is closed and empty."""
         while not self._outcomes and not self._is_closed:
             self._filled = anyio.Event()
             await self._filled.wait()
@@ -71,6 +71,6 @@ class Outbox:
         return batch
 
     def close(self) -> None:
-        """There will be no more."""
+        """Ends the finisher after the last batch."""
         self._is_closed = True
         self._filled.set()

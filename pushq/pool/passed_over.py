@@ -43,7 +43,7 @@ class PassedOver:
     def next_try_at(self) -> float:
         return min((one.due_at for one in self._jobs.values()), default=inf)
 
-    def among(self, candidates: Iterable[UUID]) -> list[UUID]:
+    def not_among(self, candidates: Iterable[UUID]) -> list[UUID]:
         """The candidates without the jobs passed over."""
         return [job_id for job_id in candidates if job_id not in self._jobs]
 

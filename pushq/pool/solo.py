@@ -71,7 +71,7 @@ async def _claim(claims: Store, claimant: Claimant, passed_over: list[UUID]) -> 
 
 
 async def _write_again_and_again(outcomes: Store, unwritten: Sequence[Outcome]) -> None:
-    """Tries until the outcomes are stored, or a drain is ordered: a user's trigger may undo each write."""
+    """Tries until the outcomes are stored, or a drain is ordered: a user's trigger may roll back each write."""
     for tries in count(1):
         if not unwritten:
             return

@@ -118,7 +118,7 @@ class Store(Speaker):
     async def finish(self, outcomes: Sequence[Outcome]) -> set[Fence]:
         """Returns the claims whose outcomes were accepted. Jobs that ended are written first, then jobs that go on.
 
-        Without outcomes, both statements run for no row, to find out whether the database undoes both for any job.
+        Without outcomes, both statements run for no row, to find out whether the database rolls back both for any job.
         """
         ended = [outcome for outcome in outcomes if outcome.kind in ENDS]
         accepted = set[Fence]()

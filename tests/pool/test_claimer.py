@@ -76,7 +76,7 @@ async def test_a_job_whose_claim_takes_too_long_is_passed_over_and_holds_up_no_o
 async def test_a_job_whose_trigger_waits_for_a_lock_is_passed_over_in_the_end(
     database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claimer, "UNDONE", 2)
+    monkeypatch.setattr(claimer, "ROLLED_BACK", 2)
     await connection.execute(DAWDLE.replace("pg_sleep(60)", "pg_advisory_xact_lock(7)"))
     await insert(connection, "echo", correlation_id="slow")
     await insert(connection, "echo", 7)

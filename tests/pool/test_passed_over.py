@@ -55,7 +55,7 @@ def test_who_was_claimed_or_is_gone_is_forgotten() -> None:
         passed_over, one, other = PassedOver(), uuid4(), uuid4()
         passed_over.put([one, other], took=0.0)
         passed_over.forget([one, uuid4()])
-        assert passed_over.among([one, other]) == [one]
+        assert passed_over.not_among([one, other]) == [one]
         assert len(passed_over) == 1
 
     run_in_virtual_time(watch)

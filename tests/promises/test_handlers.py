@@ -314,7 +314,7 @@ async def test_a_handler_that_cancels_or_ends_whatever_it_finds_meets_nothing_bu
         said = supervisor.said
 
     assert [(row["status"], row["attempt"], row["crashes"]) for row in rows[:5]] == [("succeeded", 1, 0)] * 5
-    assert rows[5]["error"] == "RuntimeError: the event loop is the pool's: a handler that is done returns"
+    assert rows[5]["error"] == "RuntimeError: the event loop belongs to the pool: a handler ends by returning"
     for row, end in zip(ended, ends, strict=True):
         where_it_waits = end["place"] in ("task", "group")
         assert row["status"] == ("failed" if where_it_waits else "succeeded"), end

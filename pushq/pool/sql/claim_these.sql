@@ -1,6 +1,6 @@
--- Takes the queued ones of the jobs $1, for pool $3 of supervisor $2, under the token $4: after an undone claim, to find the
--- job at fault. For no job ($1 is empty) the statement is carried out for no row, and is undone if claims are undone for any
--- job.
+-- Takes the queued ones of the jobs $1, for pool $3 of supervisor $2, under the token $4: after a claim that was rolled
+-- back, to find the job at fault. For no job ($1 is empty) the statement is carried out for no row, and is rolled back if
+-- claims are rolled back for any job.
 select *
 from pushq.claim_locked(
     case when cardinality($1::uuid[]) > 0 then array(

@@ -1,5 +1,5 @@
--- The job that claim_suspect.sql would take, of the queues $1 and the tasks $2, but for the jobs $3: asked after an undone
--- claim.
+-- The job that claim_suspect.sql would take, of the queues $1 and the tasks $2, but for the jobs $3: asked after a
+-- claim that was rolled back.
 select job.id
 from pushq.jobs_unfinished as job
 where job.status = 'queued' and job.apart = 'solo' and job.queue in (select name from pushq.open_queues($1::text[]))
