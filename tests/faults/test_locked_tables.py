@@ -108,7 +108,7 @@ async def test_who_cancels_two_jobs_in_one_transaction_is_no_victim_of_a_deadloc
         await has_count(connection, 2, "status = 'running'")
         async with operator.transaction():
             done = [await operator.fetchval("select pushq.cancel($1)", jobs[1])]
-            await eventually(lambda: _waits(connection, "-- Ends a batch of jobs%"))
+            await eventually(lambda: _waits(connection, "%pushq.end_jobs(%"))
             await asyncio.sleep(1.5)  # who waited first has looked for a deadlock by now: the next to look loses
             done.append(await operator.fetchval("select pushq.cancel($1)", jobs[0]))
         assert done == ["cancelled", "already succeeded"]
@@ -184,7 +184,7 @@ async def test_a_lease_and_a_stamp_that_waited_for_longer_than_a_lease_count_fro
             await administrator.execute("lock table pushq.supervisors in access exclusive mode")
             (late,) = await insert(connection, "sleep", payload={"seconds": 1})
             await eventually(lambda: _waits(connection, "-- The heartbeat of%"))
-            await eventually(lambda: _waits(connection, "-- Takes up to%due jobs%"))
+            await eventually(lambda: _waits(connection, "%pushq.lock_claimable(%"))
             await asyncio.sleep(1.5 * LEASE)
             await connection.execute("truncate public.renewals")
         unlocked_at = await connection.fetchval("select clock_timestamp()")
