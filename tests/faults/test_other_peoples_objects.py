@@ -319,8 +319,9 @@ async def test_a_suspect_whose_outcome_a_trigger_refuses_holds_up_no_other_suspe
     await connection.execute(FORBID.format(when="delete"))
     with supervising(database_url, SHUTDOWN_TIMEOUT="20") as supervisor:
         await eventually(partial(_says, supervisor, "outcomes put aside"))
-        others = await insert(connection, "echo", 2)
-        await connection.execute("update pushq.jobs set crashes = 2 where id = any($1)", others)
+        async with connection.transaction():  # an ordinary pool must not claim them before they are suspects
+            others = await insert(connection, "echo", 2)
+            await connection.execute("update pushq.jobs set crashes = 2 where id = any($1)", others)
         rows = await finished(connection, *others, within=30)
         assert supervisor.stop(within=10) == 0
     released = await row_of(connection, forbidden)
