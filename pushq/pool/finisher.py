@@ -33,7 +33,7 @@ LOCK_WAIT = "500ms"
 LOCKED_AGAIN = 0.5
 """Seconds until locked outcomes are tried again."""
 PATIENCE = 10.0
-"""Seconds after which a passing trouble counts as the fault of a row, too."""
+"""Seconds after which even a trouble that should pass counts as the fault of a row."""
 SKIPPED = "the write left the row unchanged, as a user's trigger may"
 
 apart_delay = exponential(timedelta(seconds=0.5), longest=timedelta(seconds=30))
@@ -101,7 +101,7 @@ async def _undone(store: Store, batch: Sequence[Outcome], accepted: set[Fence]) 
 
 
 async def _is_in_a_row(store: Store, error: DatabaseTrouble, began: float) -> bool:
-    """Whether a row is at fault for the error of a write tried since `began`, rather than a trouble of all writes."""
+    """Whether a row is at fault for a failed write, tried since `began`. Else any write would fail now."""
     if not error.state or not (is_rejection(error) or anyio.current_time() - began > PATIENCE):
         return False
     try:

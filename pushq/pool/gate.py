@@ -30,7 +30,7 @@ HOLDS = 60.0
 RENEWED = 20.0
 """Seconds after which an idle pool renews its gates."""
 LONGEST_PAUSE = 1.0
-"""Seconds between two questions which passers are left, at most."""
+"""Seconds between two looks at the passers, at most."""
 
 
 class Gate:
@@ -57,7 +57,10 @@ class Gate:
         return max(0.0, step_at - anyio.current_time())
 
     async def settle(self) -> bool:
-        """Takes the next step of opening, or renews. Returns whether to claim, for jobs that may not have rung."""
+        """Takes the next step of opening, or renews.
+
+        Returns True if an inserter may have skipped the bell: then claim.
+        """
         if self._passers and anyio.current_time() < self._renew_at:
             self._passers = await self._store.gate_passers(self._passers)
             self._wait_for_passers(min(self._pause * 2, LONGEST_PAUSE))

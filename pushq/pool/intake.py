@@ -4,9 +4,9 @@ Theory of operation. While jobs are there, workers take them without a switch of
 costs no round of the event loop.
 
 The intake also decides how many jobs to claim: one for each free worker, and as many more as workers will begin within
-HORIZON at the recent pace. So quick jobs are claimed by hundreds and slow jobs one for a worker, and no job waits long
-in memory while another pool could run the job. The pace counts only while claims come back full: without a backlog,
-nothing is left to claim ahead. Jobs that wait too long after all, the claimer gives back.
+HORIZON at the recent pace. So quick jobs are claimed by hundreds, and slow jobs one by one. No job waits long in memory
+while another pool could run the job. The pace counts only while claims come back full: without a backlog, nothing is
+left to claim ahead. The claimer gives back jobs that wait too long after all.
 """
 
 from __future__ import annotations

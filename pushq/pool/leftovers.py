@@ -5,7 +5,7 @@ behind there. Each kind of leftover ends with the attempt, or is kept from the j
 
     left behind                    what becomes of it                                       file
     ───────────────────────────────────────────────────────────────────────────────────────────────────
-    context variables, decimal's   end with the attempt's own copy of the context           leftovers.py
+    variables of the context       end with the attempt's own copy of the context           leftovers.py
     an open cancel scope           ends with the attempt's own task                         leftovers.py, loop.py
     a timer that cancels the task  finds a task that has ended                              loop.py
     tasks on the loop              run on; cancelled when the pool ends                     loop.py
@@ -40,7 +40,7 @@ class Contexts:
         return self._context.copy()
 
     def enter(self, job: Job) -> None:
-        """Prepares the current copy. Copies would share decimal's context, since the context is an object."""
+        """Prepares the current copy. Decimal's context is an object, shared by all copies, and so copied here."""
         set_current_job(job)
         if self._decimal:
             decimal.setcontext(self._decimal.copy())

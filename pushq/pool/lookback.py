@@ -38,15 +38,15 @@ from math import inf
 from time import monotonic
 
 SLOW = 0.005
-"""Seconds beyond the fastest look that make a look slow."""
+"""Seconds: a look is slow if it takes so much longer than the fastest."""
 SLOW_PER_JOB = 0.0001
-"""Seconds more that a look may take for each job."""
+"""Seconds that a look may take longer for each job."""
 NEAR = 0.0005
 """Seconds of the fastest look, at least."""
 FORGETTING = 1.3
 """Ratio: the fastest look counts as so much slower after each later look, since a database may move away."""
 MARGIN = 1.0
-"""Seconds between an INSERT and its commit, up to which looks at new jobs find the job."""
+"""Seconds that a transaction may take from INSERT to commit, and looks at new jobs still find the job."""
 SLICE = 0.004
 """Seconds of a look at a slice, ideally."""
 SHARE = 15
@@ -56,7 +56,7 @@ NARROWEST = 1.0
 MOST_SLICES = 40
 """Slices in a round, before the slice with the rest."""
 NOISE_OF = 16
-"""Looks at new jobs in the average of their spread."""
+"""Number of recent looks at new jobs over which the spread is averaged."""
 WIDEST = 86_400.0
 """Seconds of the past in a slice, at most. A wider slice is all the rest."""
 OVERLAP = 0.1
@@ -159,7 +159,7 @@ class Lookback:
             self._round = self._new_round()
 
     def note(self, span: Span, *, began: float, jobs: int, room: int) -> None:
-        """Notes a look. began: an instant. jobs: taken. room: for how many."""
+        """Notes a look that began at an instant, and took `jobs` jobs where there was room for `room`."""
         took, took_all = monotonic() - began, jobs < room
         is_at_the_new = -inf < span.start and span.end == inf
         passing = self._usual.beyond(took - SLOW_PER_JOB * jobs, is_free_of_the_dead=is_at_the_new)
@@ -175,7 +175,7 @@ class Lookback:
             self._round = self._new_round() if passing > SLOW else None
 
     def note_new_seen(self) -> None:
-        """Notes a look at new jobs, or a question that shows as much."""
+        """Notes that new jobs have been looked for, by a look or by claims apart."""
         self._new_seen_at = monotonic()
 
     def _after_slice(self, before: Round, span: Span, passing: float, *, took_all: bool) -> Round | None:

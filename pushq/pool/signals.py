@@ -20,7 +20,7 @@ _masks = threading.local()
 
 
 def leave_to_the_supervisor(*signals: signal.Signals) -> None:
-    """Does nothing about these signals from now on. A signal that is ignored, by nohup for example, stays ignored."""
+    """From now on the signals do nothing. A signal that is ignored, by nohup for example, stays ignored."""
     for number in signals:
         if signal.getsignal(number) == signal.SIG_IGN:
             continue

@@ -44,7 +44,7 @@ LINGER = 0.03
 """Seconds that a pool claims on before it counts as idle, so that a busy system does not flap. A pool without a free
 worker counts as idle for as long."""
 LINGER_PER_JOB = 0.003
-"""Seconds of LINGER for each job: below some 300 jobs a second, a pool does not linger all the time, but is rung."""
+"""Seconds to linger for each claimed job: below some 300 jobs a second, a pool sleeps in between, and is rung."""
 LINGER_PAUSE = 0.005
 """Seconds between two claims of a lingering pool."""
 POLL_WHEN_DEAF = 1.0
