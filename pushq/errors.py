@@ -34,6 +34,10 @@ class PayloadError(PushqError):
     """A payload that does not fit its task's arguments; names the field, never shows the value."""
 
 
+class UnusableConnection(PushqError):
+    """What `Queue` was given is no connection that can insert a job: another driver's, something else, or closed."""
+
+
 class ResultError(PushqError):
     """A handler returned what cannot be stored as JSON."""
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from pushq.database.statements import statement
 from pushq.errors import PayloadError
 from pushq.job import NewJob
-
-
-@runtime_checkable
-class Connection(Protocol):
-    """An asyncpg connection, or a connection lent by an asyncpg pool."""
-
-    async def fetch(self, query: str, /, *args: Any) -> list[Any]: ...
+from pushq.producers import runner, sync_runner
+from pushq.producers.connections import AsyncConnection, SyncConnection
 
 
 class Queue:
@@ -25,27 +19,46 @@ class Queue:
     def __init__(self, name: str | None = None) -> None:
         self._name = name
 
-    async def insert(self, job: NewJob, *, connection: Connection) -> UUID | None:
+    async def insert(self, job: NewJob, *, connection: AsyncConnection) -> UUID | None:
         """Inserts a job on the caller's connection, in the transaction of the connection if any.
 
+        connection: a connection of asyncpg, an AsyncConnection of psycopg 3, or an AsyncSession or AsyncConnection of
+        SQLAlchemy over either driver. Nothing is committed. An asyncpg pool inserts in a transaction of its own.
+
         Returns the job's id, or None if an unfinished job has the same unique_key or id. Raises PayloadError for a
-        payload that is not JSON, TypeError for a connection of another driver, and asyncpg's CheckViolationError, with
-        the constraint's name, for a value that breaks a rule.
+        payload that is not JSON, UnusableConnection for anything else than an open connection of these, and the
+        driver's own error, such as asyncpg's CheckViolationError, for a value that breaks a rule.
         """
         ids = await self.insert_many([job], connection=connection)
         return ids[0] if ids else None
 
-    async def insert_many(self, jobs: Iterable[NewJob], *, connection: Connection) -> list[UUID]:
+    async def insert_many(self, jobs: Iterable[NewJob], *, connection: AsyncConnection) -> list[UUID]:
         """Inserts jobs in one statement: all, or none if a job is refused. Raises like insert.
 
         Returns the ids of the inserted jobs, in any order. Jobs whose unique_key is taken are left out.
         """
-        _check_connection(connection)
-        rows = [self._row(job) for job in jobs]
-        if not rows:
-            return []
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        return [row["id"] for row in await connection.fetch(statement("insert"), *columns)]
+        run = runner(connection.__class__)
+        columns = self._columns(jobs)
+        return await run(connection, statement("insert"), columns) if columns else []
+
+    def insert_sync(self, job: NewJob, *, connection: SyncConnection) -> UUID | None:
+        """The same as insert, where nothing is asynchronous.
+
+        connection: a Connection of psycopg 3, a Session or Connection of SQLAlchemy over psycopg 3, or a connection of
+        Django.
+        """
+        ids = self.insert_many_sync([job], connection=connection)
+        return ids[0] if ids else None
+
+    def insert_many_sync(self, jobs: Iterable[NewJob], *, connection: SyncConnection) -> list[UUID]:
+        """The same as insert_many, on the connections that insert_sync takes."""
+        run = sync_runner(connection.__class__)
+        columns = self._columns(jobs)
+        return run(connection, statement("insert"), columns) if columns else []
+
+    def _columns(self, jobs: Iterable[NewJob]) -> list[list[object]]:
+        """One list a column, as insert.sql takes them; none if there is no job."""
+        return [list(column) for column in zip(*[self._row(job) for job in jobs], strict=True)]
 
     def _row(self, job: NewJob) -> tuple[object, ...]:
         if not isinstance(job, NewJob):
@@ -64,16 +77,6 @@ class Queue:
             job.unique_key,
             job.tenant_id,
             job.correlation_id,
-        )
-
-
-def _check_connection(connection: object) -> None:
-    if not isinstance(connection, Connection):
-        kind = type(connection)
-        # The asyncpg connection inside another driver may not be in the driver's transaction.
-        raise TypeError(
-            f"Queue.insert takes a connection of asyncpg, not {kind.__module__}.{kind.__qualname__}; "
-            "with SQLAlchemy, psycopg, Django or another driver, write the INSERT: see docs/insert-jobs.md."
         )
 
 

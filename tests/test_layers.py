@@ -20,6 +20,7 @@ LAYERS = (
     ("current", "task", "outcome"),
     ("events",),
     ("database",),
+    ("producers",),
     ("queue",),
     ("desk",),
     ("sweeper",),
@@ -99,7 +100,14 @@ def test_the_supervisor_never_imports_the_user_s_code() -> None:
 SPARED = {
     "pushq.queue": {"anyio", "asyncpg", "click", "pydantic", "pushq.database.speaker"},
     "pushq.task": {"anyio", "asyncpg", "click", "pydantic_settings", "pushq.database.speaker"},
-    "pushq.pool.__main__": {"click", "prometheus_client", "pydantic_settings", "starlette", "uvicorn"},
+    "pushq.pool.__main__": {
+        "click",
+        "prometheus_client",
+        "pydantic_settings",
+        "starlette",
+        "uvicorn",
+        "pushq.producers",
+    },
     "pushq.cli.supervise": {"prometheus_client", "starlette", "uvicorn", "pushq.demo", "pushq.pool", "pushq.task"},
 }
 

@@ -53,11 +53,6 @@ async def test_many_are_inserted_at_once_and_those_whose_key_is_taken_are_left_o
     assert await count(connection, "queue = 'mail'") == 102
 
 
-async def test_a_connection_lent_by_a_pool_will_do(database_url: str) -> None:
-    async with asyncpg.create_pool(database_url, min_size=1, max_size=1) as pool, pool.acquire() as connection:
-        assert await Queue().insert(NewJob("a"), connection=connection)
-
-
 async def test_a_value_that_breaks_a_rule_is_refused_by_its_constraint(connection: Connection) -> None:
     with pytest.raises(asyncpg.CheckViolationError, match="jobs_task_has_1_to_200_characters"):
         await Queue().insert_many([NewJob("a"), NewJob("")], connection=connection)
@@ -68,16 +63,6 @@ async def test_a_payload_that_is_not_json_is_refused(connection: Connection) -> 
     for value in (float("nan"), object()):
         with pytest.raises(PayloadError, match="is not JSON"):
             await Queue().insert(NewJob("a", {"x": value}), connection=connection)
-
-
-async def test_a_connection_of_another_driver_is_refused_with_what_to_do() -> None:
-    class Cursor:
-        """As psycopg, SQLAlchemy and Django have them: without the method that asyncpg's connections have."""
-
-        async def execute(self, statement: str) -> None: ...
-
-    with pytest.raises(TypeError, match=r"takes a connection of asyncpg, not .*Cursor; with .* write the INSERT"):
-        await Queue().insert(NewJob("a"), connection=Cursor())  # type: ignore[arg-type]
 
 
 async def test_what_is_no_job_is_refused_with_what_makes_one(connection: Connection) -> None:

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from django.db import models
+
+
+class User(models.Model):
+    name = models.TextField()
+
+    class Meta:
+        db_table = "users"
