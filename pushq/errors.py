@@ -1,37 +1,40 @@
-"""What pushq raises: each message is a sentence that names the value and the remedy."""
+"""The exceptions of pushq. Each message is a sentence that names the value and the remedy."""
 
 
 class PushqError(Exception):
-    """Anything that pushq raises on purpose."""
+    """The base of all exceptions that pushq raises on purpose."""
 
 
 class UsageError(PushqError):
-    """The user's mistake, which the same command would only repeat: it ends with exit code 2 and this sentence, no
-    traceback. What may become well by itself, or by somebody else's doing, is no such error: it ends with 1."""
+    """A mistake of the user, which the same command would repeat. The command ends with exit code 2.
+
+    Errors that may pass by themselves, or by somebody else's work, are other PushqErrors, and end with exit code 1.
+    Either way, the command prints the sentence, without a traceback.
+    """
 
 
 class SettingsError(UsageError):
-    """A setting, from the environment, a file or a flag, that cannot be used."""
+    """A setting cannot be used, whether from the environment, a file or a flag."""
 
 
 class TasksError(UsageError):
-    """A registry of tasks that cannot be used: not found, not importable, a name twice."""
+    """A registry of tasks cannot be used: not found, not importable, a name twice."""
 
 
 class TasksRaised(PushqError):
-    """The module of a registry raises when it is imported, which may pass: it may have found a service away."""
+    """The module of a registry raised on import. The reason may pass, for example a service that is away."""
 
 
 class LifespanRaised(TasksRaised):
-    """The lifespan of a registry raises: when it is entered or left, or in between."""
+    """The lifespan of a registry raised: on entry, on exit or in between."""
 
 
 class SchemaError(PushqError):
-    """The database's schema is not the one that this program needs: somebody may be about to migrate it."""
+    """The database's schema does not fit this program. A migration may be about to come."""
 
 
 class PayloadError(PushqError):
-    """A payload that does not fit its task's arguments; names the field, never shows the value."""
+    """A payload does not fit the task's arguments. The message names the field, and never shows the value."""
 
 
 class UnusableConnection(PushqError):
@@ -39,13 +42,13 @@ class UnusableConnection(PushqError):
 
 
 class ResultError(PushqError):
-    """A handler returned what cannot be stored as JSON."""
+    """A handler returned a value that cannot be stored as JSON."""
 
 
 class DatabaseTrouble(PushqError):
-    """The database does not do what it was asked.
+    """The database has not carried out a request.
 
-    state: the SQLSTATE, where the server has answered a statement and the connection lives on; else empty.
+    state: the SQLSTATE, if the server has answered a statement and the connection lives on; else empty.
     """
 
     def __init__(self, message: str, state: str = "") -> None:
@@ -54,29 +57,29 @@ class DatabaseTrouble(PushqError):
 
 
 class DatabaseAway(DatabaseTrouble):
-    """The database did not answer, or answered that it cannot serve now: wait and try again."""
+    """The database did not answer, or cannot serve now. Wait and try again."""
 
 
 class StatementRolledBack(DatabaseAway):
-    """The database is there, and has undone a statement: somebody holds a lock, or is in the way. Try it again."""
+    """The database has rolled back a statement, because of a lock or another session. Try again."""
 
 
 class UnexpectedState(StatementRolledBack):
-    """A statement was undone for a reason that may last, and may be one row's alone.
+    """The database has rolled back a statement for a reason that may last, and may concern a single row.
 
-    What a trigger, a rule or a constraint of somebody's says, a time that has run out, a broken page: whatever else
-    PostgreSQL can say.
+    Examples: a foreign trigger, rule or constraint, a timeout, a broken page. Any SQLSTATE without a class of its own
+    counts.
     """
 
     @property
     def is_timeout(self) -> bool:
-        """Whether it took too long, or somebody has cancelled it: the next time may be another."""
+        """Whether the statement took too long, or was cancelled. The next try may succeed."""
         return self.state == "57014"
 
 
 class ValueRefused(UnexpectedState):
-    """The database will not store a value: one that it was given, or what somebody's trigger makes of it."""
+    """The database refuses to store a value: the given value, or the value that a trigger made of it."""
 
 
 class DatabaseRefused(DatabaseTrouble):
-    """The database answered, and it will not have us: wrong password, unknown database, missing right."""
+    """The database refuses this login: wrong password, unknown database, missing right."""

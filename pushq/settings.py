@@ -24,7 +24,7 @@ AnyCase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) 
 
 
 class Settings(BaseSettings):
-    """What a command of pushq runs by. Durations are in seconds."""
+    """The settings of a command. Durations are in seconds."""
 
     model_config = SettingsConfigDict(
         env_prefix="PUSHQ_",
@@ -36,48 +36,48 @@ class Settings(BaseSettings):
     )
 
     database_url: SecretStr | None = None
-    """Where the queue is; else DATABASE_URL, else libpq's PG* variables."""
+    """The queue's database; else DATABASE_URL, else libpq's PG* variables."""
     listen_database_url: SecretStr | None = None
-    """A direct connection to the same database, where database_url goes through a transaction pooler."""
+    """A direct connection to the same database, if database_url goes through a transaction pooler."""
     queues: Annotated[tuple[str, ...] | None, NoDecode] = None
-    """Queues to serve, separated by commas; else `default` and the queue of every registered task."""
+    """Queues to serve; else `default` and the queue of every registered task."""
     concurrency: int = Field(10, ge=1, le=10_000)
     """Workers in each pool: how many jobs a pool runs at a time."""
     processes: int = Field(1, ge=1, le=256)
     """Pools of the supervisor, each a process of its own."""
     poll_interval: SecondsOrZero = 30.0
-    """How often an idle pool looks for jobs without having been woken; 0: never."""
+    """How often an idle pool looks for jobs without a notification; 0: never."""
     wake: Annotated[Literal["notify", "poll"], AnyCase] = "notify"
     """Whether pools listen for notifications, or only poll."""
     heartbeat_interval: Seconds = 10.0
-    """How often a supervisor says that it lives."""
+    """How often a supervisor sends a heartbeat."""
     lease: Seconds = 30.0
-    """How long a supervisor that sends no heartbeat keeps its jobs."""
+    """How long a supervisor without a heartbeat keeps its jobs."""
     shutdown_timeout: SecondsOrZero = 25.0
-    """How long running jobs have to finish after SIGTERM or SIGINT."""
+    """How long running jobs may take after SIGTERM or SIGINT."""
     sweep_interval: Seconds = 15.0
-    """How often a supervisor looks after the jobs of dead ones, partitions and history."""
+    """How often a supervisor looks after the jobs of dead supervisors, partitions and history."""
     http_host: str = "127.0.0.1"
-    """Where /metrics, /healthz and /readyz are served."""
+    """The address of /metrics, /healthz and /readyz."""
     http_port: int = Field(9464, ge=0, le=65535)
-    """The port they are served on; 0: any free one."""
+    """The port of /metrics, /healthz and /readyz; 0: any free port."""
     http_token: SecretStr | None = None
-    """A bearer token that /metrics then asks for. Without one it is served to this machine alone."""
+    """The bearer token of /metrics. Without a token, /metrics is served to this machine alone."""
     log_format: Annotated[Literal["console", "json"], AnyCase] = "console"
-    """How events are written to standard error: for people, or one JSON object a line."""
+    """The format of events on standard error: text, or one JSON object a line."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = "info"
-    """The quietest events that are written."""
+    """The quietest level written."""
     log_errors: Annotated[Literal["brief", "full"], AnyCase] = "brief"
-    """What the log tells of a job's error: its type and place, or its message and traceback too."""
+    """A job's error in the log: type and place (brief), or message and traceback too (full)."""
     retention: Seconds = 604800.0
     """How long finished jobs are kept, to the day."""
 
     @classmethod
     def load(cls, **flags: Any) -> Self:
-        """Settings from flags, the environment and `.env`; the first that says something wins.
+        """Settings from flags, the environment and `.env`. The first source that sets a value wins.
 
-        A flag that is None or empty was not given. Raises SettingsError, in one sentence, for a value that cannot be
-        used and for a PUSHQ_ variable that does not exist.
+        A flag that is None or empty counts as unset. Raises SettingsError for a value that cannot be used, and for an
+        unknown PUSHQ_ variable.
         """
         given = {name: value for name, value in flags.items() if value not in (None, ())}
         try:
@@ -111,10 +111,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.lease < 3 * self.heartbeat_interval * (1 - 1e-9):  # 0.6 is three times 0.2, though not to a float
+        if self.lease < 3 * self.heartbeat_interval * (1 - 1e-9):  # three times 0.2 is 0.6, but not for floats
             raise ValueError(
                 f"PUSHQ_LEASE={self.lease:g} cannot be used: it must be at least three times "
-                f"PUSHQ_HEARTBEAT_INTERVAL={self.heartbeat_interval:g}, so that one lost heartbeat costs nothing."
+                f"PUSHQ_HEARTBEAT_INTERVAL={self.heartbeat_interval:g}, so that a lost heartbeat costs no job."
             )
         if self.wake == "poll" and self.poll_interval == 0:
             raise ValueError(
@@ -128,31 +128,31 @@ SECRETS = frozenset(
 )
 """The variables that hold passwords and tokens."""
 
-# Not settings of the program: where the embedded server and the tests find things.
+# Variables of the embedded server and the tests, not settings.
 _ELSEWHERE = re.compile(r"PUSHQ_PG_BINDIR|PUSHQ_TEST_\w+")
 
-# Kubernetes sets these in every container beside a Service whose name begins with "pushq".
+# Variables that Kubernetes sets in every container beside a Service whose name begins with "pushq".
 _SERVICE_LINK = re.compile(r"PUSHQ_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 
 
 _PIPE_PATIENCE = 5.0
-"""Seconds, for whoever fills `.env` where it is a pipe."""
+"""Seconds without a byte after which reading a pipe `.env` fails."""
 
 
 @contextmanager
 def _env_file() -> Iterator[str | None]:
-    """`.env`; where it is a pipe, which is to be read once, a copy in memory of what came out of it."""
+    """The path of `.env`. A pipe can be read only once, so its content is copied to memory. None: there is no file."""
     path = Path(".env")
     if not path.is_fifo():
         yield str(path) if path.is_file() else None
         return
-    with open(os.memfd_create("env"), "wb", buffering=0) as copy:  # noqa: PTH123 - it has no path of its own
+    with open(os.memfd_create("env"), "wb", buffering=0) as copy:  # noqa: PTH123 - a descriptor has no path
         copy.write(_poured_out(path))
         yield f"/proc/self/fd/{copy.fileno()}"
 
 
 def _poured_out(path: Path) -> bytes:
-    """What somebody writes into a pipe until he closes it."""
+    """The content of a pipe, until its writer closes."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     parts: list[bytes] = []
     try:
@@ -166,7 +166,7 @@ def _poured_out(path: Path) -> bytes:
 
 
 def _variables(file: str | None) -> dict[str, str]:
-    """Every variable of the environment and, below it, of `.env`, by its name in capitals."""
+    """Every variable by its name in capitals. The environment overrides `.env`."""
     written = DotEnvSettingsSource(Settings, env_file=file).env_vars
     return {name.upper(): value or "" for name, value in [*written.items(), *os.environ.items()]}
 
@@ -176,7 +176,7 @@ def _refuse_unknown(variables: Mapping[str, str]) -> None:
     for name, value in sorted(variables.items()):
         if name.startswith("PUSHQ_") and name not in known and not _is_none_of_ours(name, value):
             meant = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {meant[0]}?" if meant else "'pushq supervise --help' lists those there are."
+            hint = f"did you mean {meant[0]}?" if meant else "'pushq supervise --help' lists the settings."
             raise SettingsError(f"There is no setting {name}; {hint}")
 
 
@@ -186,14 +186,14 @@ def _is_none_of_ours(name: str, value: str) -> bool:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first fault, with the value at fault unless it is a secret."""
+    """The first fault, with the value unless the value is secret."""
     fault = error.errors(include_url=False)[0]
     reason = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not fault["loc"]:
         return reason
     field = str(fault["loc"][0])
     value = "" if f"PUSHQ_{field.upper()}" in SECRETS else f"={fault['input']}"
-    if fault["type"] == "float_parsing":  # of durations alone
+    if fault["type"] == "float_parsing":  # only durations are floats
         reason = f"should be seconds, as a plain number: {_in_seconds(str(fault['input']))}"
     return f"PUSHQ_{field.upper()}{value} cannot be used: it {reason[0].lower() + reason[1:]}."
 
@@ -203,6 +203,6 @@ _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def _in_seconds(text: str) -> str:
-    """What somebody may have meant, else an example."""
+    """The duration that the user may have meant, else an example."""
     match = _DURATION.fullmatch(text.lower())
     return f"{float(match[1]) * _UNITS[match[2]]:g}" if match else "30 or 0.5"

@@ -1,4 +1,4 @@
-"""The command line: composes settings, tasks, supervisor, exporter and store; the logic is theirs."""
+"""The command line: composes settings, tasks, supervisor, exporter and store, and holds no logic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 import pushq
 from pushq.errors import PushqError, UsageError
 
-# Each command's module, imported when the command is: a supervisor starts without the benchmark.
+# The module of each command, imported on use: a supervisor starts without the benchmark.
 _MODULES = {
     "bench": "bench",
     "demo": "demo",
@@ -34,11 +34,11 @@ _ELSEWHERE = {
     "migrate": ("init", "install", "schema", "setup", "upgrade"),
     "jobs": ("list", "ls", "show", "status"),
 }
-"""What other queues call a command."""
+"""The names of commands in other queues."""
 
 
 class _Commands(click.Group):
-    """Turns what pushq raises into a sentence and an exit code: 2 for the user's mistake, 1 for what may pass."""
+    """Turns PushqErrors into a sentence and an exit code: 2 for mistakes of the user, 1 for states that may pass."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in _MODULES:
@@ -63,7 +63,7 @@ class _Commands(click.Group):
             click.echo(f"pushq: {error}", err=True)
             sys.exit(2 if isinstance(error, UsageError) else 1)
         except BrokenPipeError:  # `pushq jobs | head`: the reader has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
             sys.exit(0)
 
 
@@ -76,22 +76,22 @@ def cli() -> None:
       pushq migrate                        prepare the database of PUSHQ_DATABASE_URL
       pushq supervise app.jobs:tasks       run jobs
       psql -c "insert into pushq.jobs (task, payload) values ('mail.welcome', '{\\"user_id\\": 42}')"
-      pushq jobs                           see what became of it
-      pushq demo                           see it all at work, without a database of your own
-      pushq bench                          see how fast it is on this machine, and by what limit
+      pushq jobs                           see the jobs and their outcomes
+      pushq demo                           see pushq at work, without a database of your own
+      pushq bench                          measure pushq on this machine, and the limits
     """
 
 
 for name in _MODULES:
-    # It stands for the one that will be imported: in the list, and among the suggestions for a misspelt one.
+    # A placeholder for the command to import, in the list and among the suggestions for a misspelt name.
     cli.add_command(click.Command(name))
 
 
 def main() -> None:
-    # What a script starts with `&` is born ignoring it. Whoever sends it to a command means the command.
+    # A shell script starts `&` commands with SIGINT ignored. But a SIGINT sent to this command is meant.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a row may hold what the terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")  # rows may hold characters unknown to the terminal
     _leave_a_closed_home()
     cli(prog_name="pushq")
 
@@ -108,8 +108,10 @@ def _refuse_a_namesake() -> None:
 
 
 def _leave_a_closed_home() -> None:
-    """Where HOME is still that of whoever has changed the user, root's, asyncpg fails on the passwords and certificates
-    for which it looks there. Without HOME it looks in the home of the user that we are, if there is any.
+    """Unsets a HOME that this user may not enter, as after a change of user from root.
+
+    asyncpg looks for passwords and certificates in HOME, and fails there. Without HOME, asyncpg looks in the user's own
+    home, if any.
     """
     home = os.environ.get("HOME")
     if home and Path(home).exists() and not os.access(home, os.X_OK):

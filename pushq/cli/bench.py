@@ -29,16 +29,16 @@ from pushq.local.server import EmbeddedServer
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[SCENARIO]...")
-@click.option("--list", "lists", is_flag=True, help="List the scenarios, what each measures and how long it takes.")
+@click.option("--list", "lists", is_flag=True, help="List the scenarios, with figures and durations.")
 @click.option("--long", "is_long", is_flag=True, help="Every scenario, up to 10 M rows and 10 minutes.")
-@click.option("--rounds", type=click.IntRange(1, 1000), help="So many rounds each, however long they take.  [5]")
-@click.option("--minutes", type=click.FloatRange(0.05, 600), help="How long `pinned` holds the horizon.  [1, long 10]")
+@click.option("--rounds", type=click.IntRange(1, 1000), help="Rounds of each scenario, however long.  [5]")
+@click.option("--minutes", type=click.FloatRange(0.05, 600), help="How long `pinned` pins the horizon.  [1, long 10]")
 @click.option("--scale", type=click.FloatRange(0.001, 10), default=1.0, help="Multiplies jobs and seconds.  [1]")
-@click.option("--embedded", is_flag=True, help="On a PostgreSQL of its own, whatever the settings say.")
+@click.option("--embedded", is_flag=True, help="Start a PostgreSQL, whatever the settings say.")
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Append each round to this file.")
-@click.option("--resume", is_flag=True, help="Do not repeat the rounds that the record holds.")
+@click.option("--resume", is_flag=True, help="Skip the rounds in the record.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw INSERTs/s by clients, as SVG.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, with every round's values.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the values of every round.")
 def bench(
     names: tuple[str, ...],
     lists: bool,
@@ -52,10 +52,10 @@ def bench(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Measures pushq on this machine, each figure by the limit that the same round measures.
+    """Measures pushq on this machine, each figure with a limit measured in the same round.
 
-    On the server of PUSHQ_DATABASE_URL, in databases of its own (pushq_bench_…), which it drops; without a URL on a
-    PostgreSQL of its own. The default run ends in 3 minutes.
+    Uses the server of PUSHQ_DATABASE_URL, makes databases pushq_bench_… there, and drops them. Without a URL, starts a
+    PostgreSQL. The default run ends in 3 minutes.
 
     \b
       pushq bench
@@ -67,12 +67,12 @@ def bench(
         return
     scenarios = choose(names, everything=is_long)
     if resume and record is None:
-        raise UsageError("--resume goes on with a record; name it with --record FILE.")
+        raise UsageError("--resume needs a record: name the file with --record FILE.")
     scope = Scope(rounds or 5, is_long, minutes, scale)
     kept = Record.resumed(record) if record and resume else Record(record)
     report = _measure(scenarios, scope, kept, embedded=embedded, has_all_the_time=is_long or rounds is not None)
     if report is None:
-        click.echo("stopped before anything was measured; nothing is left running", err=True)
+        click.echo("stopped before the first measurement; no process is left running", err=True)
         sys.exit(130)
     _show(report, as_json=as_json)
     if plot:
@@ -99,7 +99,7 @@ def _list(*, as_json: bool) -> None:
 def _measure(
     scenarios: Sequence[Scenario], scope: Scope, record: Record, *, embedded: bool, has_all_the_time: bool
 ) -> Report | None:
-    """None if it was stopped before it had begun."""
+    """The report; None if stopped before the first measurement."""
     progress = Progress()
     try:
         with Interrupts() as interrupts, _server(progress, embedded=embedded) as (url, pgbench), interrupts.allowed():
@@ -122,13 +122,11 @@ def _measure(
 
 @contextmanager
 def _server(progress: Progress, *, embedded: bool) -> Iterator[tuple[str, Pgbench]]:
-    """The user's own, or one that lives as long as the block."""
+    """The URL of the user's server, or of a server that lives as long as the block, and its pgbench."""
     url = load_settings().listen_url
     if url and not embedded:
         pgbench = Pgbench.find()
-        click.echo(
-            f"{describe(url)} leads to the server; databases pushq_bench_… are made there and dropped.", err=True
-        )
+        click.echo(f"{describe(url)} names the server; databases pushq_bench_… are made there and dropped.", err=True)
         yield url, pgbench
         return
     progress.show("starting PostgreSQL")
@@ -137,7 +135,7 @@ def _server(progress: Progress, *, embedded: bool) -> Iterator[tuple[str, Pgbenc
 
 
 def _teller(progress: Progress) -> Teller:
-    """A line that is written over, on a terminal; elsewhere a line a round."""
+    """An overwritten line on a terminal; elsewhere a line for each round."""
     if sys.stderr.isatty():
         return Teller(show=progress.show)
     return Teller(say=lambda line: click.echo(line, err=True))
@@ -160,7 +158,7 @@ def _plot(report: Report, file: Path) -> None:
     curves = by_clients(report.figures)
     if not any(len(curve) > 1 for curve in curves.values()):
         raise UsageError(
-            f"There is nothing to draw in {file}: several numbers of clients are measured by insert --long."
+            f"There is nothing to draw in {file}: only `insert --long` measures several numbers of clients."
         )
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(draw_rates(curves))

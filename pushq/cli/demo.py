@@ -28,11 +28,12 @@ SHOWN = ("pushq_jobs_finished_total", "pushq_job_retries_total", "pushq_wakeups_
 
 @click.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--keep", is_flag=True, help="Leave it running until Ctrl-C, to insert jobs by hand.")
+@click.option("--keep", is_flag=True, help="Keep running until Ctrl-C, for jobs inserted by hand.")
 def demo(folder: Path | None, keep: bool) -> None:
-    """Shows pushq at work, with a PostgreSQL of its own: one job a file of FOLDER.
+    """Shows pushq at work on a PostgreSQL of its own: a job for each file of FOLDER.
 
-    Without FOLDER: the Python standard library's own sources. Files that do not decode fail, and are retried.
+    Without FOLDER, the files are the sources of Python's standard library. Files that do not
+    decode fail, and are retried.
 
     \b
       pushq demo
@@ -58,7 +59,7 @@ def demo(folder: Path | None, keep: bool) -> None:
                 anyio.run(_show, server, supervisor, port, files, progress, keep)
     except KeyboardInterrupt:
         progress.end()
-        click.echo("stopped; nothing is left running", err=True)
+        click.echo("stopped; no process is left running", err=True)
         sys.exit(0 if keep else 130)
 
 
@@ -95,13 +96,13 @@ async def _run(demo: Demo, files: Sequence[Path], progress: Progress) -> None:
 async def _show_pick_ups(demo: Demo) -> None:
     waits = [1000 * seconds for seconds in await demo.pick_ups(20)]
     click.echo(
-        "\nThen, idle, 20 single INSERTs: from INSERT to the start of its job, the commit included, "
+        "\nThen, idle, 20 single INSERTs. From INSERT to the start of the job, commit included: "
         f"{statistics.median(waits):.1f} ms (median), {max(waits):.1f} ms (slowest)."
     )
 
 
 async def _show_metrics(demo: Demo) -> None:
-    click.echo(f"\n{demo.metrics_url} says, among others:")
+    click.echo(f"\n{demo.metrics_url} shows, among others:")
     for line in await demo.metrics():
         if line.startswith(SHOWN):
             click.echo(f"  {line}")
@@ -112,9 +113,7 @@ def _show_psql(server: EmbeddedServer, *, keep: bool) -> None:
     command = f'-c "insert into pushq.jobs (task, payload) values ({values})"'  # noqa: S608 - only printed
     if keep:
         url = shlex.quote(server.url())
-        click.echo(f"\nInsert one by hand, and see it:\n  {server.bin_directory / 'psql'} {url} {command}")
-        click.echo(f"  DATABASE_URL={url} pushq jobs\nCtrl-C ends it.")
+        click.echo(f"\nInsert a job by hand, and see the row:\n  {server.bin_directory / 'psql'} {url} {command}")
+        click.echo(f"  DATABASE_URL={url} pushq jobs\nCtrl-C ends the demo.")
     else:
-        click.echo(
-            f"\nInsert one by hand while `pushq demo --keep` runs, with the URL that it prints:\n  psql URL {command}"
-        )
+        click.echo(f"\nInsert a job by hand while `pushq demo --keep` runs, at the printed URL:\n  psql URL {command}")

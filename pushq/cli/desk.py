@@ -1,4 +1,4 @@
-"""Runs one question or change at the desk, with the database of the settings."""
+"""Runs a question or a change at the desk, with the database of the settings."""
 
 from __future__ import annotations
 

@@ -23,13 +23,14 @@ from pushq.supervisor.signals import STOP
 def exporter(**flags: object) -> None:
     """Serves /metrics, /healthz and /readyz, and runs no jobs.
 
-    Its counters are the same as those of every supervisor. One scrape target of the two is enough.
+    The counters are the same as every supervisor's, so a single scrape target is enough.
 
     \b
       pushq exporter
       PUSHQ_HTTP_TOKEN=secret pushq exporter --http-host 0.0.0.0
 
-    /metrics then asks for `Authorization: Bearer secret`; beyond this machine it is not served without a token.
+    With a token, /metrics requires `Authorization: Bearer secret`. Without a token, /metrics is served only to this
+    machine.
     """
     settings = load_settings(**flags)
 

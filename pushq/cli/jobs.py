@@ -23,7 +23,7 @@ from pushq.settings import TEN_YEARS
 
 
 def _refuse_nan(context: click.Context, option: click.Parameter, value: float) -> float:
-    """NaN is in every range: no comparison with it fails."""
+    """Refuses NaN, which passes every test of a range."""
     if math.isnan(value):
         raise click.BadParameter("nan is not a number of seconds.", context, option)
     return value
@@ -32,11 +32,11 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float) -
 @click.command()
 @click.argument("task")
 @click.option(
-    "--payload", default="{}", metavar="JSON", help="The handler's arguments, a JSON object; `-` reads standard input."
+    "--payload", default="{}", metavar="JSON", help="The handler's arguments, a JSON object. `-` reads standard input."
 )
-@click.option("--queue", default="default", show_default=True, help="The lane that it waits in.")
+@click.option("--queue", default="default", show_default=True, help="The job's queue.")
 @click.option(
-    "--priority", type=click.IntRange(-32768, 32767), default=0, show_default=True, help="Smaller runs first."
+    "--priority", type=click.IntRange(-32768, 32767), default=0, show_default=True, help="Smaller numbers run first."
 )
 @click.option(
     "--delay",
@@ -44,14 +44,14 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float) -
     callback=_refuse_nan,
     default=0,
     metavar="SECONDS",
-    help="Not before so many seconds from now.",
+    help="Seconds until the earliest start.",
 )
-@click.option("--unique-key", help="At most one unfinished job has it.")
+@click.option("--unique-key", help="At most one unfinished job may have this key.")
 @click.option(
     "--wait",
     "waits",
     is_flag=True,
-    help="Wait until the job is finished, and show it; exit code 1 unless it succeeded.",
+    help="Wait for the end of the job, and show the row. Exit code 1 unless the job succeeded.",
 )
 @as_json
 def enqueue(
@@ -107,7 +107,7 @@ async def _wait_finished(desk: Desk, job_id: UUID) -> Row:
     try:
         return await _poll(desk, job_id, progress, began)
     except BaseException:
-        click.echo(f"No longer waiting for job {job_id}, which takes its course.", err=True)
+        click.echo(f"No longer waiting for job {job_id}, which goes on.", err=True)
         raise
     finally:
         progress.end()
@@ -117,7 +117,7 @@ async def _poll(desk: Desk, job_id: UUID, progress: Progress, began: float) -> R
     while True:
         row = await desk.find(job_id)
         if row is None:
-            raise UsageError(f"Job {job_id} was deleted while we waited for it.")
+            raise UsageError(f"Job {job_id} was deleted during the wait.")
         if Status(row["status"]).is_finished:
             return row
         waited = anyio.current_time() - began
@@ -130,7 +130,7 @@ LISTED = ("id", "task", "queue", "status", "attempt", "failures", "crashes", "en
 
 @click.group(cls=ListsByItself)
 def jobs() -> None:
-    """Lists, shows, cancels and retries jobs. By itself: lists the newest, with the options of `list`.
+    """Lists, shows, cancels and retries jobs. Without a command: lists the newest jobs, with the options of `list`.
 
     \b
       pushq jobs list --status failed --task mail.welcome
@@ -140,18 +140,16 @@ def jobs() -> None:
 
 
 @jobs.command("list")
-@click.option(
-    "--status", type=click.Choice([status.value for status in Status]), help="Only jobs that have come to this."
-)
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only jobs of this status.")
 @click.option("--queue", help="Only jobs of this queue.")
 @click.option("--task", help="Only jobs of this task.")
-@click.option("--unknown", is_flag=True, help="Only queued jobs whose task no supervisor has ever known.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="No more than so many.")
+@click.option("--unknown", is_flag=True, help="Only queued jobs with a task that no supervisor has ever known.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="The most jobs to list.")
 @as_json
 def list_jobs(
     status: str | None, queue: str | None, task: str | None, unknown: bool, limit: int, as_json: bool
 ) -> None:
-    """Lists jobs, the newest first. A queued job that waits for more than its time says why."""
+    """Lists jobs, the newest first. Marks queued jobs of unknown tasks and paused queues."""
     rows = at_desk(lambda desk: desk.list_jobs(Filter(status, queue, task, unknown), limit))
     if not as_json:
         rows = [row | {"error": _remark(row)} for row in rows]
@@ -170,7 +168,7 @@ def _remark(row: Row) -> str | None:
 @click.argument("job_id", type=click.UUID, metavar="ID")
 @as_json
 def show(job_id: UUID, as_json: bool) -> None:
-    """Shows one job whole, with its last error."""
+    """Shows one job in full, with the last error."""
     row = at_desk(lambda desk: desk.find(job_id))
     if row is None:
         raise UsageError(f"There is no job {job_id}; it may have been dropped after its retention.")
@@ -191,7 +189,7 @@ def _show_one(row: Row) -> None:
 @click.argument("job_ids", type=click.UUID, nargs=-1, required=True, metavar="ID...")
 @as_json
 def cancel(job_ids: tuple[UUID, ...], as_json: bool) -> None:
-    """Ends unfinished jobs as cancelled. The handler of a running one runs on; its outcome is not taken."""
+    """Ends unfinished jobs as cancelled. The handler of a running job runs on, and its outcome is refused."""
     _change("cancel", job_ids, "cancelled", as_json)
 
 
@@ -199,12 +197,12 @@ def cancel(job_ids: tuple[UUID, ...], as_json: bool) -> None:
 @click.argument("job_ids", type=click.UUID, nargs=-1, required=True, metavar="ID...")
 @as_json
 def retry(job_ids: tuple[UUID, ...], as_json: bool) -> None:
-    """Makes jobs run again, now, with a clean count of failures."""
+    """Makes jobs run again, now, with a clean count of failures and crashes."""
     _change("retry", job_ids, "queued", as_json)
 
 
 def _change(verb: str, job_ids: tuple[UUID, ...], wanted: str, as_json: bool) -> None:
-    """Does it to each, says what was done, and ends with 1 if it was not what was wanted for all."""
+    """Changes each job and shows the results. Exit code 1 unless all results are as wanted."""
 
     async def change(desk: Desk) -> list[Row]:
         return [{"id": job_id, "did": await desk.change(verb, job_id)} for job_id in job_ids]

@@ -18,18 +18,18 @@ from pushq.database.url import describe
 @click.option(
     "--check",
     is_flag=True,
-    help="Only say what is missing or not as it should be: exit code 0 if nothing, 1 if something.",
+    help="Only report what is missing or wrong: exit code 0 if nothing is, else 1.",
 )
 @click.option(
-    "--sql", "print_sql", is_flag=True, help="Print the migrations, for a tool of your own; needs no database."
+    "--sql", "print_sql", is_flag=True, help="Print the migrations, for a tool of your own. Needs no database."
 )
 @click.option(
-    "--roles", "print_roles", is_flag=True, help="Print grants for a producer, a worker and an observer role."
+    "--roles", "print_roles", is_flag=True, help="Print the grants for three roles: producer, worker, observer."
 )
 def migrate(check: bool, print_sql: bool, print_roles: bool) -> None:
-    """Prepares the database: applies the migrations that it lacks, each in a transaction.
+    """Prepares the database: applies missing migrations, each in a transaction.
 
-    Any number may run at once, for example one a deployed replica: they take turns.
+    Any number may run at once, for example one in each deployed replica, and take turns.
 
     \b
       PUSHQ_DATABASE_URL=postgresql://localhost/app pushq migrate

@@ -1,4 +1,4 @@
-"""Settings of a command, and flags for them, each made from the setting's own name, type and description."""
+"""The settings of a command, and their flags, made from each setting's name, type and description."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pushq.settings import Settings
 
 
 def load_settings(**flags: Any) -> Settings:
-    """The settings of a command. Says, once, what of the database's URLs is not for us."""
+    """The settings of a command. Names, once, parameters of the database URLs that are left out."""
     settings = Settings.load(**flags)
     if names := sorted({*left_out(settings.url), *left_out(settings.listen_url)}):
         click.echo(
-            f"pushq: left out of the database URL, since asyncpg knows nothing of it: {', '.join(names)}. "
-            "A setting of the server goes into options=-c%20NAME%3DVALUE.",
+            f"pushq: left out of the database URL, since unknown to asyncpg: {', '.join(names)}. "
+            "Settings of the server go into options=-c%20NAME%3DVALUE.",
             err=True,
         )
     return settings
@@ -28,7 +28,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def settings_options(*names: str) -> Callable[[Command], Command]:
-    """Adds a flag a setting. Values go to Settings.load as they are, which alone judges them."""
+    """Adds a flag for each setting. Flags keep values as they are, for Settings.load to judge."""
 
     def decorate(command: Command) -> Command:
         for name in reversed(names):
@@ -42,7 +42,9 @@ def _option(name: str) -> Callable[[Command], Command]:
     field = Settings.model_fields[name]
     about = f"{field.description}  [PUSHQ_{name.upper()}"
     if name == "queues":
-        return click.option("--queue", "queues", multiple=True, metavar="NAME", help=f"{about}; repeatable]")
+        return click.option(
+            "--queue", "queues", multiple=True, metavar="NAME", help=f"{about}, separated by commas; repeatable]"
+        )
     default = f"{field.default:g}" if isinstance(field.default, float) else field.default
     return click.option(f"--{name.replace('_', '-')}", metavar=_metavar(field), help=f"{about}; default {default}]")
 
@@ -61,7 +63,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object 
 
 
 class ListsByItself(click.Group):
-    """Commands about one kind of thing. Without the name of one, options and all are those of `list`."""
+    """A group of commands that runs `list`, with its options, unless the arguments name a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         is_named = args and (not args[0].startswith("-") or args[0] in ctx.help_option_names)

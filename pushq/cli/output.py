@@ -1,4 +1,4 @@
-"""Rows for people, as columns, or for programs, as JSON lines."""
+"""Rows as columns for people, or as JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Row = Mapping[str, Any]
 
 
 def show_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Prints a listing; `empty` is said, to people, when there is nothing."""
+    """Prints a listing. Without rows, people get the text `empty`."""
     if as_json:
         for row in rows:
-            click.echo(json.dumps(dict(row), default=_plain))  # in ASCII: a terminal obeys more than ASCII's controls
+            click.echo(json.dumps(dict(row), default=_plain))  # as ASCII: terminals obey more than ASCII's controls
     elif rows:
         click.echo(table([{column: row[column] for column in columns} for row in rows]))
     else:
@@ -61,7 +61,7 @@ def _plain(value: object) -> str:
 
 
 class Progress:
-    """One line that is written over, on a terminal; elsewhere a line now and then would only be noise."""
+    """A line that is overwritten, on a terminal. Elsewhere nothing, since such lines would be noise."""
 
     def __init__(self) -> None:
         self._is_live = sys.stderr.isatty()

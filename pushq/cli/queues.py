@@ -15,12 +15,12 @@ LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused")
 
 @click.group(cls=ListsByItself)
 def queues() -> None:
-    """Lists, pauses and resumes queues. By itself: lists them.
+    """Lists, pauses and resumes queues. Without a command: lists queues.
 
     \b
-      pushq queues pause mail     # running jobs run on; queued ones wait
+      pushq queues pause mail     # running jobs run on; queued jobs wait
       pushq queues resume mail
-      pushq queues pause --all    # before a copy of a database may run: its jobs are the original's
+      pushq queues pause --all    # before the first supervisor on a copy of a database
     """
 
 
@@ -32,7 +32,7 @@ def list_queues(as_json: bool) -> None:
 
 
 _names = click.argument("names", nargs=-1, metavar="QUEUE...")
-_all = click.option("--all", "every", is_flag=True, help="All queues, also those to come.")
+_all = click.option("--all", "every", is_flag=True, help="All queues, including future queues.")
 
 
 @queues.command()
@@ -40,7 +40,7 @@ _all = click.option("--all", "every", is_flag=True, help="All queues, also those
 @_all
 @as_json
 def pause(names: tuple[str, ...], every: bool, as_json: bool) -> None:
-    """Stops pools from claiming the jobs of a queue."""
+    """Stops pools from claiming jobs of the queues."""
     _change("pause", names, every, as_json)
 
 
@@ -49,9 +49,9 @@ def pause(names: tuple[str, ...], every: bool, as_json: bool) -> None:
 @_all
 @as_json
 def resume(names: tuple[str, ...], every: bool, as_json: bool) -> None:
-    """Lets pools claim the jobs of a queue again.
+    """Lets pools claim jobs of the queues again.
 
-    With --all, takes back `pause --all`: what was paused by its name stays so, and is shown.
+    --all ends only `pause --all`. Queues paused by name stay paused, and are shown.
     """
     _change("resume", names, every, as_json)
 

@@ -32,10 +32,10 @@ SUPERVISE = (
 @click.argument("tasks", metavar="MODULE:TASKS")
 @settings_options(*SUPERVISE)
 def supervise(tasks: str, **flags: object) -> None:
-    """Runs jobs, of the tasks registered in MODULE:TASKS.
+    """Runs jobs of the tasks registered in MODULE:TASKS.
 
-    Stops on SIGTERM, SIGHUP, SIGQUIT or Ctrl-C: claims no more, gives running jobs their time, and puts back what is
-    left. A second signal stops at once.
+    SIGTERM, SIGHUP, SIGQUIT and Ctrl-C drain: the supervisor claims no more jobs, gives running jobs time to end, and
+    requeues the rest. A second SIGTERM, SIGQUIT or Ctrl-C stops at once.
 
     \b
       pushq supervise app.jobs:tasks
@@ -50,14 +50,14 @@ def supervise(tasks: str, **flags: object) -> None:
                 await Supervisor(settings, tasks, listening).run(signals)
             _end_at_once()
 
-    import_server()  # now: an import that comes later, in a thread too, holds up the loop that sends the heartbeat
+    import_server()  # now: a later import, even in a thread, would delay the loop that sends the heartbeat
     anyio.run(run)
 
 
 def _end_at_once() -> NoReturn:
-    """Ends the process, which has drained, while signals are still received: another must not make it a failure.
+    """Ends the drained process while signals are still received, so that no late signal turns success into failure.
 
-    The interpreter's own end may take a second of the few that there are to be gone.
+    The interpreter's own end may take a second, of the three after the grace period.
     """
     os._exit(0)
 
@@ -66,10 +66,10 @@ def _end_at_once() -> NoReturn:
 @settings_options("lease", "heartbeat_interval", "retention")
 @as_json
 def sweep(as_json: bool, **flags: object) -> None:
-    """Watches the supervisors for one lease, then sweeps once and shows what it did.
+    """Watches the supervisors for one lease, sweeps once, and shows the result.
 
-    Supervisors do this by themselves. Use it where none is running: after a host has died for good, or from cron as the
-    owner of the tables. A supervisor whose own lease is longer than ours is not judged.
+    Supervisors sweep by themselves. Use this command if none is running, after a host has died for good, or from cron
+    as the owner of the tables. Supervisors with a lease longer than --lease are not judged.
 
     \b
       pushq sweep
@@ -97,7 +97,7 @@ def sweep(as_json: bool, **flags: object) -> None:
 
 
 async def _watch(sweeper: Sweeper, lease: float) -> None:
-    """Notes whose heartbeats go on."""
+    """Notes which supervisors send heartbeats."""
     progress = Progress()
     await sweeper.observe()
     until = anyio.current_time() + lease

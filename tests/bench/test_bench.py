@@ -121,7 +121,7 @@ def test_the_scenarios_are_listed_with_their_times() -> None:
     ("arguments", "sentence"),
     [
         (["drian"], "There is no scenario 'drian'; did you mean 'drain'?"),
-        (["--resume"], "--resume goes on with a record; name it with --record FILE."),
+        (["--resume"], "--resume needs a record: name the file with --record FILE."),
     ],
 )
 def test_a_mistake_is_pointed_out(arguments: list[str], sentence: str) -> None:

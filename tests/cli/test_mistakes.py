@@ -259,7 +259,7 @@ def test_parameters_that_are_for_libpq_do_no_harm(database_url: str) -> None:
 def test_parameters_of_another_driver_are_left_out_and_named_once(database_url: str) -> None:
     ended = invoke("migrate", "--check", url=f"{database_url}&pool_size=5&max_overflow=3")
 
-    assert "left out of the database URL, since asyncpg knows nothing of it: max_overflow, pool_size. " in ended.stderr
+    assert "left out of the database URL, since unknown to asyncpg: max_overflow, pool_size. " in ended.stderr
     assert (ended.exit_code, ended.stderr.count("\n")) == (0, 1)
 
 

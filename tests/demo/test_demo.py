@@ -80,7 +80,7 @@ def test_it_shows_every_file_and_ends_by_itself(folder: Path) -> None:
 def test_kept_it_stays_until_ctrl_c(folder: Path, temporary: Path) -> None:
     with started(folder, temporary, "--keep") as running:
         assert running.stdout
-        said = "".join(iter(running.stdout.readline, "Ctrl-C ends it.\n"))
+        said = "".join(iter(running.stdout.readline, "Ctrl-C ends the demo.\n"))
         url = re.search(r"DATABASE_URL='(\S+)' pushq jobs", said)
         assert url, said
         listed = pushq("jobs", "list", "--json", url=url[1])
