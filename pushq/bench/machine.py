@@ -31,7 +31,7 @@ def describe_machine() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "asyncpg": version("asyncpg"),
-        "pushq": version("pushq"),
+        "pushq": version("pushq-pg"),
     }
 
 
