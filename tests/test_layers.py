@@ -23,6 +23,7 @@ LAYERS = (
     ("producers",),
     ("queue",),
     ("desk",),
+    ("contrib",),
     ("sweeper",),
     ("exporter",),
     ("link",),
@@ -75,13 +76,24 @@ def test_only_the_database_imports_asyncpg() -> None:
 
 def test_whatever_is_imported_is_declared() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["embedded"], *extras["django"], "asgiref, which is Django's own half"]
     names = {re.split(r"[^\w-]", one)[0].replace("-", "_") for one in declared}
     imported = {name for path in FILES for name in _top_level_names(path)} - sys.stdlib_module_names
 
     # pydantic_core is pydantic's own half, of exactly one version. The plugin is loaded by pytest.
     assert imported - names - {"", "pushq", "pydantic_core", "pytest"} == set()
     assert {module_of(path) for path in FILES if "pytest" in _top_level_names(path)} == {"testing.plugin"}
+
+
+def test_only_its_own_folder_imports_django() -> None:
+    importers = {module_of(path) for path in FILES if {"django", "django_tasks", "asgiref"} & _top_level_names(path)}
+
+    assert {module for module in importers if not module.startswith("contrib.django")} == set()
+
+
+def test_no_file_imports_the_drivers_of_others() -> None:
+    assert {module_of(path) for path in FILES if {"psycopg", "sqlalchemy"} & _top_level_names(path)} == set()
 
 
 def test_the_pool_s_parts_never_import_one_another() -> None:

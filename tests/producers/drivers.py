@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
-import django
-import django.conf
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from tests.contrib import project
 
 
 @dataclass
@@ -138,15 +137,10 @@ def by_django(url: str) -> Iterator[SyncCaller]:
 
 
 def django_connection(url: str) -> Any:
-    if not django.conf.settings.configured:
-        django.conf.settings.configure(USE_TZ=True)
-        django.setup()
+    project.set_up()
     from django.db.utils import ConnectionHandler
 
-    parts = conninfo_to_dict(url)
-    settings = {"ENGINE": "django.db.backends.postgresql", "NAME": parts.pop("dbname"), "USER": parts.pop("user", "")}
-    settings |= {"HOST": parts.pop("host", ""), "PORT": parts.pop("port", ""), "PASSWORD": parts.pop("password", "")}
-    return ConnectionHandler({"default": settings | {"OPTIONS": parts}})["default"]
+    return ConnectionHandler({"default": project.database(url)})["default"]
 
 
 def of_driver(url: str, driver: str) -> str:

@@ -1,3 +1,5 @@
+"""What the tasks write."""
+
 from __future__ import annotations
 
 from django.db import models

@@ -1,22 +1,27 @@
-"""A Django project of one app, on the database that DATABASE_URL names."""
+"""A Django project of one app. DATABASE_URL: its database."""
 
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
-from psycopg.conninfo import conninfo_to_dict
+from tests.contrib.project import database
 
-_parts = conninfo_to_dict(os.environ["DATABASE_URL"])
-
-DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": _parts.pop("dbname"),
-        **{name.upper(): _parts.pop(name, "") for name in ("user", "password", "host", "port")},
-        "OPTIONS": _parts,
-    }
-}
+DATABASES = {"default": database(os.environ.get("DATABASE_URL", "postgresql://localhost/none"))}
 INSTALLED_APPS = ["tests.contrib.shop"]
+TASKS = {
+    "default": {"BACKEND": "pushq.contrib.django.PushqBackend", "QUEUES": ["default", "slow"]},
+    "stubborn": {
+        "BACKEND": "pushq.contrib.django.PushqBackend",
+        "OPTIONS": {"max_attempts": 2, "timeout": timedelta(seconds=0.5)},
+    },
+    "at once": {
+        "BACKEND": "django.tasks.backends.immediate.ImmediateBackend"
+        if __import__("django").VERSION >= (6,)
+        else "django_tasks.backends.immediate.ImmediateBackend"
+    },
+}
 USE_TZ = True
 SECRET_KEY = "of no use"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LOGGING_CONFIG = None

@@ -1,0 +1,1 @@
+"""Other frameworks, each an extra: delete the folder and the queue still works."""
