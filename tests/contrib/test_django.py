@@ -308,6 +308,7 @@ def test_what_begins_and_ends_is_signalled_where_it_runs(onlooker: Any) -> None:
     finished(tasks.add.enqueue(1, 2, noted=True))
     finished(tasks.add_on_loop.enqueue(1, 2, noted=True))
     finished(tasks.fail.enqueue(noted=True))
+    finished(tasks.exit_process.enqueue(noted=True))
     once = tasks.fail_once.enqueue(noted=True)
     wait_until(lambda: once.refresh() or (once.attempts == 1 and once.status == "READY"), within=20)
     onlooker.execute("update pushq.jobs set run_at = now() where status = 'queued'")
@@ -316,7 +317,16 @@ def test_what_begins_and_ends_is_signalled_where_it_runs(onlooker: Any) -> None:
     told = [row["name"] for row in onlooker.execute("select name from users order by id").fetchall()]
     done = ["started RUNNING 1 []", "finished SUCCESSFUL 1 []"]
     failed = ["started RUNNING 1 []", "finished FAILED 1 ['builtins.ValueError']"]
-    assert told == [*done, *done, *failed, "started RUNNING 1 []", "started RUNNING 2 []", "finished SUCCESSFUL 2 []"]
+    exited = ["started RUNNING 1 []", "finished FAILED 1 ['builtins.SystemExit']"]
+    assert told == [
+        *done,
+        *done,
+        *failed,
+        *exited,
+        "started RUNNING 1 []",
+        "started RUNNING 2 []",
+        "finished SUCCESSFUL 2 []",
+    ]
 
 
 @SUPERVISED

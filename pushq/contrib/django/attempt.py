@@ -63,7 +63,7 @@ class Attempt:
         task_finished.send(type(self._backend), task_result=self._result)
         return value
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Tells Django of an error after which the task is not tried again."""
         if not self._is_final(error):
             return
@@ -76,7 +76,7 @@ class Attempt:
     def end(self) -> None:
         close_old_connections()
 
-    def _is_final(self, error: Exception) -> bool:
+    def _is_final(self, error: BaseException) -> bool:
         """As `outcome.decide` will decide."""
         if isinstance(error, Retry | Cancel | PayloadError):
             return not isinstance(error, Retry)

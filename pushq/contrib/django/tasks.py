@@ -61,7 +61,7 @@ def _handler(task: Any, backend: PushqBackend) -> Callable[..., Any]:
         attempt.begin()
         try:
             return attempt.succeed(function(*attempt.arguments, **kwargs))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             attempt.fail(error)
             raise
         finally:
@@ -73,7 +73,7 @@ def _handler(task: Any, backend: PushqBackend) -> Callable[..., Any]:
             await sync_to_async(attempt.begin)()
             try:
                 return await sync_to_async(attempt.succeed)(await function(*attempt.arguments, **kwargs))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 await sync_to_async(attempt.fail)(error)
                 raise
             finally:

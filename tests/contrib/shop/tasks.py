@@ -73,7 +73,7 @@ def return_pairs() -> object:
 
 
 @task
-def exit_process() -> None:
+def exit_process(**_: bool) -> None:
     raise SystemExit(3)
 
 
