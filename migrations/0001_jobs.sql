@@ -344,6 +344,12 @@ begin
             'with (autovacuum_analyze_scale_factor = 0.2)',
             its_table, its_table || '_day', the_day);
         execute format('create index %I on pushq.%I (id)', its_table || '_id', its_table);
+        -- For lists of failed and cancelled jobs among millions that succeeded: the newest, and the newest of a task.
+        execute format(
+            'create index %I on pushq.%I (id) where status <> ''succeeded''', its_table || '_unsuccessful', its_table);
+        execute format(
+            'create index %I on pushq.%I (task, id) where status <> ''succeeded''', its_table || '_unsuccessful_task',
+            its_table);
         -- For publications of all tables: the retry of a finished job deletes a row here. Costs no index, and costs nothing
         -- without logical replication.
         execute format('alter table pushq.%I replica identity full', its_table);

@@ -4,7 +4,7 @@ insert into pushq.migrations (version, name) values (3, '0003_supervisors');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 3;
 
 -- A row for each live supervisor. heartbeat counts the heartbeats. A pause of the database makes every lease expire, so a
--- sweeper trusts an expired lease only if the count has stood still as well.
+-- sweeper trusts an expired lease only if the count has stood still as well. workers: of all ordinary pools together; 0: unknown.
 create table pushq.supervisors (
     name text primary key,
     host text not null,
@@ -14,7 +14,8 @@ create table pushq.supervisors (
     lease interval not null,
     lease_until timestamptz not null,
     tasks text[] not null default '{}',
-    queues text[] not null default '{}'
+    queues text[] not null default '{}',
+    workers int not null default 0
 ) with (fillfactor = 50);
 
 -- Queues that a supervisor has served, or a person has paused. '*' stands for all queues.

@@ -24,6 +24,7 @@ _MODULES = {
     "migrate": "migrate",
     "queues": "queues",
     "supervise": "supervise",
+    "supervisors": "supervisors",
     "sweep": "supervise",
 }
 
@@ -77,6 +78,7 @@ def cli() -> None:
       pushq supervise app.jobs:tasks       run jobs
       psql -c "insert into pushq.jobs (task, payload) values ('mail.welcome', '{\\"user_id\\": 42}')"
       pushq jobs                           see the jobs and their outcomes
+      pushq supervisors                    see who runs jobs
       pushq demo                           see pushq at work, without a database of your own
       pushq bench                          measure pushq on this machine, and the limits
     """

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import wraps
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import anyio
@@ -15,11 +18,13 @@ import click
 from pushq.cli.desk import at_desk
 from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import Progress, Row, show_rows
-from pushq.desk import Desk, Filter
+from pushq.desk import LONGEST_SEARCH, Desk, Filter, Listing
 from pushq.errors import UsageError
 from pushq.exporter.lines import printable
 from pushq.job import NewJob, Status
 from pushq.settings import TEN_YEARS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _refuse_nan(context: click.Context, option: click.Parameter, value: float) -> float:
@@ -125,7 +130,7 @@ async def _poll(desk: Desk, job_id: UUID, progress: Progress, began: float) -> R
         await anyio.sleep(min(1.0, 0.05 + waited / 10))
 
 
-LISTED = ("id", "task", "queue", "status", "attempt", "failures", "crashes", "enqueued_at", "finished_at", "error")
+LISTED = ("id", "task", "queue", "status", "attempt", "due", "started", "finished", "worker", "remark")
 
 
 @click.group(cls=ListsByItself)
@@ -139,29 +144,76 @@ def jobs() -> None:
     """
 
 
+def filters(command: Command) -> Command:
+    """The options that choose jobs, as one argument `wanted`."""
+
+    @wraps(command)
+    def with_filter(**given: Any) -> Any:
+        chosen = {name: given.pop(name) for name in Filter.__dataclass_fields__}
+        return command(wanted=Filter(**chosen), **given)
+
+    for option in reversed(_FILTERS):
+        with_filter = option(with_filter)
+    return cast("Command", with_filter)
+
+
+_FILTERS = (
+    click.option("--status", type=click.Choice([status.value for status in Status]), help="Only jobs of this status."),
+    click.option("--queue", help="Only jobs of this queue."),
+    click.option("--task", help="Only jobs of this task."),
+    click.option("--tenant", help="Only jobs of this tenant_id."),
+    click.option("--correlation-id", help="Only jobs with this correlation_id."),
+    click.option("--supervisor", help="Only jobs that this supervisor runs, or ran last."),
+    click.option(
+        "--unknown", "is_unknown", is_flag=True, help="Only queued jobs with a task that no supervisor has ever known."
+    ),
+)
+
+
 @jobs.command("list")
-@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only jobs of this status.")
-@click.option("--queue", help="Only jobs of this queue.")
-@click.option("--task", help="Only jobs of this task.")
-@click.option("--unknown", is_flag=True, help="Only queued jobs with a task that no supervisor has ever known.")
+@filters
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="The most jobs to list.")
+@click.option("--after", type=click.UUID, metavar="ID", help="Only jobs that are listed after this one: older jobs.")
+@click.option("--whole", is_flag=True, help="Look through all jobs, however long that takes.")
 @as_json
-def list_jobs(
-    status: str | None, queue: str | None, task: str | None, unknown: bool, limit: int, as_json: bool
-) -> None:
-    """Lists jobs, the newest first. Marks queued jobs of unknown tasks and paused queues."""
-    rows = at_desk(lambda desk: desk.list_jobs(Filter(status, queue, task, unknown), limit))
-    if not as_json:
-        rows = [row | {"error": _remark(row)} for row in rows]
+def list_jobs(wanted: Filter, limit: int, after: UUID | None, whole: bool, as_json: bool) -> None:
+    """Lists jobs, the newest first. A queued job that does not run now says why.
+
+    A list looks at the newest jobs for a moment, and names the --after with which to look further back.
+    """
+    seconds = math.inf if whole else LONGEST_SEARCH
+    listing = at_desk(lambda desk: desk.list_jobs(wanted, limit, after=after, seconds=seconds))
+    rows = listing.rows if as_json else [_for_people(row) for row in listing.rows]
     show_rows(rows, LISTED, as_json=as_json, empty="No jobs match.")
+    if listing.older is not None and not as_json:
+        _say_what_is_left(listing, limit)
+
+
+def _say_what_is_left(listing: Listing, limit: int) -> None:
+    if len(listing.rows) < limit:
+        click.echo(f"Looked at {listing.looked:,} jobs, and older jobs are left; --whole looks at all.", err=True)
+    click.echo(f"Older jobs: --after {listing.older}", err=True)
+
+
+def _for_people(row: Row) -> Row:
+    """A row with the columns of the list. A job of the past shows who ran it."""
+    worker = f"{row['supervisor']} pool {row['pool']}" if row["supervisor"] else None
+    is_queued = row["status"] == Status.QUEUED
+    return {
+        **row,
+        "due": row["run_at"],
+        "started": None if is_queued else row["started_at"],
+        "finished": row["finished_at"],
+        "worker": None if is_queued else worker,
+        "remark": _remark(row),
+    }
 
 
 def _remark(row: Row) -> str | None:
-    if row["status"] == Status.QUEUED and not row["task_is_known"]:
-        return "waits: no supervisor knows this task"
-    if row["status"] == Status.QUEUED and row["queue_is_paused"]:
-        return "waits: its queue is paused"
-    return row["error"].splitlines()[0][:60] if row["error"] else None
+    error = row["error"].splitlines()[0][:60] if row["error"] else None
+    if row["status"] != Status.QUEUED:
+        return error
+    return "; last: ".join(text for text in (row["waits"] and f"waits: {row['waits']}", error) if text) or None
 
 
 @jobs.command()

@@ -6,10 +6,12 @@ import click
 
 from pushq.cli.desk import at_desk
 from pushq.cli.options import ListsByItself, as_json
-from pushq.cli.output import show_rows
-from pushq.desk import Desk
+from pushq.cli.output import Row, show_rows
+from pushq.desk import COUNTED_NOW, Desk
 
 EVERY = "*"
+MOST_COUNTED = 2 * COUNTED_NOW
+"""Counted now at most: jobs of priority 0, and jobs of others."""
 LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused")
 
 
@@ -27,8 +29,20 @@ def queues() -> None:
 @queues.command("list")
 @as_json
 def list_queues(as_json: bool) -> None:
-    """Lists queues with their unfinished jobs, counted now."""
-    show_rows(at_desk(lambda desk: desk.list_queues()), LISTED, as_json=as_json, empty="No queue is known yet.")
+    """Lists queues with their unfinished jobs.
+
+    Up to 1,000 queued jobs of a queue are counted now. A larger number, marked by ~, is as last counted in the
+    background; 1000+ where nobody has counted.
+    """
+    rows = at_desk(lambda desk: desk.list_queues())
+    shown = rows if as_json else [row | {"queued": _queued(row)} for row in rows]
+    show_rows(shown, LISTED, as_json=as_json, empty="No queue is known yet.")
+
+
+def _queued(row: Row) -> int | str:
+    if row["is_exact"]:
+        return int(row["queued"])
+    return f"~{row['queued']}" if row["queued"] > MOST_COUNTED else f"{row['queued']}+"
 
 
 _names = click.argument("names", nargs=-1, metavar="QUEUE...")

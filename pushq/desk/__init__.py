@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
-import difflib
-import shlex
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from operator import itemgetter
 from typing import Any, Self
 from uuid import UUID
 
 from pushq.database.migrate import check_schema, refuse_hidden
 from pushq.database.session import Session
 from pushq.database.statements import statement
+from pushq.desk.search import Filter, pages
+from pushq.desk.waiting import why_never, why_not_now
 from pushq.errors import DatabaseTrouble, PayloadError, UnexpectedState, UsageError, ValueRefused
-from pushq.job import NewJob
+from pushq.job import NewJob, Status
 from pushq.queue import Queue
 
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which jobs to list. None: any. is_unknown: only queued jobs whose task no supervisor has ever known."""
+LONGEST_SEARCH = 0.05
+"""Seconds after which a list looks no further, unless told to."""
+SHOWN_QUEUES = 1_000
+COUNTED_NOW = 1_000
+"""Queued jobs of a queue that `queues` counts itself. The census has counted larger numbers."""
 
-    status: str | None = None
-    queue: str | None = None
-    task: str | None = None
-    is_unknown: bool = False
+__all__ = ["COUNTED_NOW", "LONGEST_SEARCH", "PLANS", "Desk", "Filter", "Listing", "Row"]
 
 
-# No statement is run twice, and the best plan depends on the filters.
-_PLANS = {"enable_seqscan": "on", "enable_hashjoin": "on", "plan_cache_mode": "auto"}
+@dataclass(slots=True)
+class Listing:
+    """rows: jobs, the newest first. looked: how many jobs were looked at.
+
+    older: where the list goes on, the id after which older jobs follow. None: the list is at its end.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    looked: int = 0
+    older: UUID | None = None
+
+
+# The best plan depends on the filters, which every plan must know. No statement may read a table of jobs as a whole.
+# An order is an index's, so that a limit ends the reading.
+PLANS = {"enable_sort": "off", "enable_bitmapscan": "off", "plan_cache_mode": "force_custom_plan"}
 
 
 class Desk:
@@ -49,7 +63,7 @@ class Desk:
 
         The schema is checked only when a name is missing, since a producer may insert without the right to check.
         """
-        session = Session(url, "pushq", deadline=60, settings=_PLANS)
+        session = Session(url, "pushq", deadline=60, settings=PLANS)
         try:
             yield cls(session, url)
         except ValueRefused as error:
@@ -74,37 +88,74 @@ class Desk:
     async def why_it_waits(self, task: str, queue: str) -> str | None:
         """Why no supervisor would run a job of the task now. None: a supervisor would, or the role may not look."""
         try:
-            (row,) = await self._session.fetch(statement("prospects"), task, queue, deadline=2.0)
+            prospects = await self._prospects([(task, queue)], deadline=2.0)
         except DatabaseTrouble:  # a producer may lack the right to look, and the job is inserted by now
             return None
-        if row["is_paused"]:
-            return f"queue {queue!r} is paused; `pushq queues resume {shlex.quote(queue)}` lets it go on"
-        if queue in row["served_with_task"]:
-            return None
-        if not row["is_known"]:
-            return f"no supervisor has ever known a task {task!r}" + _did_you_mean(task, row["known"])
-        if not row["served"]:
-            return "no supervisor is alive"
-        if row["served_with_task"]:
-            return f"the supervisors that know task {task!r} serve other queues: {', '.join(row['served_with_task'])}"
-        return f"no live supervisor knows task {task!r}"
+        return why_never(prospects[task, queue])
 
-    async def list_jobs(self, wanted: Filter, limit: int) -> list[Row]:
-        """Jobs as rows, the newest first: all columns except payload and result; task_is_known, queue_is_paused."""
-        asked = (wanted.status, wanted.queue, wanted.task, wanted.is_unknown, limit)
-        rows = await self._session.fetch(statement("list_jobs"), *asked)
+    async def list_jobs(
+        self, wanted: Filter, limit: int, *, after: UUID | None = None, seconds: float = LONGEST_SEARCH
+    ) -> Listing:
+        """The newest jobs that match, or older ones than the job `after`. Looks no further after `seconds`.
+
+        Rows have all columns except payload, result and traceback; and waits, why a queued job does not run now.
+        """
+        until, listing = time.monotonic() + seconds, Listing(older=after)
+        async for page in pages(self._session, wanted, after, limit):
+            listing.rows += await self._jobs(page.ids, page.days)
+            listing.looked, listing.older = listing.looked + page.looked, page.last
+            if len(listing.rows) >= limit or time.monotonic() > until:
+                break
+        if not listing.rows:
+            await refuse_hidden(self._session, self._url)
+        await self._tell_why(listing.rows)
+        return listing
+
+    async def _jobs(self, ids: Sequence[UUID], days: Sequence[date]) -> list[Row]:
+        if not ids:
+            return []
+        places = {*zip(ids, days, strict=True)}  # jobs may share an id and a day
+        rows = await self._session.fetch(statement("list_jobs"), [job for job, _ in places], [day for _, day in places])
+        return sorted(map(dict, rows), key=itemgetter("id"), reverse=True)
+
+    async def find(self, job_id: UUID) -> Row | None:
+        """A job's columns, payload and result as JSON text, and waits. None: no such job.
+
+        Of jobs that share an id, the newest.
+        """
+        rows = [dict(row) for row in await self._session.fetch(statement("find_job"), job_id)]
+        await self._tell_why(rows)
+        return rows[0] if rows else None
+
+    async def _tell_why(self, rows: Sequence[Row]) -> None:
+        """Adds to each row: waits, task_is_known, queue_is_paused. Takes away what only the reason needs."""
+        pairs = sorted({(row["task"], row["queue"]) for row in rows})
+        prospects = await self._prospects(pairs) if pairs else {}
+        for row in rows:
+            prospect = prospects[row["task"], row["queue"]]
+            row["task_is_known"] = prospect["is_known"]
+            row["queue_is_paused"] = prospect["is_paused"] or prospect["are_all_paused"]
+            row["waits"] = why_not_now(row, prospect) if row["status"] == Status.QUEUED else None
+            del row["due_in"], row["apart"]
+
+    async def _prospects(
+        self, pairs: Sequence[tuple[str, str]], deadline: float | None = None
+    ) -> Mapping[tuple[str, str], Row]:
+        """The rows of prospects.sql by pairs of task and queue."""
+        tasks, queues = [task for task, _ in pairs], [queue for _, queue in pairs]
+        rows = await self._session.fetch(statement("prospects"), tasks, queues, deadline=deadline)
+        return {(row["task"], row["queue"]): dict(row) for row in rows}
+
+    async def list_queues(self) -> list[Row]:
+        """Rows of queue, queued, running, oldest_seconds, served, paused, is_exact: see list_queues.sql."""
+        rows = await self._session.fetch(statement("list_queues"), SHOWN_QUEUES, COUNTED_NOW)
         if not rows:
             await refuse_hidden(self._session, self._url)
         return [dict(row) for row in rows]
 
-    async def find(self, job_id: UUID) -> Row | None:
-        """A job's columns, payload and result as JSON text. None: no such job. Of jobs that share an id, the newest."""
-        rows = await self._session.fetch(statement("find_job"), job_id)
-        return dict(rows[0]) if rows else None
-
-    async def list_queues(self) -> list[Row]:
-        """Rows of queue, queued, running, oldest_seconds, served, paused."""
-        rows = await self._session.fetch(statement("list_queues"))
+    async def list_supervisors(self) -> list[Row]:
+        """Rows of list_supervisors.sql: the supervisors by start, the dead that still hold jobs first."""
+        rows = await self._session.fetch(statement("list_supervisors"))
         if not rows:
             await refuse_hidden(self._session, self._url)
         return [dict(row) for row in rows]
@@ -114,8 +165,3 @@ class Desk:
         assert verb in ("cancel", "retry", "pause", "resume")
         (row,) = await self._session.fetch(f"select pushq.{verb}($1) as did", what)
         return str(row["did"])
-
-
-def _did_you_mean(name: str, others: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, others, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -58,6 +58,7 @@ class Supervisor:
             self.name,
             interval=settings.heartbeat_interval,
             lease=settings.lease,
+            workers=settings.processes * settings.concurrency,
             revived=self._crew.register_again,
         )
         self._readiness = Readiness(self._crew, settings, takes_heartbeats=self._takes_heartbeats)

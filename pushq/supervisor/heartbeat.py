@@ -21,18 +21,26 @@ def new_name() -> str:
 
 
 class Heartbeat:
-    """interval and lease in seconds.
+    """interval and lease in seconds. workers: how many the supervisor's ordinary pools have together.
 
     `revived` is called when a heartbeat has revived, or may have revived, the lease.
     """
 
     def __init__(
-        self, store: Store, name: str, *, interval: float, lease: float, revived: Callable[[], Awaitable[None]]
+        self,
+        store: Store,
+        name: str,
+        *,
+        interval: float,
+        lease: float,
+        workers: int,
+        revived: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._name = name
         self._interval = interval
         self._lease = lease
+        self._workers = workers
         self._revived = revived
         self.trouble: str | None = None
         """Why the database did not take the last heartbeat. When the lease runs out, no pool may claim."""
@@ -56,7 +64,9 @@ class Heartbeat:
         """Sends a heartbeat. Returns whether the lease had run out before."""
         self._unanswered += 1
         try:
-            had_lapsed = await self._store.heartbeat(self._name, socket.gethostname(), os.getpid(), self._lease)
+            had_lapsed = await self._store.heartbeat(
+                self._name, socket.gethostname(), os.getpid(), self._lease, self._workers
+            )
         except DatabaseTrouble as error:
             self.trouble = str(error)
             raise

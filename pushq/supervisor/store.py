@@ -24,9 +24,9 @@ class Survey:
 class Store(sweeper.Store):
     """The lease and the survey, beside the sweeper's statements, since a supervisor sweeps."""
 
-    async def heartbeat(self, name: str, host: str, pid: int, lease: float) -> bool:
-        """Renews the lease for `lease` seconds. Returns whether the lease had run out."""
-        row = await self._one("heartbeat", name, host, pid, lease)
+    async def heartbeat(self, name: str, host: str, pid: int, lease: float, workers: int = 0) -> bool:
+        """Renews the lease for `lease` seconds. workers: 0 if unknown. Returns whether the lease had run out."""
+        row = await self._one("heartbeat", name, host, pid, lease, workers)
         return bool(row["lapsed"])
 
     async def goodbye(self, name: str) -> None:

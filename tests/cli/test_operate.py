@@ -21,9 +21,9 @@ from tests.support.waiting import eventually
 LISTED = {
     "id", "task", "queue", "status", "priority", "run_at", "attempt", "failures", "crashes", "max_attempts",
     "unique_key", "tenant_id", "correlation_id", "submitted_by", "enqueued_at", "started_at", "finished_at",
-    "supervisor", "error", "task_is_known", "queue_is_paused",
+    "supervisor", "pool", "error", "task_is_known", "queue_is_paused", "waits",
 }  # fmt: skip
-SHOWN = (LISTED - {"task_is_known", "queue_is_paused"}) | {"payload", "result", "traceback", "timeout"}
+SHOWN = LISTED | {"payload", "result", "traceback", "timeout"}
 
 
 def listed(url: str, *arguments: str) -> list[dict[str, Any]]:
@@ -233,8 +233,8 @@ async def test_a_job_that_waits_for_more_than_its_time_says_why(database_url: st
     await connection.execute("select pushq.pause('stopped')")
 
     paused, unknown = pushq("jobs", url=database_url).stdout.splitlines()[1:]
-    assert paused.endswith("waits: its queue is paused")
-    assert unknown.endswith("waits: no supervisor knows this task")
+    assert paused.endswith("waits: queue 'stopped' is paused; `pushq queues resume stopped` lets it go on")
+    assert unknown.endswith("waits: no supervisor has ever known a task 'nobody.knows'")
 
 
 async def test_a_job_is_shown_whole(database_url: str, connection: Connection) -> None:
@@ -319,6 +319,7 @@ async def test_a_paused_queue_waits_until_it_is_resumed(database_url: str, conne
         assert mail["oldest_seconds"] >= 0
         assert mail | {"oldest_seconds": 0} == {
             "queue": "mail", "queued": 1, "running": 0, "oldest_seconds": 0, "served": True, "paused": True,
+            "is_exact": True,
         }  # fmt: skip
         assert listed(database_url, "queues", "resume", "mail") == [{"queue": "mail", "did": "resumed"}]
         await finished(connection, waits)
@@ -360,7 +361,7 @@ async def test_all_queues_wait_until_they_are_resumed_also_those_that_nobody_kno
         assert await connection.fetchval("select count(*) from pushq.jobs where attempt = 0") == 5
         assert {queue["paused"] for queue in listed(database_url, "queues", "list")} == {True}
         said = pushq("jobs", url=database_url).stdout
-        assert said.count("waits: its queue is paused") == 5
+        assert said.count("waits: all queues are paused; `pushq queues resume --all` lets them go on") == 5
 
         resumed = listed(database_url, "queues", "resume", "--all")
         assert resumed == [{"queue": "*", "did": "resumed"}, {"queue": "mail", "did": "still paused"}]

@@ -112,7 +112,7 @@ async def test_a_supervisor_without_its_database_tries_its_heartbeat_as_often_as
     async def look_again() -> None:
         """Is not called: it never comes to life."""
 
-    heartbeat = Heartbeat(Store(session), "test", interval=0.1, lease=0.3, revived=look_again)
+    heartbeat = Heartbeat(Store(session), "test", interval=0.1, lease=0.3, workers=1, revived=look_again)
     with subscribe(events.append):
         beating = asyncio.create_task(heartbeat.run())
         await eventually(lambda: _has_lost(events, 15), within=4)

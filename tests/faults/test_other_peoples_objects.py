@@ -83,7 +83,7 @@ async def test_a_column_of_somebody_s_may_have_any_name(database_url: str, conne
     assert await desk.change("cancel", suspect.id) == "cancelled"
     await desk.change("pause", "default")
     await desk.change("resume", "default")
-    assert len(await desk.list_jobs(Filter(), 100)) == 12
+    assert len((await desk.list_jobs(Filter(), 100)).rows) == 12
     assert await desk.find(suspect.id)
     swept = await Sweeper(store, retention=604800).sweep()
     await session.close()

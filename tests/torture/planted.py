@@ -222,6 +222,7 @@ def _heartbeat_on_the_loop() -> None:
                 given.supervisor,
                 interval=settings.heartbeat_interval,
                 lease=settings.lease,
+                workers=settings.concurrency,
                 revived=lambda: pool._register_again(around),
             )
             around.start_soon(beat, heartbeat)
