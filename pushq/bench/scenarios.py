@@ -11,6 +11,7 @@ from pushq.bench.drain import measure_drain
 from pushq.bench.history import measure_history
 from pushq.bench.idle import measure_idle
 from pushq.bench.insert import measure_insert
+from pushq.bench.lists import measure_lists
 from pushq.bench.many import measure_many
 from pushq.bench.pick_up import measure_pick_up
 from pushq.bench.pinned import measure_pinned
@@ -66,6 +67,7 @@ SCENARIOS = (
         "scrape", "/metrics with history and a queue, compared with an empty database",
         measure_scrape, 12, 4, by_default=True,
     ),
+    Scenario("lists", "`pushq jobs list` and `pushq queues` with history and a queue", measure_lists, 12, 7),
     Scenario(
         "idle", "statements and CPU seconds a minute of a supervisor without work", measure_idle, 35, 2, by_default=True
     ),

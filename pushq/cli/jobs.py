@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -18,7 +19,7 @@ import click
 from pushq.cli.desk import at_desk
 from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import Progress, Row, show_rows
-from pushq.desk import LONGEST_SEARCH, Desk, Filter, Listing
+from pushq.desk import CHANGED, LONGEST_SEARCH, Desk, Filter, Listing, Place
 from pushq.errors import UsageError
 from pushq.exporter.lines import printable
 from pushq.job import NewJob, Status
@@ -141,6 +142,7 @@ def jobs() -> None:
       pushq jobs list --status failed --task mail.welcome
       pushq jobs show 0192f0c1-…
       pushq jobs retry 0192f0c1-… 0192f0c2-…
+      pushq jobs retry --status failed --task mail.welcome
     """
 
 
@@ -237,29 +239,116 @@ def _show_one(row: Row) -> None:
             click.echo(f"{name:15} " + ("\n" + " " * 16).join(map(printable, shown.splitlines())))
 
 
-@jobs.command()
-@click.argument("job_ids", type=click.UUID, nargs=-1, required=True, metavar="ID...")
-@as_json
-def cancel(job_ids: tuple[UUID, ...], as_json: bool) -> None:
-    """Ends unfinished jobs as cancelled. The handler of a running job runs on, and its outcome is refused."""
-    _change("cancel", job_ids, "cancelled", as_json)
+_ids = click.argument("job_ids", type=click.UUID, nargs=-1, metavar="[ID...]")
+_yes = click.option("--yes", "is_sure", is_flag=True, help="Do not ask before many jobs are changed.")
 
 
 @jobs.command()
-@click.argument("job_ids", type=click.UUID, nargs=-1, required=True, metavar="ID...")
+@_ids
+@filters
+@_yes
 @as_json
-def retry(job_ids: tuple[UUID, ...], as_json: bool) -> None:
-    """Makes jobs run again, now, with a clean count of failures and crashes."""
-    _change("retry", job_ids, "queued", as_json)
+def cancel(job_ids: tuple[UUID, ...], wanted: Filter, is_sure: bool, as_json: bool) -> None:
+    """Ends unfinished jobs as cancelled: by id, or all that the options choose.
+
+    The handler of a running job runs on, and its outcome is refused.
+
+    \b
+      pushq jobs cancel 0192f0c1-…
+      pushq jobs cancel --queue mail --status queued
+    """
+    if job_ids or wanted == Filter():
+        _change("cancel", job_ids, wanted, as_json)
+        return
+    if wanted.status not in (None, Status.QUEUED, Status.RUNNING):
+        raise click.UsageError(f"A job that has {wanted.status} cannot be cancelled: --status queued, or running.")
+    statuses = [Status(wanted.status)] if wanted.status else [Status.QUEUED, Status.RUNNING]
+    _change_all("cancel", wanted, statuses, is_sure, as_json)
 
 
-def _change(verb: str, job_ids: tuple[UUID, ...], wanted: str, as_json: bool) -> None:
+@jobs.command()
+@_ids
+@filters
+@_yes
+@as_json
+def retry(job_ids: tuple[UUID, ...], wanted: Filter, is_sure: bool, as_json: bool) -> None:
+    """Makes jobs run again, now, with a clean count of failures and crashes: by id, or all that the options choose.
+
+    \b
+      pushq jobs retry 0192f0c1-… 0192f0c2-…
+      pushq jobs retry --status failed --task mail.welcome
+    """
+    if job_ids or wanted == Filter():
+        _change("retry", job_ids, wanted, as_json)
+        return
+    if wanted.status is None or wanted.status == Status.RUNNING:
+        raise click.UsageError("Say which jobs to retry: --status failed, cancelled, succeeded or queued.")
+    _change_all("retry", wanted, [Status(wanted.status)], is_sure, as_json)
+
+
+_WANTED = {"cancel": "cancelled", "retry": "queued"}
+"""What the functions of the database answer where they have done what was asked."""
+
+
+def _change(verb: str, job_ids: tuple[UUID, ...], wanted: Filter, as_json: bool) -> None:
     """Changes each job and shows the results. Exit code 1 unless all results are as wanted."""
+    if bool(job_ids) == (wanted != Filter()):
+        raise click.UsageError("Name jobs by id, or choose them by --status, --task, --queue and so on.")
 
     async def change(desk: Desk) -> list[Row]:
         return [{"id": job_id, "did": await desk.change(verb, job_id)} for job_id in job_ids]
 
     rows = at_desk(change)
     show_rows(rows, ("id", "did"), as_json=as_json, empty="")
-    if any(row["did"] != wanted for row in rows):
+    if any(row["did"] != _WANTED[verb] for row in rows):
         sys.exit(1)
+
+
+def _change_all(verb: str, wanted: Filter, statuses: list[Status], is_sure: bool, as_json: bool) -> None:
+    """Counts the jobs, asks, changes them, and shows what was done how often. Exit code 1 if a job could not be."""
+
+    async def change(desk: Desk) -> Counter[str] | None:
+        found = {status: await _counted(desk, replace(wanted, status=status)) for status in statuses}
+        total = sum(map(len, found.values()))
+        if not total:
+            return None
+        _make_sure(verb, total, is_sure)
+        return await _changed(desk, verb, found, total)
+
+    did = at_desk(change)
+    rows = [{"did": what, "jobs": jobs} for what, jobs in (did or {}).items()]
+    show_rows(rows, ("did", "jobs"), as_json=as_json, empty="No jobs match.")
+    if set(did or ()) - {_WANTED[verb], CHANGED}:
+        sys.exit(1)
+
+
+async def _counted(desk: Desk, wanted: Filter) -> list[Place]:
+    progress = Progress()
+    try:
+        return await desk.find_all(wanted, lambda found: progress.show(f"{found:,} jobs match so far"))
+    finally:
+        progress.end()
+
+
+def _make_sure(verb: str, total: int, is_sure: bool) -> None:
+    jobs = f"{total:,} job" + "s" * (total != 1)
+    if is_sure:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{jobs} would be changed; --yes does it without a question.")
+    click.confirm(f"{verb.capitalize()} {jobs}?", abort=True, err=True)
+
+
+async def _changed(desk: Desk, verb: str, found: dict[Status, list[Place]], total: int) -> Counter[str]:
+    """Whatever ends the change early, the sentence says how many jobs were changed. The rest are as before."""
+    progress, did = Progress(), Counter[str]()
+    try:
+        for status, places in found.items():
+            async for more in desk.change_all(verb, places, status):
+                did += more
+                progress.show(f"{did.total():,} of {total:,}")
+    finally:
+        progress.end()
+        if did.total() < total:
+            click.echo(f"Stopped after {did.total():,} of {total:,} jobs. The rest are as they were.", err=True)
+    return did

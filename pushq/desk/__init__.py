@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -14,22 +15,27 @@ from uuid import UUID
 from pushq.database.migrate import check_schema, refuse_hidden
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.desk.search import Filter, pages
+from pushq.desk.search import LONGEST_LOOK, Filter, pages
 from pushq.desk.waiting import why_never, why_not_now
 from pushq.errors import DatabaseTrouble, PayloadError, UnexpectedState, UsageError, ValueRefused
 from pushq.job import NewJob, Status
 from pushq.queue import Queue
 
 Row = dict[str, Any]
+Place = tuple[UUID, date]
+"""A job's id, and the row's finished_on."""
 
 
 LONGEST_SEARCH = 0.05
 """Seconds after which a list looks no further, unless told to."""
+AT_A_TIME = 100
+"""Jobs that are changed in one transaction: other sessions that want one of them wait some 50 ms."""
+CHANGED = "changed meanwhile"
 SHOWN_QUEUES = 1_000
 COUNTED_NOW = 1_000
 """Queued jobs of a queue that `queues` counts itself. The census has counted larger numbers."""
 
-__all__ = ["COUNTED_NOW", "LONGEST_SEARCH", "PLANS", "Desk", "Filter", "Listing", "Row"]
+__all__ = ["CHANGED", "COUNTED_NOW", "LONGEST_SEARCH", "PLANS", "Desk", "Filter", "Listing", "Place", "Row"]
 
 
 @dataclass(slots=True)
@@ -145,6 +151,26 @@ class Desk:
         tasks, queues = [task for task, _ in pairs], [queue for _, queue in pairs]
         rows = await self._session.fetch(statement("prospects"), tasks, queues, deadline=deadline)
         return {(row["task"], row["queue"]): dict(row) for row in rows}
+
+    async def find_all(self, wanted: Filter, noted: Callable[[int], None]) -> list[Place]:
+        """The place of every match, the oldest first. Tells `noted`, after each statement, how many are found."""
+        places: list[Place] = []
+        async for page in pages(self._session, wanted, None, LONGEST_LOOK):
+            places += zip(page.ids, page.days, strict=True)
+            noted(len(places))
+        return places[::-1]
+
+    async def change_all(self, verb: str, places: Sequence[Place], status: Status) -> AsyncIterator[Counter[str]]:
+        """Retries or cancels jobs, a hundred in a transaction. Yields what was done, and how often, after each.
+
+        A job whose status has changed since is left as it is.
+        """
+        for batch in (places[start : start + AT_A_TIME] for start in range(0, len(places), AT_A_TIME)):
+            ids, days = [job for job, _ in batch], [day for _, day in batch]
+            rows = await self._session.fetch(statement(f"{verb}_jobs"), ids, days, status)
+            did = Counter(row["did"] for row in rows)
+            did[CHANGED] += max(0, len(batch) - len(rows))
+            yield +did
 
     async def list_queues(self) -> list[Row]:
         """Rows of queue, queued, running, oldest_seconds, served, paused, is_exact: see list_queues.sql."""
