@@ -18,6 +18,7 @@ from pushq.errors import PushqError, UsageError
 _MODULES = {
     "bench": "bench",
     "demo": "demo",
+    "doctor": "doctor",
     "enqueue": "jobs",
     "exporter": "exporter",
     "jobs": "jobs",
@@ -79,6 +80,7 @@ def cli() -> None:
       psql -c "insert into pushq.jobs (task, payload) values ('mail.welcome', '{\\"user_id\\": 42}')"
       pushq jobs                           see the jobs and their outcomes
       pushq supervisors                    see who runs jobs
+      pushq doctor                         see what hurts, and the remedy
       pushq demo                           see pushq at work, without a database of your own
       pushq bench                          measure pushq on this machine, and the limits
     """

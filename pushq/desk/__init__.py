@@ -49,6 +49,14 @@ class Listing:
     looked: int = 0
     older: UUID | None = None
 
+    def cut(self, limit: int) -> None:
+        """Leaves out what exceeds the limit, except jobs that share an id with the last one."""
+        if len(self.rows) > limit:
+            last = self.rows[limit - 1]["id"]
+            kept = [row for row in self.rows if row["id"] >= last]
+            self.older = last if len(kept) < len(self.rows) else self.older
+            self.rows = kept
+
 
 # The best plan depends on the filters, which every plan must know. No statement may read a table of jobs as a whole.
 # An order is an index's, so that a limit ends the reading.
@@ -112,6 +120,7 @@ class Desk:
             listing.looked, listing.older = listing.looked + page.looked, page.last
             if len(listing.rows) >= limit or time.monotonic() > until:
                 break
+        listing.cut(limit)
         if not listing.rows:
             await refuse_hidden(self._session, self._url)
         await self._tell_why(listing.rows)

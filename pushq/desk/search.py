@@ -22,7 +22,7 @@ LONGEST_LOOK = 20_000
 """Jobs that a statement looks at, at most."""
 PACE = 0.015
 """Seconds that a statement may take: the next one looks at as many jobs as the last one's pace allows."""
-FEW_QUEUED = 10_000
+FEW_QUEUED = 3_000
 """Jobs that the indexes of claims are followed to, at most."""
 LINES = 1_000
 """Lines of queued jobs that are looked at, at most: tasks in queues."""

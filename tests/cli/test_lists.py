@@ -94,6 +94,7 @@ async def test_every_filter_finds_page_by_page_what_plain_sql_finds(
             expected, found, after = await plain(connection, wanted), list[UUID](), None
             while True:
                 listing = await desk.list_jobs(wanted, 70, after=after, seconds=math.inf)
+                assert len(listing.rows) <= 70
                 found += [row["id"] for row in listing.rows]
                 after = listing.older
                 if after is None:

@@ -25,7 +25,7 @@ from pushq.database.migrate import migrate
 from pushq.local.server import EmbeddedServer
 from tests.support.jobs import Connection, finished, has_count, insert, row_of
 from tests.support.proxy import Proxy
-from tests.support.supervisors import RunningSupervisor, supervising
+from tests.support.supervisors import RunningSupervisor, pushq, supervising
 from tests.support.waiting import eventually
 
 RESUMES_WITHIN = 10.0
@@ -60,6 +60,13 @@ async def test_an_address_that_leads_to_a_server_in_recovery_is_waited_out_in_a_
         await _promote(standby)
         await work.goes_on(standby, since=time.monotonic())
         await work.ends_once(standby)
+
+
+async def test_the_doctor_tells_a_standby_in_a_sentence() -> None:
+    async with _replicated() as (_, standby, __):
+        ended = await asyncio.to_thread(pushq, "doctor", url=standby.url())
+    assert "is a standby, which takes no writes; give the URL of the primary." in ended.stderr
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
 
 
 async def test_after_a_failover_that_forgot_a_claim_the_job_is_claimed_anew_and_whoever_held_it_is_refused() -> None:

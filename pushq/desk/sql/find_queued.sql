@@ -3,7 +3,8 @@
 -- lines of jobs are more than $9, or their jobs more than $8, so that the newest may be missing. Without a job, one row whose
 -- id is null.
 --
--- The indexes of claims lead to the lines: a line holds the jobs of one task in one queue, of priority 0, below or above.
+-- The indexes of claims lead to the lines: a line holds the jobs of one task in one queue, of priority 0, below or above. A
+-- leap must not say `queue = $1`, because PostgreSQL would then begin at the start of the queue.
 with recursive ordinary as (
     (
         select job.queue collate "C" as queue, job.task collate "C" as task
@@ -20,7 +21,7 @@ with recursive ordinary as (
         select job.queue collate "C" as queue, job.task collate "C" as task
         from pushq.jobs_unfinished as job
         where job.status = 'queued' and job.apart is null and job.priority = 0
-        and ($1::text is null or job.queue collate "C" = $1)
+        and ($1::text is null or job.queue collate "C" <= $1)
         and (job.queue collate "C", job.task collate "C") > (ordinary.queue, ordinary.task)
         order by job.queue collate "C", job.task collate "C"
         limit 1
@@ -42,7 +43,7 @@ by_priority as (
         select job.queue collate "C" as queue, sign(job.priority) as side, job.task collate "C" as task
         from pushq.jobs_unfinished as job
         where job.status = 'queued' and job.apart is null and job.priority <> 0
-        and ($1::text is null or job.queue collate "C" = $1)
+        and ($1::text is null or job.queue collate "C" <= $1)
         and (job.queue collate "C", sign(job.priority), job.task collate "C")
             > (by_priority.queue, by_priority.side, by_priority.task)
         order by job.queue collate "C", sign(job.priority), job.task collate "C"
