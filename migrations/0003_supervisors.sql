@@ -92,6 +92,14 @@ create table pushq.census (
     primary key (queue, status)
 );
 
+-- The running jobs at the last census. A row for each pair of queue and task.
+create table pushq.census_running (
+    queue text not null,
+    task text not null,
+    oldest_started_at timestamptz not null,
+    primary key (queue, task)
+);
+
 -- When the census was taken, and how long the count took. The next census waits for a hundred times as long.
 create table pushq.census_clock (
     only_row boolean primary key default true check (only_row),

@@ -51,7 +51,7 @@ begin
         select oid::regclass from pg_class as class
         where oid = any('{{
             pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
-            pushq.tally_log, pushq.census, pushq.census_clock, pushq.days, pushq.migrations}}'::regclass[])
+            pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations}}'::regclass[])
         and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
     loop
@@ -80,7 +80,7 @@ begin
     -- Empty partitions of days past retention then stay until the owner runs `pushq sweep`.
     grant select, insert, update, delete on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
-        pushq.tally_log, pushq.census, pushq.census_clock, pushq.days
+        pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days
         to {worker};
     grant select on pushq.migrations to {worker};
     grant execute on all functions in schema pushq to {worker};
@@ -88,7 +88,7 @@ begin
     -- For `pushq exporter`, and for `pushq jobs` and `pushq queues` as lists.
     grant select on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
-        pushq.tally_log, pushq.census, pushq.census_clock, pushq.days, pushq.migrations
+        pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations
         to {observer};
     grant execute on function pushq.run_bounds(), pushq.wait_bounds() to {observer};
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from itertools import accumulate, groupby, islice
 from operator import itemgetter
 from typing import Any
 
 import anyio
 from anyio.lowlevel import checkpoint
+from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -39,6 +43,7 @@ class _Table:
 
     overview: Any
     gauges: Sequence[Any]
+    oldest_running: Sequence[Any]
     tallies: Sequence[Any]
 
 
@@ -53,7 +58,7 @@ class _Family:
 class Exposition:
     """The content of /metrics. `figures` returns this process's own figures at each scrape.
 
-    A scrape is three short statements, whatever the history: the tallies have a row for each combination of labels, and
+    A scrape is four short statements, whatever the history: the tallies have a row for each combination of labels, and
     the combinations are bounded. The text is written in pieces, between which the event loop runs other tasks. Scrapes
     that come together share one result. While the database does not answer, /metrics shows the outage and the figures
     of the process.
@@ -92,7 +97,12 @@ class Exposition:
         """The rows of the table, or None if the database does not answer."""
         try:
             with anyio.fail_after(LONGEST_READ):
-                table = _Table(await self._store.overview(), await self._store.gauges(), await self._store.tallies())
+                table = _Table(
+                    await self._store.overview(),
+                    await self._store.gauges(),
+                    await self._store.oldest_running(),
+                    await self._store.tallies(),
+                )
         except DatabaseTrouble as error:
             self._note_failure(str(error))
         except TimeoutError:
@@ -193,6 +203,11 @@ def _gauges(table: _Table | None) -> Iterator[_Family]:
     oldest = GaugeMetricFamily(
         "pushq_queue_oldest_seconds", "Age of the oldest job that is due and queued.", labels=["queue"]
     )
+    running = GaugeMetricFamily(
+        "pushq_running_oldest_seconds",
+        "How long the oldest running job has run, if any runs.",
+        labels=["queue", "task"],
+    )
     supervisors = GaugeMetricFamily("pushq_supervisors", "Supervisors whose lease is live.")
     if table:
         counted = {(row["queue"], row["status"]): row for row in table.gauges}
@@ -202,8 +217,10 @@ def _gauges(table: _Table | None) -> Iterator[_Family]:
                 jobs.add_metric([queue, status], row["jobs"] if row else 0)
             row = counted.get((queue, "queued"))
             oldest.add_metric([queue], (row["age"] or 0.0) if row else 0.0)
+        for row in table.oldest_running:
+            running.add_metric([row["queue"], row["task"]], row["age"])
         supervisors.add_metric([], table.overview["supervisors"])
-    return map(_Family, (jobs, oldest, supervisors))
+    return map(_Family, (jobs, oldest, running, supervisors))
 
 
 def _counter(name: str, text: str, outcome: str, tallies: Iterable[Any]) -> _Family:
@@ -256,4 +273,16 @@ def _from_process(figures: ProcessFigures) -> Iterator[_Family]:
     pools = GaugeMetricFamily("pushq_pools", "Pools of this supervisor that listen, or should.", figures.pools)
     up = "Pools of this supervisor that hear notifications."
     listeners = GaugeMetricFamily("pushq_listener_up", up, figures.listeners_up)
-    return map(_Family, (workers, wakeups, notifications, pools, listeners))
+    return map(_Family, (workers, wakeups, notifications, pools, listeners, _build_info(), *_PROCESS.collect()))
+
+
+_PROCESS = ProcessCollector(registry=None)
+"""Memory, CPU, files and start of this process: of the supervisor, or of the exporter."""
+
+
+@cache
+def _build_info() -> Metric:
+    about = "The version of pushq and of Python. Always 1."
+    info = GaugeMetricFamily("pushq_build_info", about, labels=["version", "python"])
+    info.add_metric([version("pushq-pg"), platform.python_version()], 1)
+    return info

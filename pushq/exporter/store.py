@@ -22,6 +22,10 @@ class Store(Speaker):
         """Rows of (queue, status, jobs, age in seconds)."""
         return await self._fetch("gauges")
 
+    async def oldest_running(self) -> list[Any]:
+        """Rows of (queue, task, age in seconds)."""
+        return await self._fetch("oldest_running")
+
     async def overview(self) -> Any:
         """One row of (supervisors, queues, run_bounds, wait_bounds). Bounds in seconds."""
         return await self._one("overview")

@@ -100,6 +100,7 @@ NEW_PAIR = {
     'pushq_jobs_finished_total{instance,queue="bulk",status="succeeded",task="new"}': "_x20 0x40",
     'pushq_jobs_finished_total{instance,queue="bulk",status="failed",task="new"}': "_x20 50x40",
 }
+RUNNING = 'pushq_running_oldest_seconds{instance,queue="mail",task="welcome"}'
 CASES = [
     case("all is well", 30, "", {}),
     case("the database is away", 12, "PushqDatabaseIsAway", AWAY),
@@ -134,6 +135,8 @@ CASES = [
     case("a scrape failed", 11, "", {("a", 'up{instance,job="pushq"}'): "1x9 0 1x50"}),
     case("a due job waits", 30, "PushqQueueIsLate", {'pushq_queue_oldest_seconds{instance,queue="mail"}': "0+60x60"}),
     case("due jobs wait for some minutes", 30, "", {'pushq_queue_oldest_seconds{instance,queue="mail"}': "240x60"}),
+    case("a job has run for more than an hour", 30, "PushqJobIsStuck", {RUNNING: "3500+60x60"}),
+    case("a job runs for half an hour", 40, "", {RUNNING: "0+60x30 _x30"}),
     case("a task's first jobs fail", 28, "PushqJobsFail", {failed(): "0x20 50x40"}),
     case("a task's first jobs failed an hour ago", 58, "", {failed(): "0x20 50x40"}),
     case("the first jobs of a pair of queue and task fail, and it has labels since", 28, "PushqJobsFail", NEW_PAIR),

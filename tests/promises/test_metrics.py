@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 from contextlib import ExitStack
+from importlib.metadata import version
 
 import asyncpg
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,6 +23,7 @@ NAMES = """
     pushq_jobs pushq_jobs_finished_total pushq_job_run_seconds pushq_job_wait_seconds pushq_queue_oldest_seconds
     pushq_job_retries_total pushq_jobs_requeued_total pushq_supervisors pushq_workers pushq_wakeups_total
     pushq_notifications_received_total pushq_listener_up pushq_pools pushq_database_up
+    pushq_running_oldest_seconds pushq_build_info process_resident_memory_bytes process_cpu_seconds_total
 """.split()
 
 
@@ -146,6 +148,24 @@ async def test_the_oldest_due_job_and_the_unfinished_ones_are_shown(database_url
         assert 3600 <= scrape(supervisor, "pushq_queue_oldest_seconds", queue="default") < 3700
 
 
+async def test_a_job_that_is_stuck_shows_its_age_and_the_build_its_version(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url, SWEEP_INTERVAL="0.2") as supervisor:
+        await insert(connection, "sleep", payload={"seconds": 60})
+        await has_count(connection, 1, "status = 'running'")
+        await connection.execute("update pushq.jobs_unfinished set started_at = now() - interval '2 h'")
+        await _time_for_a_census(connection)
+        labels = {"queue": "default", "task": "sleep"}
+        wait_until(lambda: 7200 <= scrape(supervisor, "pushq_running_oldest_seconds", **labels) < 7300)
+        assert scrape(supervisor, "pushq_build_info", version=version("pushq-pg")) == 1
+        assert scrape(supervisor, "process_resident_memory_bytes") > 1e7
+
+        await connection.execute("select pushq.cancel(id) from pushq.jobs where status = 'running'")
+        await _time_for_a_census(connection)
+        wait_until(lambda: "pushq_running_oldest_seconds{" not in supervisor.get("/metrics")[1])
+
+
 async def test_a_scrape_reads_no_job(database_url: str, connection: Connection) -> None:
     """By the exporter, which counts no census meanwhile and scrapes as a supervisor does. What a session has read is
     told when it ends.
@@ -202,7 +222,8 @@ async def test_while_the_database_does_not_answer_the_metrics_say_so_and_tell_of
                 status, text = await asyncio.to_thread(get, f"{place}/metrics")
                 assert status == 200
                 assert {name for name in NAMES if f"# TYPE {name} " not in text} == set()
-                return {name: float(value) for name, value in re.findall(r"^(\w+)\S* (\S+)$", text, re.MULTILINE)}
+                samples = re.findall(r"^(?!process_)(\w+)\S* (\S+)$", text, re.MULTILINE)
+                return {name: float(value) for name, value in samples}
 
             sound = await scraped()
             proxy.is_silent = True
@@ -213,7 +234,7 @@ async def test_while_the_database_does_not_answer_the_metrics_say_so_and_tell_of
             _, said = await asyncio.to_thread(process.communicate, timeout=10)
 
     of_process = {"pushq_workers", "pushq_wakeups_total", "pushq_notifications_received_total"}
-    of_process |= {"pushq_pools", "pushq_listener_up", "pushq_database_up"}
+    of_process |= {"pushq_pools", "pushq_listener_up", "pushq_database_up", "pushq_build_info"}
     assert (sound["pushq_database_up"], away["pushq_database_up"]) == (1, 0)
     assert away.keys() == of_process
     assert back == sound

@@ -31,6 +31,24 @@ written as (
     insert into pushq.census (queue, status, jobs, oldest_due_at)
     select queue, status, jobs, oldest_due_at from counted order by queue, status
     on conflict (queue, status) do update set jobs = excluded.jobs, oldest_due_at = excluded.oldest_due_at
+),
+running as materialized (
+    select
+        coalesce(label.queue, '_other') as queue, coalesce(label.task, '_other') as task,
+        min(job.started_at) as oldest_started_at
+    from pushq.jobs_unfinished as job
+    left join pushq.labels as label on label.queue = job.queue and label.task = job.task
+    where job.status = 'running' and exists (select from turn)
+    group by 1, 2
+),
+ended as (
+    delete from pushq.census_running
+    where exists (select from turn) and (queue, task) not in (select queue, task from running)
+),
+noted as (
+    insert into pushq.census_running (queue, task, oldest_started_at)
+    select queue, task, oldest_started_at from running order by queue, task
+    on conflict (queue, task) do update set oldest_started_at = excluded.oldest_started_at
 )
 update pushq.census_clock
 set taken_at = now(), took = clock_timestamp() - now()
