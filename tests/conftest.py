@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,19 @@ def pytest_configure_node(node: Any) -> None:
     """xdist is about to start a worker."""
     if _ADDRESS in node.config.stash:
         node.workerinput["server"] = node.config.stash[_ADDRESS]
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before() -> Iterator[None]:
+    """Refuses a test that leaves a setting behind for the tests after it in the same process."""
+    before = _settings()
+    yield
+    assert _settings() == before
+
+
+def _settings() -> dict[str, str]:
+    own = ("PUSHQ_", "DATABASE_URL", "TEST_", "PG", "HOME", "PATH")
+    return {name: value for name, value in os.environ.items() if name.startswith(own)}
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,7 @@ test_dummy_backend.py, test_custom_backend.py, test_tasks.py), as far as a backe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -46,14 +44,10 @@ def onlooker(database_url: str) -> Iterator[psycopg.Connection[dict[str, Any]]]:
 
 
 @pytest.fixture
-def supervisor(database_url: str) -> Iterator[RunningSupervisor]:
-    with supervised(database_url) as running:
+def supervisor(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningSupervisor]:
+    monkeypatch.setenv("DATABASE_URL", database_url)  # as the project's settings.py reads
+    with supervising(database_url, "--concurrency", "4", tasks=REGISTRY) as running:
         yield running
-
-
-def supervised(url: str) -> AbstractContextManager[RunningSupervisor]:
-    os.environ["DATABASE_URL"] = url
-    return supervising(url, "--concurrency", "4", tasks=REGISTRY)
 
 
 def finished(*results: Any) -> list[Any]:
