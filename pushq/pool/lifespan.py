@@ -18,6 +18,7 @@ from pushq.errors import LifespanRaised, TasksError
 from pushq.events import LifespanCut, LifespanFailed, publish
 from pushq.lifespan import Lifespan as Make
 from pushq.lifespan import set_resources
+from pushq.pool.leaving import LAST_WORDS, be_gone_within
 from pushq.trace import trace
 
 LEAST = 0.5
@@ -56,6 +57,7 @@ class Lifespan:
             await self._left.wait()
         if not self._left.is_set():
             publish(LifespanCut(anyio.current_time() - now))
+            be_gone_within(LAST_WORDS)  # whatever the app does about its cancellation
 
     async def _run(self, make: Make, *, task_status: TaskStatus[Context]) -> None:
         misfit = None

@@ -53,7 +53,7 @@ async def call(tasks: Tasks, job: Job) -> Any:
     task = tasks.find(job.task)
     limit = job.timeout or task.timeout
     returned: list[Any] = []
-    raised: list[Exception] = []
+    raised: list[BaseException] = []
     with anyio.fail_after(limit.total_seconds() if limit else None):
         async with anyio.create_task_group() as group:
             group.start_soon(_call, tasks, task, job, returned, raised)
@@ -62,7 +62,7 @@ async def call(tasks: Tasks, job: Job) -> Any:
     return returned[0]
 
 
-async def _call(tasks: Tasks, task: Task[..., Any], job: Job, returned: list[Any], raised: list[Exception]) -> None:
+async def _call(tasks: Tasks, task: Task[..., Any], job: Job, returned: list[Any], raised: list[BaseException]) -> None:
     set_current_job(job)
     try:
         async with AsyncExitStack() as around:
@@ -70,7 +70,7 @@ async def _call(tasks: Tasks, task: Task[..., Any], job: Job, returned: list[Any
                 await around.enter_async_context(tasks.middleware_of_app(job))
             call = partial(task.function, **task.arguments(job.payload or "{}"))
             returned.append(await (call() if task.is_async else to_thread.run_sync(call)))
-    except Exception as error:  # noqa: BLE001 - raised by the caller, without a group around it
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by the caller, without a group around it
         raised.append(error)
 
 

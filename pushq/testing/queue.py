@@ -129,7 +129,7 @@ async def _attempt(store: _Store, tasks: Tasks, job: Job) -> Outcome:
     ending: Returned | Raised | TimedOut
     try:
         ending = Returned(await call(tasks, job))
-    except Exception as error:  # noqa: BLE001 - decided upon, as in a pool
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - decided upon, as in a pool
         is_over = limit and monotonic() - began >= limit.total_seconds()
         ending = TimedOut(limit, error) if is_over and limit else Raised(error)
     outcome = decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)

@@ -55,6 +55,11 @@ async def cancel() -> None:
     raise Cancel("not needed")
 
 
+@tasks.register("exit", max_attempts=1)
+async def leave() -> None:
+    raise SystemExit("nothing to do")
+
+
 @tasks.register("hang", timeout=timedelta(seconds=0.05), max_attempts=1)
 async def hang() -> None:
     await asyncio.sleep(60)
@@ -77,12 +82,13 @@ async def test_a_handler_runs_inline_with_its_job_and_returns_its_result() -> No
         (fail.job(), ValueError),
         (snooze.job(), Retry),
         (cancel.job(), Cancel),
+        (leave.job(), SystemExit),
         (hang.job(), TimeoutError),
         (NewJob("greet", {"nam": "ada"}), PayloadError),
         (NewJob("gret"), TasksError),
     ],
 )
-async def test_what_a_handler_raises_inline_is_raised(job: NewJob, error: type[Exception]) -> None:
+async def test_what_a_handler_raises_inline_is_raised(job: NewJob, error: type[BaseException]) -> None:
     with pytest.raises(error):
         await run(tasks, job)
 
@@ -167,13 +173,14 @@ async def test_a_drain_runs_what_is_due_in_order_and_what_that_inserts(
 
 
 async def test_time_is_moved_to_see_a_retry(queue: TestQueue) -> None:
-    await queue.insert(snooze.job(), fail.job(), fail_once.job(), cancel.job(), hang.job())
+    await queue.insert(snooze.job(), fail.job(), fail_once.job(), cancel.job(), leave.job(), hang.job())
     first = {job.task: (job.status, job.failures) for job in await queue.drain(tasks)}
     assert first == {
         "snooze": ("queued", 0),
         "fail": ("queued", 1),
         "fail.once": ("queued", 1),
         "cancel": ("cancelled", 0),
+        "exit": ("failed", 1),
         "hang": ("failed", 1),
     }
     await queue.pass_time(timedelta(minutes=30))
