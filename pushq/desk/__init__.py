@@ -29,7 +29,7 @@ Place = tuple[UUID, date]
 LONGEST_SEARCH = 0.05
 """Seconds after which a list looks no further, unless told to."""
 AT_A_TIME = 100
-"""Jobs that are changed in one transaction: other sessions that want one of them wait some 50 ms."""
+"""Jobs that are changed in one transaction: other sessions that want one of them wait some 20 ms."""
 CHANGED = "changed meanwhile"
 SHOWN_QUEUES = 1_000
 COUNTED_NOW = 1_000
@@ -64,22 +64,24 @@ PLANS = {"enable_sort": "off", "enable_bitmapscan": "off", "plan_cache_mode": "f
 
 
 class Desk:
-    """A session for one command."""
+    """The sessions of one command: one for questions, one for changes, whose functions keep their plans."""
 
-    def __init__(self, session: Session, url: str | None = None) -> None:
+    def __init__(self, session: Session, url: str | None = None, changes: Session | None = None) -> None:
         self._session = session
+        self._changes = changes or session
         self._url = url
 
     @classmethod
     @asynccontextmanager
     async def opened(cls, url: str | None) -> AsyncIterator[Self]:
-        """Opens a session. Inside the block, raises DatabaseTrouble, UsageError for a refused value, and SchemaError.
+        """Opens the sessions. Inside the block: DatabaseTrouble, UsageError for a refused value, and SchemaError.
 
         The schema is checked only when a name is missing, since a producer may insert without the right to check.
         """
         session = Session(url, "pushq", deadline=60, settings=PLANS)
+        changes = Session(url, "pushq", deadline=60)  # connects when first needed
         try:
-            yield cls(session, url)
+            yield cls(session, url, changes)
         except ValueRefused as error:
             raise UsageError(f"The database refused it: {error}.") from None
         except PayloadError as error:
@@ -90,6 +92,7 @@ class Desk:
             raise
         finally:
             await session.close()
+            await changes.close()
 
     async def instant(self, seconds: float) -> datetime:
         """The instant `seconds` from now, by the database's clock. The clock of this host may be wrong."""
@@ -176,7 +179,7 @@ class Desk:
         """
         for batch in (places[start : start + AT_A_TIME] for start in range(0, len(places), AT_A_TIME)):
             ids, days = [job for job, _ in batch], [day for _, day in batch]
-            rows = await self._session.fetch(statement(f"{verb}_jobs"), ids, days, status)
+            rows = await self._changes.fetch(statement(f"{verb}_jobs"), ids, days, status)
             did = Counter(row["did"] for row in rows)
             did[CHANGED] += max(0, len(batch) - len(rows))
             yield +did
@@ -198,5 +201,5 @@ class Desk:
     async def change(self, verb: str, what: UUID | str) -> str:
         """Calls pushq.cancel, retry, pause or resume. Returns the function's answer, such as "cancelled"."""
         assert verb in ("cancel", "retry", "pause", "resume")
-        (row,) = await self._session.fetch(f"select pushq.{verb}($1) as did", what)
+        (row,) = await self._changes.fetch(f"select pushq.{verb}($1) as did", what)
         return str(row["did"])

@@ -234,7 +234,7 @@ def test_a_job_that_cannot_be_enqueued_is_refused_in_a_sentence(
 def test_a_misspelt_command_is_pointed_out_with_the_one_that_was_meant() -> None:
     ended = pushq("supervice")
 
-    assert "'supervise'" in ended.stderr
+    assert "Did you mean one of: 'supervise', 'supervisors'?" in ended.stderr
     assert ended.returncode == 2
 
 

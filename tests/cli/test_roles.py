@@ -126,6 +126,7 @@ async def test_a_worker_changes_jobs_and_queues_by_hand(url_as: RoleUrl, connect
 
 
 async def test_an_observer_sees_and_changes_nothing(url_as: RoleUrl, connection: Connection) -> None:
+    assert pushq("supervisors", url=url_as("observer")).stderr == "No supervisor is alive.\n"
     [job_id] = await insert(connection, "echo")
     for command in (["jobs", "list"], ["jobs", "show", str(job_id)], ["queues", "list"]):
         ended = pushq(*command, "--json", url=url_as("observer"))
@@ -135,3 +136,24 @@ async def test_an_observer_sees_and_changes_nothing(url_as: RoleUrl, connection:
         ended = pushq(*command, url=url_as("observer"))
         assert "refused us: permission denied for " in ended.stderr
         assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("role", "may"),
+    [
+        ("producer", "insert jobs, and may not look at jobs or run jobs"),
+        ("worker", "insert jobs, look at jobs, run jobs"),
+        ("observer", "look at jobs, and may not insert jobs or run jobs"),
+    ],
+)
+async def test_the_doctor_says_what_a_role_may_do_and_what_the_role_could_not_examine(
+    url_as: RoleUrl, role: str, may: str
+) -> None:
+    ended = pushq("doctor", "--json", url=url_as(role))
+    assert ended.stderr == ""
+    rows = {row["check"]: row for row in map(json.loads, ended.stdout.splitlines())}
+    assert rows["rights"]["says"] == f"this role may {may}"
+    hurt = {check for check, row in rows.items() if not row["is_fine"]}
+    assert hurt <= {"settings"}, rows  # of the tests' server
+    if role != "producer":
+        assert not [row for row in rows.values() if row["says"].startswith("not examined")], rows
