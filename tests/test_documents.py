@@ -31,6 +31,12 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_tree_of_the_architecture_names_every_module() -> None:
+    tree = "\n".join(line for line in (ROOT / "ARCHITECTURE.md").read_text().splitlines() if "── " in line)
+    modules = {path.name for path in (ROOT / "pushq").rglob("*.py")}
+    assert modules - set(re.findall(r"\w+\.py", tree)) - {"__init__.py"} == set()
+
+
 def test_each_guarantee_names_a_test() -> None:
     text = (ROOT / "README.md").read_text()
     guarantees = re.findall(r"^\| \d+ \| \*\*.*$", text, re.MULTILINE)

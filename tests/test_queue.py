@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from datetime import UTC, datetime, timedelta
-from uuid import uuid4
-
 import asyncpg
 import pytest
 
 from pushq import NewJob, Queue
 from pushq.errors import PayloadError
-from tests.support.jobs import Connection, count, row_of
+from tests.support.jobs import Connection, count
 
 
 async def test_a_job_is_inserted_in_the_caller_s_transaction(connection: Connection) -> None:
@@ -21,27 +17,6 @@ async def test_a_job_is_inserted_in_the_caller_s_transaction(connection: Connect
     await transaction.rollback()
 
     assert await count(connection) == 0
-
-
-async def test_every_column_arrives(connection: Connection) -> None:
-    job = NewJob(
-        "report",
-        {"id": 12345678901234567890123},
-        queue="slow",
-        priority=-3,
-        run_at=datetime.now(UTC) + timedelta(days=1),
-        max_attempts=2,
-        timeout=timedelta(minutes=5),
-        unique_key="report-7",
-        tenant_id="acme",
-        correlation_id="request-9",
-        id=uuid4(),
-    )
-    assert await Queue().insert(job, connection=connection) == job.id
-    row = await row_of(connection, job.id or uuid4())
-
-    expected = dataclasses.asdict(job) | {"payload": '{"id": 12345678901234567890123}'}
-    assert expected == {name: row[name] for name in expected}
 
 
 async def test_many_are_inserted_at_once_and_those_whose_key_is_taken_are_left_out(connection: Connection) -> None:

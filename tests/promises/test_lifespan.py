@@ -13,14 +13,6 @@ from tests.support.waiting import wait_until
 TASKS = "tests.support.lifespans:tasks"
 
 
-@pytest.fixture
-def diary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "diary"
-    path.touch()
-    monkeypatch.setenv("TEST_DIARY", str(path))
-    return path
-
-
 async def test_handlers_get_what_the_lifespan_yields_as_an_argument_and_by_their_job(
     database_url: str, connection: Connection, diary: Path
 ) -> None:

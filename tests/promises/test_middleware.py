@@ -12,14 +12,6 @@ from tests.support.supervisors import supervising
 TASKS = "tests.support.lifespans:tasks"
 
 
-@pytest.fixture
-def diary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "diary"
-    path.touch()
-    monkeypatch.setenv("TEST_DIARY", str(path))
-    return path
-
-
 async def test_handlers_see_what_the_middleware_has_set_and_the_middleware_sees_how_they_end(
     database_url: str, connection: Connection, diary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
