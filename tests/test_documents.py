@@ -37,6 +37,12 @@ def test_the_tree_of_the_architecture_names_every_module() -> None:
     assert modules - set(re.findall(r"\w+\.py", tree)) - {"__init__.py"} == set()
 
 
+def test_the_index_names_every_page() -> None:
+    pages = {path for kind in ("how-to", "reference", "explanation") for path in (ROOT / "docs" / kind).glob("*.md")}
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert {path for path in pages if f"({path.parent.name}/{path.name})" not in index} == set()
+
+
 def test_each_guarantee_names_a_test() -> None:
     text = (ROOT / "README.md").read_text()
     guarantees = re.findall(r"^\| \d+ \| \*\*.*$", text, re.MULTILINE)
@@ -46,7 +52,7 @@ def test_each_guarantee_names_a_test() -> None:
 
 
 def test_the_catalogue_answers_each_of_the_74_failure_modes_and_names_tests_that_exist() -> None:
-    text = (ROOT / "docs" / "reliability.md").read_text()
+    text = (ROOT / "docs" / "explanation" / "reliability.md").read_text()
     rows = re.findall(r"^\| ([A-Z]\d[^|]*)\|[^|]*\|(.*)\|$", text, re.MULTILINE)
     assert sum(len(modes.split(",")) for modes, _ in rows) == 74
     assert [modes for modes, answer in rows if not answer.strip()] == []
@@ -58,7 +64,7 @@ def test_the_catalogue_answers_each_of_the_74_failure_modes_and_names_tests_that
 
 
 def test_the_records_of_the_batteries_are_told_as_they_are() -> None:
-    text = (ROOT / "docs" / "reliability.md").read_text()
+    text = (ROOT / "docs" / "explanation" / "reliability.md").read_text()
     records = ROOT / "docs" / "records"
 
     assert report_of_torture(Record(records / "torture.jsonl").runs) in text

@@ -49,7 +49,7 @@ def sync_runner(kind: type) -> RunSync:
 
 def _unusable(method: str, drivers: str, kind: type, otherwise: str) -> UnusableConnection:
     given = "None" if kind is type(None) else f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    remedy = _remedy(method, kind) or f"{otherwise}, write the INSERT: see docs/insert-jobs.md"
+    remedy = _remedy(method, kind) or f"{otherwise}, write the INSERT: see docs/how-to/insert-jobs.md"
     return UnusableConnection(f"{method} takes a connection of {drivers}, not {given}; {remedy}.")
 
 

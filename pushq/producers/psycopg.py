@@ -41,6 +41,6 @@ REFUSED = {
     "psycopg_pool.AsyncConnectionPool": "write `async with pool.connection() as connection`",
     "psycopg_pool.ConnectionPool": "write `with pool.connection() as connection`",
     "psycopg2.extensions.connection psycopg2.extensions.cursor": (
-        "use psycopg 3, or write the INSERT: see docs/insert-jobs.md"
+        "use psycopg 3, or write the INSERT: see docs/how-to/insert-jobs.md"
     ),
 }

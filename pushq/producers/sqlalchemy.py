@@ -56,7 +56,7 @@ def _in_its_style(connection: Any, text: str) -> str:
     if dialect.name != "postgresql" or dialect.driver not in _DRIVERS:
         raise UnusableConnection(
             f"This SQLAlchemy connection is of {dialect.name}+{dialect.driver}; make the engine for "
-            "postgresql+asyncpg:// or postgresql+psycopg://, or write the INSERT: see docs/insert-jobs.md."
+            "postgresql+asyncpg:// or postgresql+psycopg://, or write the INSERT: see docs/how-to/insert-jobs.md."
         )
     return text if dialect.driver == "asyncpg" else in_percents(text)
 

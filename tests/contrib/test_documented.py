@@ -1,4 +1,4 @@
-"""docs/django.md, typed into an empty folder."""
+"""docs/how-to/django.md, typed into an empty folder."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ def test_the_page_typed_into_an_empty_folder_runs(
 
 
 def examples() -> list[str]:
-    text = (ROOT / "docs" / "django.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "django.md").read_text()
     return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

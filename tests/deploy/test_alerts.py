@@ -271,6 +271,6 @@ def test_prometheus_takes_the_files(check: tuple[str, str]) -> None:
 
 
 def test_there_is_one_set_of_alerts() -> None:
-    text = (ROOT / "docs" / "watch-it.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "watch-it.md").read_text()
     assert "expr:" not in text
     assert [alert for alert in ALERTS if f"`{alert}`" not in text] == []

@@ -16,7 +16,7 @@ select count(*) from ended
 
 
 async def test_the_recipes_sql_does_what_it_says(connection: Connection) -> None:
-    text = (ROOT / "docs" / "recipes.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "recipes.md").read_text()
     blocks = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     urgent, sooner, purge, retry, cron, chain, result, uninstall = blocks
 

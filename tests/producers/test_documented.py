@@ -1,4 +1,4 @@
-"""The examples of docs/insert-jobs.md run as they stand."""
+"""The examples of docs/how-to/insert-jobs.md run as they stand."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def quoted(heading: str) -> list[str]:
 
 
 def section(heading: str) -> str:
-    text = (ROOT / "docs" / "insert-jobs.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "insert-jobs.md").read_text()
     found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, heading
     return found[1]

@@ -38,7 +38,7 @@ def engine() -> Any:
     return create_async_engine(of_driver(NOWHERE, "asyncpg"))
 
 
-WRITE_IT = "with any other driver, write the INSERT: see docs/insert-jobs.md"
+WRITE_IT = "with any other driver, write the INSERT: see docs/how-to/insert-jobs.md"
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "None": (lambda: None, f"not None; {WRITE_IT}"),
     "a URL": (lambda: NOWHERE, f"not str; {WRITE_IT}"),

@@ -1,4 +1,4 @@
-"""docs/tenants.md, as it is written: a tenant inserts and sees its own jobs alone, and pushq runs those of all."""
+"""docs/how-to/tenants.md, as it is written: a tenant sees its own jobs alone, and pushq runs those of all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFUSED = "violates row-level security policy"
 
 def blocks(logins: Logins) -> list[str]:
     """The document's SQL, for this test's own roles."""
-    text = (ROOT / "docs" / "tenants.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "tenants.md").read_text()
     for group in GROUPS:
         text = text.replace(f"pushq_{group}", logins.group(group))
     return re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
