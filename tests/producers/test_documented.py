@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from pushq import Queue, Tasks
 from pushq.errors import UnusableConnection
 from tests.producers.drivers import of_driver
 from tests.support.jobs import Connection
+from tests.support.node import run_node
 from tests.support.supervisors import ROOT
 
 tasks = Tasks()
@@ -111,6 +113,33 @@ async def test_psycopg2(names: dict[str, Any], connection: Connection) -> None:
 
     assert await inserted(connection) == [7]
     open_one.close()
+
+
+async def test_node(names: dict[str, Any], connection: Connection) -> None:
+    (snippet,) = re.findall(r"```js\n(.*?)```", section("From Node.js"), re.DOTALL)
+    await asyncio.to_thread(run_node, NODE.replace("SNIPPET", snippet), URL=names["url"])
+
+    assert await inserted(connection) == [1]
+
+
+NODE = """
+const { Client } = require("pg");
+(async () => {
+  const client = new Client({ connectionString: process.env.URL });
+  await client.connect();
+  SNIPPET
+  await client.end();
+})();
+"""
+
+
+@pytest.mark.usefixtures("names")
+async def test_the_statements_of_go(connection: Connection) -> None:
+    user, job = re.findall(r'"(insert into .*?)"', section("From Go"))
+    user_id = await connection.fetchval(user, "Ada")
+    await connection.execute(job, json.dumps({"user_id": user_id}))
+
+    assert await inserted(connection) == [1]
 
 
 async def test_the_engine_of_a_session_with_many(names: dict[str, Any], connection: Connection) -> None:

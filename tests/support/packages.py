@@ -12,13 +12,12 @@ from tempfile import TemporaryDirectory
 
 def unpacked(*packages: str) -> Path | None:
     """The folder that holds the files of these packages, as `/` would; None where they cannot be had."""
-    home = _cache() / "+".join(packages)
-    if home.is_dir():
-        return home
+    kept = home("+".join(packages))
+    if kept.is_dir():
+        return kept
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         return None
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=home.parent) as directory:
+    with TemporaryDirectory(dir=kept.parent) as directory:
         fetched = Path(directory) / "fetched"
         fetched.mkdir()
         if not _runs("apt-get", "download", "-qq", *packages, cwd=fetched):
@@ -28,12 +27,15 @@ def unpacked(*packages: str) -> Path | None:
             if not _runs("dpkg-deb", "-x", str(package), str(files), cwd=fetched):
                 return None
         with suppress(OSError):  # somebody else was quicker
-            files.rename(home)
-    return home
+            files.rename(kept)
+    return kept
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushq-tests"
+def home(name: str) -> Path:
+    """The folder in the user's cache for what is fetched under a name; its parent exists."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushq-tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache / name
 
 
 def _runs(*command: str, cwd: Path) -> bool:
