@@ -18,7 +18,7 @@ select count(*) from ended
 async def test_the_recipes_sql_does_what_it_says(connection: Connection) -> None:
     text = (ROOT / "docs" / "how-to" / "recipes.md").read_text()
     blocks = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
-    urgent, sooner, purge, retry, cron, chain, result, uninstall = blocks
+    urgent, sooner, purge, retry, cron, chain, result = blocks
 
     await insert(connection, "mail.order", correlation_id="order 66")
     await connection.execute(urgent)
@@ -48,5 +48,3 @@ async def test_the_recipes_sql_does_what_it_says(connection: Connection) -> None
     await connection.execute("insert into pushq.jobs (id, task) values ($1, 'x')", JOB)
     assert await connection.fetchval(result) == "queued"
     await connection.execute(purge)
-    await connection.execute(uninstall)
-    assert await connection.fetchval("select to_regnamespace('pushq')") is None
