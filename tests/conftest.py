@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.support.databases import Databases
 from tests.support.server import OnDemand, Server, server_at
 
 _ADDRESS = pytest.StashKey[str]()
+_MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _KEPT = ("PUSHQ_TEST_", "PUSHQ_PG_BINDIR")
 
 
@@ -60,6 +62,17 @@ def pytest_configure_node(node: Any) -> None:
     """xdist is about to start a worker."""
     if _ADDRESS in node.config.stash:
         node.workerinput["server"] = node.config.stash[_ADDRESS]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_as_usual() -> Iterator[None]:
+    """What this process starts gets signals, though nohup has SIGHUP ignored, and a shell's background SIGINT."""
+    numbers = [number for number in _MAY_BE_IGNORED if signal.getsignal(number) is signal.SIG_IGN]
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)

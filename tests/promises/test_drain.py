@@ -161,7 +161,7 @@ def test_a_signal_before_the_database_has_answered_for_the_first_time_is_heard(n
         with supervising(url, ready=False) as supervisor:
             mute.settimeout(20)
             connected, _ = mute.accept()
-            supervisor.signal(number)
-            assert supervisor.process.wait(3) == 0
+            with connected:
+                supervisor.signal(number)
+                assert supervisor.process.wait(3) == 0
             assert "Traceback" not in supervisor.said
-            connected.close()
