@@ -270,7 +270,26 @@ def test_prometheus_takes_the_files(check: tuple[str, str]) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def test_there_is_one_set_of_alerts() -> None:
-    text = (ROOT / "docs" / "how-to" / "watch-it.md").read_text()
-    assert "expr:" not in text
-    assert [alert for alert in ALERTS if f"`{alert}`" not in text] == []
+WATCH_IT = (ROOT / "docs" / "how-to" / "watch-it.md").read_text()
+
+
+def test_there_is_one_set_of_alerts_and_the_page_quotes_the_file() -> None:
+    """Name for name, with the minutes for which each condition must hold."""
+    assert "expr:" not in WATCH_IT
+    text = (DEPLOY / "alerts.yml").read_text()
+    for alert, rule in re.findall(r"- alert: (\w+)\n(.*?)(?=\n\n|\Z)", text, re.DOTALL):
+        minutes = re.search(r"for: (\d+)m", rule)
+        fires = re.search(rf"^\| `{alert}` \| (for (\d+) minutes?, )?", WATCH_IT, re.MULTILINE)
+        assert fires, alert
+        assert fires[2] == (minutes[1] if minutes else None), alert
+    assert re.findall(r"^\| `(Pushq\w+)`", WATCH_IT, re.MULTILINE) == ALERTS
+
+
+def test_prometheus_takes_the_queries_of_the_page(tmp_path: Path) -> None:
+    queries = re.findall(r"^\|[^|`]+\| `([^`]*pushq_[^`]*)` \|$", WATCH_IT, re.MULTILINE)
+    assert len(queries) == 4
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "page", "rules": rules}]}))
+    ended = subprocess.run([promtool(), "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
