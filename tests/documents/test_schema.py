@@ -1,0 +1,57 @@
+"""docs/reference/jobs.md names every column and rule of pushq.jobs, and sql.md every function of the schema."""
+
+from __future__ import annotations
+
+import re
+
+from tests.documents.rows import REFERENCE, rows
+from tests.support.supervisors import ROOT
+
+SCHEMA = [line.split("\t") for line in (ROOT / "pushq" / "database" / "schema.txt").read_text().splitlines()]
+JOBS = rows(REFERENCE / "jobs.md")
+
+
+def named(kind: str, pattern: str) -> dict[str, str]:
+    """The definitions of the schema's parts of a kind, by what the pattern finds in each name."""
+    found = ((re.fullmatch(pattern, part[1]), part[2]) for part in SCHEMA if part[0] == kind)
+    return {name[1]: definition for name, definition in found if name}
+
+
+def test_the_page_names_every_column_with_its_type() -> None:
+    columns = named("column", r"jobs\.(\w+)")
+    assert columns.keys() == {name for name in JOBS if not name.startswith(("jobs_", "pushq."))}
+    for name, definition in columns.items():
+        assert JOBS[name][0] == _kind(definition), name
+
+
+def test_a_producer_may_write_the_columns_that_the_page_gives_to_producers() -> None:
+    writable = named("right", r"producer: insert on jobs\.(\w+)")
+    assert writable.keys() == {name for name, cells in JOBS.items() if len(cells) == 3}
+
+
+def test_the_page_names_every_constraint() -> None:
+    rules = named("rule", r"jobs(?:_unfinished)?\.(\w+)").keys() | {"jobs_unfinished_unique_key"}
+    assert rules == {name for name in JOBS if name.startswith("jobs_")}
+
+
+def test_the_schema_has_no_views() -> None:
+    assert "The schema has no views." in (REFERENCE / "jobs.md").read_text()
+    assert [part for part in SCHEMA if "view" in part[0]] == []
+
+
+def test_the_page_of_functions_and_tables_names_all() -> None:
+    page = (REFERENCE / "sql.md").read_text()
+    names = named("function", r"(\w+)\(.*").keys() | (named("table", r"(\w+)").keys() - {"jobs_unfinished"})
+    assert {name for name in names if not re.search(rf"`(pushq\.)?{name}[`(.]", page)} == set()
+
+
+def test_the_page_names_every_column_of_the_tables_worth_reading() -> None:
+    page = rows(REFERENCE / "sql.md")
+    columns = named("column", r"((?:supervisors|queues|tasks)\.\w+)")
+    assert columns.keys() == {name for name in page if re.fullmatch(r"\w+\.\w+", name)}
+    for name, definition in columns.items():
+        assert page[name][0] == _kind(definition), name
+
+
+def _kind(definition: str) -> str:
+    return definition.replace("timestamp with time zone", "timestamptz").split()[0]
