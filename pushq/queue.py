@@ -9,8 +9,9 @@ from uuid import UUID
 from pushq.database.statements import statement
 from pushq.errors import PayloadError
 from pushq.job import NewJob
-from pushq.producers import runner, sync_runner
-from pushq.producers.connections import AsyncConnection, SyncConnection
+from pushq.producers import copier, runner, sync_copier, sync_runner
+from pushq.producers.connections import AsyncConnection, HasSetAutocommit, SyncConnection
+from pushq.producers.rows import parts
 
 
 class Queue:
@@ -55,6 +56,21 @@ class Queue:
         run = sync_runner(connection.__class__)
         columns = self._columns(jobs)
         return run(connection, statement("insert"), columns) if columns else []
+
+    async def copy(self, jobs: Iterable[NewJob], *, connection: AsyncConnection) -> int:
+        """Inserts many jobs by COPY, in the caller's transaction if any: all, or none if a job is refused.
+
+        jobs: may be a generator, which makes jobs while the server inserts those before. connection: a connection or
+        pool of asyncpg, or an AsyncConnection of psycopg 3.
+
+        Returns how many jobs were inserted. Raises like insert. COPY leaves nothing out: a unique_key or id that an
+        unfinished job has raises the driver's UniqueViolationError, where insert_many would leave out the job.
+        """
+        return await copier(connection.__class__)(connection, parts(jobs, encoded, self._name))
+
+    def copy_sync(self, jobs: Iterable[NewJob], *, connection: HasSetAutocommit) -> int:
+        """The same as copy, where nothing is asynchronous. connection: a Connection of psycopg 3."""
+        return sync_copier(connection.__class__)(connection, parts(jobs, encoded, self._name))
 
     def _columns(self, jobs: Iterable[NewJob]) -> list[list[object]]:
         """One list a column, as insert.sql takes them; none if there is no job."""

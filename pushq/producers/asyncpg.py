@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 from pushq.errors import UnusableConnection
+from pushq.producers.rows import Part
 
 
 async def fetch(connection: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
@@ -15,11 +17,33 @@ async def fetch(connection: Any, text: str, columns: Sequence[list[Any]]) -> lis
 
 
 async def _on_connection(connection: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+    _refuse_closed(connection)
+    return await fetch(connection, text, columns)
+
+
+async def _copy(connection: Any, parts: Iterable[Part]) -> int:
+    _refuse_closed(connection)
+    async with connection.transaction():
+        return sum([await _copy_part(connection, *part) for part in parts])
+
+
+async def _copy_part(connection: Any, columns: Sequence[str], lines: Iterable[bytes]) -> int:
+    done = await connection.copy_to_table(
+        "jobs", schema_name="pushq", columns=columns, format="text", source=_asynchronous(lines)
+    )
+    return int(done.removeprefix("COPY "))
+
+
+async def _asynchronous(lines: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in lines:
+        yield piece
+
+
+def _refuse_closed(connection: Any) -> None:
     if _is_closed(connection):
         raise UnusableConnection(
             "This asyncpg connection is closed, or has gone back to its pool; insert before that, or open another."
         )
-    return await fetch(connection, text, columns)
 
 
 def _is_closed(connection: Any) -> bool:
@@ -30,6 +54,17 @@ def _is_closed(connection: Any) -> bool:
 
 
 async def _on_pool(pool: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+    async with _lent(pool) as connection:
+        return await fetch(connection, text, columns)
+
+
+async def _copy_on_pool(pool: Any, parts: Iterable[Part]) -> int:
+    async with _lent(pool) as connection:
+        return await _copy(connection, parts)
+
+
+@asynccontextmanager
+async def _lent(pool: Any) -> AsyncIterator[Any]:
     try:
         connection = await pool.acquire()
     except sys.modules["asyncpg"].InterfaceError as error:
@@ -37,7 +72,7 @@ async def _on_pool(pool: Any, text: str, columns: Sequence[list[Any]]) -> list[U
             f"This asyncpg pool lends no connection, since {error}; insert inside of `async with create_pool(…)`."
         ) from None
     try:
-        return await fetch(connection, text, columns)
+        yield connection
     finally:
         await pool.release(connection)
 
@@ -45,6 +80,10 @@ async def _on_pool(pool: Any, text: str, columns: Sequence[list[Any]]) -> list[U
 ASYNC = {
     "asyncpg.connection.Connection asyncpg.pool.PoolConnectionProxy": _on_connection,
     "asyncpg.pool.Pool": _on_pool,
+}
+COPY = {
+    "asyncpg.connection.Connection asyncpg.pool.PoolConnectionProxy": _copy,
+    "asyncpg.pool.Pool": _copy_on_pool,
 }
 
 REFUSED = {

@@ -57,6 +57,12 @@ async def test_from_python(names: dict[str, Any], connection: Connection) -> Non
     assert await inserted(connection) == [7, 0, 1, 2, 3, 4]
 
 
+async def test_many_jobs(names: dict[str, Any], connection: Connection) -> None:
+    await run("Many jobs", 0, names | {"connection": connection})
+
+    assert len(await inserted(connection)) == 100_000
+
+
 async def test_asyncpg(names: dict[str, Any], connection: Connection) -> None:
     async with asyncpg.create_pool(names["url"], min_size=1, max_size=1) as pool:
         await run("asyncpg", 0, names | {"pool": pool})
