@@ -21,24 +21,23 @@ def next_seed(runs: Iterable[Line]) -> int:
 
 
 def report(runs: Sequence[Line]) -> str:
-    """A table in Markdown: seeds, jobs, violations and faults, of the runs that are not void."""
+    """A table in Markdown: seeds, jobs, violations and faults, of the runs that are not void. Void runs are counted."""
     all_of_them = sound(runs)
     kept = [run for run in all_of_them if not run["toothless"] or run["violations"]]
-    void = [run["seed"] for run in all_of_them if run not in kept]
+    void = [run for run in all_of_them if run not in kept]
     statuses, faults = (_sum(kept, what) for what in ("statuses", "faults"))
     bad = [run["seed"] for run in kept if run["violations"]]
     settled = [run["settled_after"] for run in kept if run["settled_after"] is not None] or [0.0]
-    versions = dict.fromkeys(str(run["version"]) for run in kept)
-    seeds_by_version = {one: spans([run["seed"] for run in kept if str(run["version"]) == one]) for one in versions}
+    seeds = [run["seed"] for run in kept] or [0]
     rows = {
-        "runs": f"{len(kept)}: seeds {spans([run['seed'] for run in kept])}",
-        "of version": "; ".join(f"{one} ({seeds})" for one, seeds in seeds_by_version.items()),
+        "runs": f"{len(kept)}, with different seeds between {min(seeds)} and {max(seeds)}",
+        "by version": _listed(Counter(str(run["version"]) for run in kept)),
         "with violations": f"{len(bad)}" + (f": seeds {spans(bad)}" if bad else ""),
         "earlier runs of these seeds": _again(runs),
-        "void besides, since a fault had not bitten": f"{len(void)}" + (f": seeds {spans(void)}" if void else ""),
+        "other seeds, all void, since a fault had no effect": f"{len(void)}",
         "jobs that ended": _listed(statuses),
-        "times that a handler ran": f"{sum(run['runs'] for run in kept):,}",
-        "faults that bit": f"{sum(faults.values()):,}: {_listed(faults)}",
+        "runs of handlers": f"{sum(run['runs'] for run in kept):,}",
+        "faults that had an effect": f"{sum(faults.values()):,}: {_listed(faults)}",
         "settled after the last fault": f"{median(settled):.1f} s, at most {max(settled):.1f} s",
         "time taken": f"{sum(run['seconds'] for run in kept) / 60:.0f} minutes",
     }
@@ -46,11 +45,12 @@ def report(runs: Sequence[Line]) -> str:
 
 
 def _again(runs: Iterable[Line]) -> str:
-    """What the record holds of runs that do not count, as their seeds have been run again."""
+    """Runs of the record that do not count, because their seeds were run again: each with violations, the others counted."""
     last = {id(run) for run in sound(runs)}
     earlier = [run for run in runs if not run["planted"] and run["jobs"] == JOBS and id(run) not in last]
-    told = (f"seed {run['seed']} ({_verdict(run)}, {run['version']})" for run in earlier)
-    return ", ".join(told) or "none"
+    harmless = Counter(_verdict(run) for run in earlier if not run["violations"])
+    bad = [f"seed {run['seed']} ({_verdict(run)}, {run['version']})" for run in earlier if run["violations"]]
+    return ", ".join([*([_listed(harmless)] if harmless else []), *bad]) or "none"
 
 
 def _verdict(run: Line) -> str:

@@ -48,20 +48,21 @@ def test_a_report_adds_up_and_counts_violations_and_void_runs() -> None:
     others = [ended(5, planted="no-deadline"), ended(6, jobs=10)]
     told = report([ended(1), ended(2, violations=[lost]), ended(4, toothless=["cut"]), *others])
 
-    assert "| runs | 2: seeds 1 to 2 |" in told
+    assert "| runs | 2, with different seeds between 1 and 2 |" in told
     assert "| with violations | 1: seeds 2 |" in told
-    assert "| void besides, since a fault had not bitten | 1: seeds 4 |" in told
+    assert "| other seeds, all void, since a fault had no effect | 1 |" in told
     assert "| jobs that ended | succeeded 1,800 |" in told
-    assert "| faults that bit | 4: cut 4 |" in told
+    assert "| faults that had an effect | 4: cut 4 |" in told
 
 
 def test_a_seed_that_is_run_again_counts_once_and_its_earlier_run_is_told() -> None:
     lost = {"code": "LOST", "what": "a job"}
-    told = report([ended(1, violations=[lost], version="old"), ended(2), ended(1)])
+    earlier = [ended(1, violations=[lost], version="old"), ended(1, toothless=["cut"])]
+    told = report([*earlier, ended(2), ended(1)])
 
-    assert "| runs | 2: seeds 1 to 2 |" in told
+    assert "| runs | 2, with different seeds between 1 and 2 |" in told
     assert "| with violations | 0 |" in told
-    assert "| earlier runs of these seeds | seed 1 (LOST, old) |" in told
+    assert "| earlier runs of these seeds | void 1, seed 1 (LOST, old) |" in told
 
 
 @pytest.mark.parametrize(
