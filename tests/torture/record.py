@@ -45,7 +45,7 @@ def report(runs: Sequence[Line]) -> str:
 
 
 def _again(runs: Iterable[Line]) -> str:
-    """Runs of the record that do not count, because their seeds were run again: each with violations, the others counted."""
+    """Runs that do not count, because their seeds were run again: each with violations, and the others' number."""
     last = {id(run) for run in sound(runs)}
     earlier = [run for run in runs if not run["planted"] and run["jobs"] == JOBS and id(run) not in last]
     harmless = Counter(_verdict(run) for run in earlier if not run["violations"])
