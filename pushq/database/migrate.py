@@ -154,6 +154,7 @@ async def refuse_hidden(session: Session, url: str | None) -> None:
 
 async def _missing(session: Session, url: str | None) -> list[Migration]:
     await _refuse_unfit(session, url)
+    await _refuse_foreign(session, url)
     applied = await _applied(session)
     known = {migration.version for migration in migrations()}
     if newer := applied - known:
@@ -184,6 +185,15 @@ async def _refuse_unfit(session: Session, url: str | None) -> None:
         raise SchemaError(
             f"{describe(url)} is encoded in {server['encoding']}; pushq needs UTF8. "
             "Make one with `create database … encoding 'UTF8' template template0`."
+        )
+
+
+async def _refuse_foreign(session: Session, url: str | None) -> None:
+    (schema,) = await session.fetch(statement("foreign_schema"))
+    if schema["is_foreign"]:
+        raise SchemaError(
+            f"{describe(url)} has a schema named pushq that pushq did not make; rename that schema, or give pushq "
+            "another database."
         )
 
 

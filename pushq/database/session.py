@@ -33,10 +33,11 @@ _NO_ANSWER = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalCli
 """Errors of asyncpg for a connection that is gone or cannot be used."""
 
 Said: TypeAlias = asyncpg.PostgresError | asyncpg.PostgresWarning
+READ_ONLY = "25006"
 # By SQLSTATE or a prefix; the longest match counts. Every other state is an UnexpectedState.
 _STATES: Mapping[str, type[DatabaseTrouble]] = {
     "08": DatabaseAway,  # connections
-    "25006": DatabaseAway,  # read-only: the primary has become a standby
+    READ_ONLY: DatabaseAway,  # the primary has become a standby
     "53": DatabaseAway,  # too many connections, no memory, the disk is full
     "57P": DatabaseAway,  # shutdown, restart, recovery, a dropped database
     "58": DatabaseAway,  # the operating system, or files being replaced by an upgrade
@@ -181,6 +182,8 @@ class Session:
         is_answer = not _is_fatal(error) and (kind is not DatabaseAway or bool(_severity(error)))
         state = (error.sqlstate or "") if is_answer else ""
         message, where = _message(error), describe(self._url)
+        if error.sqlstate == READ_ONLY:
+            return kind(f"{where} takes no writes: {message}; give the URL of the primary.", state)
         sentences: Mapping[type[PushqError], str] = {
             DatabaseAway: f"{blame(self._url)} is away: {message}.",
             DatabaseRefused: f"{blame(self._url)} refused us: {message}.",

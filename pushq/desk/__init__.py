@@ -87,7 +87,7 @@ class Desk:
         except PayloadError as error:
             raise UsageError(str(error)) from None
         except UnexpectedState as error:
-            if error.state.startswith("42"):  # a name that does not exist
+            if error.state.startswith(("42", "3F")):  # a name, or the schema, does not exist
                 await check_schema(url)
             raise
         finally:

@@ -44,7 +44,8 @@ async def examine(url: str | None, retention: float) -> list[Finding]:
     )
     try:
         server = (await session.fetch(statement("doctor_server")))[0]
-        _refuse_strangers(url, server["kind"])
+        if server["is_standby"]:
+            raise SchemaError(f"{describe(url)} is a standby, which takes no writes; give the URL of the primary.")
         await check_schema_of(url)
         findings = [Finding("server", True, f"PostgreSQL {server['version']}")]
         for check, look in _CHECKS.items():
@@ -65,18 +66,6 @@ class Patient:
 
     async def rows(self, name: str, *arguments: object) -> Sequence[Any]:
         return await self.session.fetch(statement(name), *arguments)
-
-
-_KINDS = {
-    "standby": "is a standby, which takes no writes; give the URL of the primary.",
-    "empty": "has no pushq schema; run `pushq migrate`.",
-    "foreign": "has a schema named pushq that pushq did not make; rename that schema, or give pushq another database.",
-}
-
-
-def _refuse_strangers(url: str | None, kind: str) -> None:
-    if kind in _KINDS:
-        raise SchemaError(f"{describe(url)} {_KINDS[kind]}")
 
 
 async def check_schema_of(url: str | None) -> None:

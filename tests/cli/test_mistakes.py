@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import calendar
 import os
 import socket
@@ -139,6 +140,52 @@ def test_a_database_that_was_not_migrated_is_told_apart(empty_database_url: str,
 
     assert "has no pushq schema; run `pushq migrate`." in ended.stderr
     assert (ended.exit_code, ended.stderr.count("\n")) == MAY_PASS
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["queues", "pause", "x"],
+        *(["jobs", verb, "0192f0c1-0000-7000-8000-000000000000"] for verb in ("cancel", "retry")),
+    ],
+    ids=lambda command: command[1],
+)
+def test_a_change_of_a_database_that_was_not_migrated_says_so_too(empty_database_url: str, command: list[str]) -> None:
+    ended = invoke(*command, url=empty_database_url)
+
+    assert "has no pushq schema; run `pushq migrate`." in ended.stderr
+    assert (ended.exit_code, ended.stderr.count("\n")) == MAY_PASS
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        "create table pushq.jobs (id int)",
+        "create table pushq.migrations (id int, name text)",
+        "create function pushq.schema_version() returns text language sql return 'x'",
+    ],
+)
+async def test_somebody_else_s_schema_is_told_apart_and_left_alone(empty_database_url: str, theirs: str) -> None:
+    connection = await asyncpg.connect(empty_database_url)
+    await connection.execute(f"create schema pushq; {theirs}")
+    count = "select (select count(*) from pg_class) + (select count(*) from pg_proc)"
+    before = await connection.fetchval(count)
+    for command in (["doctor"], ["migrate"], ["supervise", "tests.support.handlers:tasks"], ["jobs"], ["enqueue", "x"]):
+        ended = await asyncio.to_thread(pushq, *command, url=empty_database_url, HTTP_PORT="0")
+
+        assert "has a schema named pushq that pushq did not make; rename that schema, or " in ended.stderr, command
+        assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert await connection.fetchval(count) == before
+    await connection.close()
+
+
+async def test_an_empty_schema_is_nobody_s(empty_database_url: str) -> None:
+    connection = await asyncpg.connect(empty_database_url)
+    await connection.execute("create schema pushq")
+    await connection.close()
+    ended = await asyncio.to_thread(pushq, "doctor", url=empty_database_url)
+
+    assert "has no pushq schema; run `pushq migrate`." in ended.stderr
 
 
 def test_a_database_or_role_that_does_not_exist_is_named(database_url: str) -> None:

@@ -62,11 +62,20 @@ async def test_an_address_that_leads_to_a_server_in_recovery_is_waited_out_in_a_
         await work.ends_once(standby)
 
 
-async def test_the_doctor_tells_a_standby_in_a_sentence() -> None:
+async def test_a_standby_is_told_in_a_sentence_with_the_remedy() -> None:
+    commands = (
+        ["doctor"],
+        ["enqueue", "x"],
+        ["migrate"],
+        ["queues", "pause", "x"],
+        ["supervise", "tests.support.handlers:tasks"],
+    )
     async with _replicated() as (_, standby, __):
-        ended = await asyncio.to_thread(pushq, "doctor", url=standby.url())
-    assert "is a standby, which takes no writes; give the URL of the primary." in ended.stderr
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+        for command in commands:
+            ended = await asyncio.to_thread(pushq, *command, url=standby.url(), HTTP_PORT="0")
+            assert " takes no writes" in ended.stderr, command
+            assert ended.stderr.endswith("; give the URL of the primary.\n")
+            assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
 
 
 async def test_after_a_failover_that_forgot_a_claim_the_job_is_claimed_anew_and_whoever_held_it_is_refused() -> None:
