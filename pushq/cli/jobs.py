@@ -182,6 +182,10 @@ def list_jobs(wanted: Filter, limit: int, after: UUID | None, whole: bool, as_js
     """Lists jobs, the newest first. A queued job that does not run now says why.
 
     A list looks at the newest jobs for a moment, and names the --after with which to look further back.
+
+    \b
+      pushq jobs list --status failed --task mail.welcome
+      pushq jobs list --unknown --json
     """
     seconds = math.inf if whole else LONGEST_SEARCH
     listing = at_desk(lambda desk: desk.list_jobs(wanted, limit, after=after, seconds=seconds))
@@ -222,7 +226,11 @@ def _remark(row: Row) -> str | None:
 @click.argument("job_id", type=click.UUID, metavar="ID")
 @as_json
 def show(job_id: UUID, as_json: bool) -> None:
-    """Shows one job in full, with the last error."""
+    """Shows one job in full, with the last error. Exit code 2 if there is no such job.
+
+    \b
+      pushq jobs show 0192f0c1-…
+    """
     row = at_desk(lambda desk: desk.find(job_id))
     if row is None:
         raise UsageError(f"There is no job {job_id}; it may have been dropped after its retention.")
@@ -251,7 +259,8 @@ _yes = click.option("--yes", "is_sure", is_flag=True, help="Do not ask before ma
 def cancel(job_ids: tuple[UUID, ...], wanted: Filter, is_sure: bool, as_json: bool) -> None:
     """Ends unfinished jobs as cancelled: by id, or all that the options choose.
 
-    The handler of a running job runs on, and its outcome is refused.
+    The handler of a running job runs on, and its outcome is refused. Exit code 1 if a job named by id could not be
+    cancelled.
 
     \b
       pushq jobs cancel 0192f0c1-…
@@ -273,6 +282,8 @@ def cancel(job_ids: tuple[UUID, ...], wanted: Filter, is_sure: bool, as_json: bo
 @as_json
 def retry(job_ids: tuple[UUID, ...], wanted: Filter, is_sure: bool, as_json: bool) -> None:
     """Makes jobs run again, now, with a clean count of failures and crashes: by id, or all that the options choose.
+
+    Exit code 1 if a job named by id could not be retried.
 
     \b
       pushq jobs retry 0192f0c1-… 0192f0c2-…

@@ -33,6 +33,10 @@ def list_queues(as_json: bool) -> None:
 
     Up to 1,000 queued jobs of a queue are counted now. A larger number, marked by ~, is as last counted in the
     background; 1000+ where nobody has counted.
+
+    \b
+      pushq queues list
+      pushq queues --json
     """
     rows = at_desk(lambda desk: desk.list_queues())
     shown = rows if as_json else [row | {"queued": _queued(row)} for row in rows]
@@ -54,7 +58,12 @@ _all = click.option("--all", "every", is_flag=True, help="All queues, including 
 @_all
 @as_json
 def pause(names: tuple[str, ...], every: bool, as_json: bool) -> None:
-    """Stops pools from claiming jobs of the queues."""
+    """Stops pools from claiming jobs of the queues. Running jobs run on.
+
+    \b
+      pushq queues pause mail
+      pushq queues pause --all
+    """
     _change("pause", names, every, as_json)
 
 
@@ -66,6 +75,10 @@ def resume(names: tuple[str, ...], every: bool, as_json: bool) -> None:
     """Lets pools claim jobs of the queues again.
 
     --all ends only `pause --all`. Queues paused by name stay paused, and are shown.
+
+    \b
+      pushq queues resume mail
+      pushq queues resume --all
     """
     _change("resume", names, every, as_json)
 

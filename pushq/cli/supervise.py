@@ -71,6 +71,8 @@ def sweep(as_json: bool, **flags: object) -> None:
     Supervisors sweep by themselves. Use this command if none is running, after a host has died for good, or from cron
     as the owner of the tables. Supervisors with a lease longer than --lease are not judged.
 
+    Exit code 1 if a chore failed.
+
     \b
       pushq sweep
       pushq sweep --lease 60 --json

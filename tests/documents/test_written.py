@@ -1,0 +1,24 @@
+"""The pages of the reference that the program writes are what the program says now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.documents.commands import commands
+from tests.documents.written import PAGES, wanted
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_page_is_what_the_program_says(page: Path) -> None:
+    assert page.read_text() == wanted(page), "run: .venv/bin/python -m tests.documents.written"
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda part: part if isinstance(part, str) else "")
+def test_each_command_has_an_example_and_each_option_a_help(name: str, command: click.Command) -> None:
+    assert command.help
+    assert f" {name}" in command.help.partition("\b")[2]
+    for option in command.params:
+        assert not isinstance(option, click.Option) or option.help, option.name
