@@ -1,6 +1,7 @@
 """One PostgreSQL for the whole run, from the first test on that asks; a database for each, as new.
 
-pytest's main process starts the server; xdist's workers are told where to ask for it.
+pytest's main process starts the server; xdist's workers are told where to ask for it. The tests of `tests/oldest` ask
+for a server of their own.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import pytest
 from pushq.errors import UsageError
 from pushq.local.server import find_binaries
 from tests.support.databases import Databases
-from tests.support.server import OnDemand, Server, server_at
+from tests.support.server import ADDRESSES, SERVERS, OnDemand, Server, server_at
 
-_ADDRESS = pytest.StashKey[str]()
 _MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _KEPT = ("PUSHQ_TEST_", "PUSHQ_PG_BINDIR")
 
@@ -46,22 +46,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     if told := getattr(config, "workerinput", None):
-        config.stash[_ADDRESS] = told["server"]
+        config.stash[ADDRESSES] = told["servers"]
     elif not config.getoption("collectonly"):
         try:
             find_binaries()
         except UsageError as error:
             pytest.exit(str(error), returncode=2)
-        on_demand = OnDemand()
-        config.add_cleanup(on_demand.close)
-        config.stash[_ADDRESS] = on_demand.address
+        on_demand = {name: OnDemand(running) for name, running in SERVERS.items()}
+        for one in on_demand.values():
+            config.add_cleanup(one.close)
+        config.stash[ADDRESSES] = {name: one.address for name, one in on_demand.items()}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """xdist is about to start a worker."""
-    if _ADDRESS in node.config.stash:
-        node.workerinput["server"] = node.config.stash[_ADDRESS]
+    if ADDRESSES in node.config.stash:
+        node.workerinput["servers"] = node.config.stash[ADDRESSES]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -91,7 +92,7 @@ def _settings() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def server(pytestconfig: pytest.Config) -> Server:
     """The server of this run; `server.url` is a superuser's, to its database `postgres`."""
-    return server_at(pytestconfig.stash[_ADDRESS])
+    return server_at(pytestconfig.stash[ADDRESSES]["server"])
 
 
 @pytest.fixture(scope="session")

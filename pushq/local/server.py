@@ -51,18 +51,27 @@ class EmbeddedServer:
     """A server for the length of a `with` block, with a superuser `pushq`.
 
     durable: whether commits are flushed to disk, as on a real server; tests run faster without. settings: further
-    settings of PostgreSQL, name to value. Entering raises UsageError if no PostgreSQL is found.
+    settings of PostgreSQL, name to value. binaries: the installation, by default that of `find_binaries()`. Entering
+    raises UsageError if no PostgreSQL is found.
     """
 
     directory: Path
     bin_directory: Path
     process: subprocess.Popen[bytes]
 
-    def __init__(self, *, durable: bool = False, settings: Mapping[str, str] = _NO_SETTINGS) -> None:
+    def __init__(
+        self,
+        *,
+        durable: bool = False,
+        settings: Mapping[str, str] = _NO_SETTINGS,
+        binaries: Binaries | None = None,
+    ) -> None:
         self._settings = _SETTINGS | ({} if durable else _FORGETFUL) | dict(settings)
+        self._binaries = binaries
 
     def __enter__(self) -> Self:
-        account, binaries, root = _unprivileged_account(), find_binaries(), _temporary_root()
+        account, root = _unprivileged_account(), _temporary_root()
+        binaries = self._binaries or find_binaries()
         _remove_leftovers(root)
         with ExitStack() as stack:
             self.directory, lock = stack.enter_context(_private_directory(root, account))

@@ -169,8 +169,11 @@ async def test_ids_are_time_ordered_and_of_version_7(connection: Connection) -> 
     assert all(0 <= milliseconds - (row["id"].int >> 80) < 60_000 for row in rows)
 
 
-async def test_ids_made_at_once_are_distinct(connection: Connection) -> None:
-    assert len(set(await insert(connection, "a", 2000))) == 2000
+async def test_ids_made_at_once_are_distinct_and_ascend(connection: Connection) -> None:
+    ids = await insert(connection, "a", 2000)
+
+    assert len(set(ids)) == 2000
+    assert ids == sorted(ids)
 
 
 async def test_a_key_belongs_to_one_unfinished_job_of_a_tenant(connection: Connection) -> None:

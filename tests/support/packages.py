@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import shutil
+import re
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 
 def unpacked(*packages: str) -> Path | None:
-    """The folder that holds the files of these packages, as `/` would; None where they cannot be had."""
+    """The folder that holds the files of these packages, as `/` would; None if the packages cannot be had.
+
+    Libraries that the packages need and the machine lacks lie there too: see `libraries`.
+    """
     kept = home("+".join(packages))
-    if kept.is_dir():
-        return kept
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        return None
-    with TemporaryDirectory(dir=kept.parent) as directory:
-        fetched = Path(directory) / "fetched"
-        fetched.mkdir()
-        if not _runs("apt-get", "download", "-qq", *packages, cwd=fetched):
-            return None
-        files = Path(directory) / "files"
-        for package in fetched.glob("*.deb"):
-            if not _runs("dpkg-deb", "-x", str(package), str(files), cwd=fetched):
-                return None
-        with suppress(OSError):  # somebody else was quicker
-            files.rename(kept)
-    return kept
+    with kept.with_name(f"{kept.name}.lock").open("w") as lock:  # one worker fetches, the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.is_dir():
+            with TemporaryDirectory(dir=kept.parent) as directory, suppress(OSError, subprocess.SubprocessError):
+                _fetched({*packages, *_missing_libraries(packages)}, Path(directory)).rename(kept)
+    return kept if kept.is_dir() else None
+
+
+def libraries(files: Path) -> str:
+    """The value of LD_LIBRARY_PATH for programs of an unpacked folder."""
+    return ":".join(str(path) for path in files.glob("**/lib/*-linux-gnu*") if path.is_dir())
 
 
 def home(name: str) -> Path:
@@ -38,8 +38,29 @@ def home(name: str) -> Path:
     return cache / name
 
 
-def _runs(*command: str, cwd: Path) -> bool:
-    try:
-        return subprocess.run(command, cwd=cwd, capture_output=True, timeout=60, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+def _fetched(packages: Iterable[str], directory: Path) -> Path:
+    _run("apt-get", "download", "-qq", *packages, cwd=directory)
+    files = directory / "files"
+    for package in directory.glob("*.deb"):
+        _run("dpkg-deb", "-x", str(package), str(files), cwd=directory)
+    return files
+
+
+def _missing_libraries(packages: Iterable[str]) -> set[str]:
+    missing: set[str] = set()
+    asked = set(packages)
+    while asked:
+        needed = re.findall(r"Depends: (lib\S+)", _run("apt-cache", "depends", *asked))
+        asked = {library for library in needed if library not in missing and not _is_installed(library)}
+        missing |= asked
+    return missing
+
+
+def _is_installed(package: str) -> bool:
+    with suppress(subprocess.CalledProcessError):
+        return "install ok installed" in _run("dpkg-query", "-W", "-f=${Status}", package)
+    return False
+
+
+def _run(*command: str, cwd: Path | None = None) -> str:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=True).stdout

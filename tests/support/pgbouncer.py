@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,9 +18,9 @@ import pytest
 
 from pushq.database.session import Session
 from pushq.local.server import _unprivileged_account
+from tests.support.packages import libraries, unpacked
 from tests.support.waiting import wait_until
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushq-tests" / "pgbouncer"
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
 
 
@@ -85,11 +84,11 @@ def _as_keywords(url: str) -> str:
 @dataclass(frozen=True)
 class _Program:
     path: Path
-    libraries: tuple[Path, ...] = ()
+    libraries: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"PATH": _PATH, "LD_LIBRARY_PATH": ":".join(map(str, self.libraries))}
+        return {"PATH": _PATH, "LD_LIBRARY_PATH": self.libraries}
 
 
 @cache
@@ -97,34 +96,6 @@ def _program() -> _Program:
     """Skips the test where there is none and none is to be had."""
     if found := shutil.which("pgbouncer", path=_PATH):
         return _Program(Path(found))
-    if not CACHE.is_dir():
-        try:
-            _fetch()
-        except (OSError, subprocess.SubprocessError) as error:
-            pytest.skip(f"there is no pgbouncer here, and Debian's package cannot be had: {error}")
-    libraries = tuple(path for path in CACHE.glob("**/lib/*-linux-gnu*") if path.is_dir())
-    return _Program(CACHE / "usr" / "sbin" / "pgbouncer", libraries)
-
-
-def _fetch() -> None:
-    """Debian's package and the libraries that this machine lacks, unpacked."""
-    CACHE.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=CACHE.parent) as directory:
-        needed = re.findall(r"Depends: (lib\S+)", _run("apt-cache", "depends", "pgbouncer", cwd=directory))
-        missing = [package for package in needed if not _is_installed(package, directory)]
-        _run("apt-get", "download", "pgbouncer", *missing, cwd=directory)
-        unpacked = Path(directory) / "unpacked"
-        for package in Path(directory).glob("*.deb"):
-            _run("dpkg", "-x", str(package), str(unpacked), cwd=directory)
-        with suppress(OSError):  # another worker was quicker
-            unpacked.rename(CACHE)
-
-
-def _is_installed(package: str, directory: str) -> bool:
-    with suppress(subprocess.CalledProcessError):
-        return "install ok installed" in _run("dpkg-query", "-W", "-f=${Status}", package, cwd=directory)
-    return False
-
-
-def _run(*command: str, cwd: str) -> str:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True, timeout=120).stdout
+    if files := unpacked("pgbouncer"):
+        return _Program(files / "usr" / "sbin" / "pgbouncer", libraries(files))
+    pytest.skip("there is no pgbouncer here, and Debian's package cannot be had")

@@ -1,4 +1,4 @@
-"""The PostgreSQL of a test run: the embedded one, or that of PUSHQ_TEST_DATABASE_URL."""
+"""The servers of a test run: the embedded PostgreSQL or that of PUSHQ_TEST_DATABASE_URL, and the oldest PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import json
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
 from pushq.errors import PushqError, UsageError
 from pushq.local.server import EmbeddedServer, find_binaries
+from tests.support import oldest
+
+ADDRESSES = pytest.StashKey[dict[str, str]]()
+"""Where the servers of SERVERS are asked for."""
+_SETTINGS = {"max_prepared_transactions": "10"}
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,13 @@ class Server:
 
 
 class OnDemand:
-    """A run's server, which is started when the first of pytest's processes asks for it at an address.
+    """One of a run's servers, which is started when the first of pytest's processes asks for it at an address.
 
     By a thread of the one that lives longest, since a server dies with the thread that started it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, running: Callable[[], AbstractContextManager[Server]]) -> None:
+        self._running = running
         self._directory = TemporaryDirectory(prefix="pushq-tests-")
         self.address = f"{self._directory.name}/server"
         self._listening = socket.socket(socket.AF_UNIX)
@@ -107,20 +114,19 @@ class OnDemand:
             answer = None
             while True:
                 asking, _ = self._listening.accept()
-                answer = answer or _start(running)
+                answer = answer or self._start(running)
                 with asking, suppress(OSError):
                     asking.sendall(json.dumps(answer).encode())
 
-
-def _start(running: ExitStack) -> dict[str, str]:
-    try:
-        return asdict(running.enter_context(running_server()))
-    except PushqError as error:
-        return {"error": str(error)}
+    def _start(self, running: ExitStack) -> dict[str, str]:
+        try:
+            return asdict(running.enter_context(self._running()))
+        except PushqError as error:
+            return {"error": str(error)}
 
 
 def server_at(address: str) -> Server:
-    """The server of this run. Raises UsageError where there is none to start."""
+    """The server that is asked for there. Raises UsageError where there is none to start."""
     with socket.socket(socket.AF_UNIX) as asking:
         asking.connect(address)
         with asking.makefile() as answered:
@@ -138,5 +144,15 @@ def running_server() -> Iterator[Server]:
         yield server
         asyncio.run(server.drop_everything())
     else:
-        with EmbeddedServer(settings={"max_prepared_transactions": "10"}) as embedded:
+        with EmbeddedServer(settings=_SETTINGS) as embedded:
             yield Server(embedded.url(), str(embedded.bin_directory), run)
+
+
+@contextmanager
+def oldest_server() -> Iterator[Server]:
+    """A server of the oldest PostgreSQL, with the programs of the newest for its clients."""
+    with EmbeddedServer(settings=_SETTINGS, binaries=oldest.binaries()) as embedded:
+        yield Server(embedded.url(), str(find_binaries().directory), f"pushq_test_{uuid4().hex[:8]}")
+
+
+SERVERS = {"server": running_server, "oldest": oldest_server}
