@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
 
+import asyncpg
+
+from pushq import Resource, Tasks, current_job, injected
+from pushq.testing import run
 from tests.support.jobs import Connection, count, insert
+from tests.support.pages import blocks, section
 from tests.support.supervisors import ROOT
+
+PAGE = "how-to/recipes.md"
 
 JOB = "01900000-0000-7000-8000-000000000000"
 FAILED = """
@@ -17,8 +27,7 @@ select count(*) from ended
 
 async def test_the_recipes_sql_does_what_it_says(connection: Connection) -> None:
     text = (ROOT / "docs" / "how-to" / "recipes.md").read_text()
-    blocks = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
-    urgent, sooner, purge, retry, cron, chain, result = blocks
+    urgent, sooner, purge, retry, cron, chain, result, *_ = blocks("sql", text)
 
     await insert(connection, "mail.order", correlation_id="order 66")
     await connection.execute(urgent)
@@ -48,3 +57,54 @@ async def test_the_recipes_sql_does_what_it_says(connection: Connection) -> None
     await connection.execute("insert into pushq.jobs (id, task) values ($1, 'x')", JOB)
     assert await connection.fetchval(result) == "queued"
     await connection.execute(purge)
+
+
+async def test_whoever_waits_for_a_result_gets_it(database_url: str, connection: Connection) -> None:
+    names = named("Wait for a result")
+    (job,) = await insert(connection, "echo")
+    async with asyncpg.create_pool(database_url, min_size=1) as pool, asyncio.TaskGroup() as group:
+        waiting = group.create_task(names["wait_for"](job, pool))
+        await connection.execute("select pushq.cancel($1)", job)
+    assert waiting.result()["status"] == "cancelled"
+
+
+async def test_calls_begin_a_tenth_of_a_second_apart(database_url: str, connection: Connection) -> None:
+    begun: dict[int, float] = {}
+
+    async def call_the_api(user_id: int) -> None:
+        begun[user_id] = asyncio.get_running_loop().time()
+
+    names = named("Limit a rate", call_the_api=call_the_api)
+    await connection.execute(*blocks("sql", section(PAGE, "Limit a rate")))
+    async with asyncpg.create_pool(database_url, min_size=3) as pool, asyncio.TaskGroup() as group:
+        for user_id in range(3):
+            group.create_task(run(names["tasks"], names["send"].job(user_id), resources=pool))
+    assert begun.keys() == {0, 1, 2}
+    assert max(begun.values()) - min(begun.values()) >= 0.15
+
+
+async def test_a_long_job_shows_its_progress(database_url: str, connection: Connection) -> None:
+    async def convert_part(part: int) -> None:
+        assert await connection.fetchval("select max(done) from progress") == (part or None)
+
+    names = named("Show the progress of a long job", convert_part=convert_part)
+    await connection.execute(*blocks("sql", section(PAGE, "Show the progress of a long job")))
+    async with asyncpg.create_pool(database_url, min_size=1) as pool:
+        await run(names["tasks"], names["convert"].job(3), resources=pool)
+    assert await connection.fetchval("select array[done, total] from progress") == [3, 3]
+
+
+def named(heading: str, **given: Any) -> dict[str, Any]:
+    """What a recipe's Python defines. given: what the recipe takes for granted."""
+    tasks = Tasks()
+
+    @tasks.lifespan
+    async def database() -> AsyncIterator[asyncpg.Pool[asyncpg.Record]]:
+        raise AssertionError("the test gives the pool")
+        yield
+
+    imported = {"asyncio": asyncio, "asyncpg": asyncpg, "UUID": UUID, "Resource": Resource, "injected": injected}
+    names = imported | {"current_job": current_job, "tasks": tasks} | given
+    (recipe,) = blocks("python", section(PAGE, heading))
+    exec(recipe, names)
+    return names
