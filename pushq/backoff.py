@@ -18,7 +18,10 @@ def exponential(
     jitter: float = 0.5,
     draw: Callable[[], float] = random.random,
 ) -> Backoff:
-    """A delay that grows by `factor` from `first` to `longest`. jitter: the share of a delay that is random, 0 to 1.
+    """A delay that grows by `factor` from `first` to `longest`.
+
+    first: the delay after the first failure. factor: at least 1. longest: the limit of the delay. jitter: the share of
+    a delay that is random, 0 to 1. draw: returns a random number between 0 and 1, for tests.
 
     Without jitter, jobs that failed together would come back together. The method is the "equal jitter" of the AWS
     Architecture Blog, "Exponential Backoff And Jitter" (2015). Raises ValueError for arguments out of range.

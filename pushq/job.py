@@ -36,10 +36,14 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 
 
 class Job(NamedTuple):
-    """A claimed job.
+    """A claimed job, as `current_job()` and the middleware get it. The fields are columns of `pushq.jobs`.
 
-    payload is JSON text, decoded by the worker, so that a hostile payload hurts only its own job. None: the payload is
-    too large to come with the claim, and the worker fetches it at the start. timeout: limit of the attempt.
+    id: the row's id. task: the task's name. queue: the queue from which the job was claimed. payload: JSON text,
+    decoded by the worker, so that a hostile payload hurts only its own job; None: the payload is too large to come with
+    the claim, and the worker fetches it at the start. attempt: runs so far, this one included. failures: failed
+    attempts so far. crashes: attempts so far that ended with their process. max_attempts: failures after which the job
+    is failed; None: the task's. timeout: limit of the attempt; None: the task's. tenant_id: the owner. correlation_id:
+    the producer's own reference. token: the claim's token.
     """
 
     id: UUID
@@ -74,6 +78,12 @@ class Job(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to insert. The fields are the producer's columns of `pushq.jobs`; None takes the table's default.
+
+    task: the task's name. payload: the handler's arguments by name, as JSON takes them. queue: the lane. priority: from
+    -32768 to 32767; smaller numbers run first. run_at: the earliest start. max_attempts: failures after which the job
+    is failed, 1 to 10,000. timeout: limit of one attempt, at most a year. unique_key: at most one unfinished job of a
+    tenant may have this key. tenant_id: the owner. correlation_id: a reference of your own. id: for a job whose id you
+    choose.
 
     Raises ValueError for a `run_at` without a time zone. To change a job, use `dataclasses.replace`.
     """

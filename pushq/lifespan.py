@@ -21,10 +21,10 @@ class _FromLifespan:
 
 
 Resource: TypeAlias = Annotated[T, _FromLifespan()]
-"""`client: Resource[AsyncClient]`: the argument is the value of the lifespan."""
+"""Marks a handler's parameter, `client: Resource[AsyncClient]`: the argument is the value of the lifespan."""
 
 injected: Final[Any] = None
-"""A default for such a parameter, so that type checkers let `task.job(…)` be called without it."""
+"""A default for a parameter that is a `Resource`, so that type checkers let `task.job(…)` be called without it."""
 
 Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
 

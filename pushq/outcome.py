@@ -31,7 +31,7 @@ LONGEST_DELAY = timedelta(days=365)
 class Retry(Exception):
     """Raise Retry in a handler to run the job again after a delay. Counts as no failure.
 
-    Raises ValueError for a delay that is not between 0 and a year.
+    after: the delay. Raises ValueError for a delay that is not between 0 and a year.
     """
 
     after = timedelta(0)  # for a subclass that does not call __init__
@@ -44,7 +44,10 @@ class Retry(Exception):
 
 
 class Cancel(Exception):
-    """Raise Cancel in a handler to end the job as cancelled. `reason` is stored as the job's error."""
+    """Raise Cancel in a handler to end the job as cancelled.
+
+    reason: stored as the job's error.
+    """
 
     reason = "cancelled by its handler"
 

@@ -15,7 +15,10 @@ from pushq.producers.rows import parts
 
 
 class Queue:
-    """Inserts jobs into the queue `name`. None: into each job's own queue."""
+    """Inserts jobs.
+
+    name: the queue of every job. None: each job's own queue.
+    """
 
     def __init__(self, name: str | None = None) -> None:
         self._name = name
@@ -52,7 +55,7 @@ class Queue:
         return ids[0] if ids else None
 
     def insert_many_sync(self, jobs: Iterable[NewJob], *, connection: SyncConnection) -> list[UUID]:
-        """The same as insert_many, on the connections that insert_sync takes."""
+        """The same as insert_many, where nothing is asynchronous, on the connections that insert_sync takes."""
         run = sync_runner(connection.__class__)
         columns = self._columns(jobs)
         return run(connection, statement("insert"), columns) if columns else []

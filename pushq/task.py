@@ -32,7 +32,12 @@ M = TypeVar("M", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task(Generic[P, R]):
-    """A named handler. A call runs the wrapped function; `.job(…)` makes a job with the same arguments."""
+    """A named handler, made by `Tasks.register`. A call runs the function itself, as in a test.
+
+    name: the task's name. queue: the queue of jobs built in Python. max_attempts: failures after which a job is failed.
+    timeout: limit of one attempt; None: no limit. backoff: failures so far → delay. original: the function. is_async:
+    whether the function is an `async def`.
+    """
 
     name: str
     original: Callable[P, R]
@@ -52,7 +57,7 @@ class Task(Generic[P, R]):
         return self.original(*args, **kwargs)
 
     def job(self, /, *args: P.args, **kwargs: P.kwargs) -> NewJob:
-        """A job that calls the handler with these arguments, on the task's queue.
+        """A job that calls the handler with these arguments, on the task's queue. Nothing is inserted.
 
         Raises PayloadError when the arguments do not fit the annotations, cannot be JSON, or would reach the handler
         changed.
@@ -279,10 +284,12 @@ class Tasks:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of all tasks, sorted."""
         return tuple(sorted(self._tasks))
 
     @property
     def queues(self) -> tuple[str, ...]:
+        """The queues of all tasks, sorted."""
         return tuple(sorted({task.queue for task in self._tasks.values()}))
 
     @property

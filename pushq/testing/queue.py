@@ -35,7 +35,13 @@ class _Store(PoolStore, SupervisorStore):
 
 @dataclass(frozen=True, slots=True)
 class FoundJob:
-    """A job's row, with its payload and result as Python's values. The names are those of the columns."""
+    """A job's row, with its payload and result as Python's values. The names are those of the columns.
+
+    id: the row's id. task: the task's name. queue: the lane. status: `queued`, `running`, `succeeded`, `failed` or
+    `cancelled`. priority: smaller numbers run first. payload: a dict. result: what the handler returned, through JSON.
+    error: the last attempt's error. traceback: the error's traceback. run_at: the earliest start. attempt: runs so far.
+    failures: failed attempts so far. unique_key: as inserted. tenant_id: as inserted. correlation_id: as inserted.
+    """
 
     id: UUID
     task: str
@@ -55,7 +61,10 @@ class FoundJob:
 
 
 class TestQueue:
-    """url: of a database that has pushq's schema, and no jobs at first."""
+    """A queue for one test, as the fixture `pushq_queue` gives it.
+
+    url: of a database that has pushq's schema, and no jobs at first.
+    """
 
     __test__ = False  # for pytest
 
@@ -63,13 +72,17 @@ class TestQueue:
         self.url = url
 
     async def insert(self, *jobs: NewJob) -> list[UUID]:
-        """Inserts jobs in a transaction of their own. Returns the ids of those inserted."""
+        """Inserts jobs in a transaction of their own.
+
+        Returns the ids of the inserted jobs. Raises PayloadError for a payload that is not JSON.
+        """
         async with self._session() as session:
             return await Queue().insert_many(jobs, connection=session)
 
     async def inserted(self, task: str | None = None, **payload: Any) -> list[FoundJob]:
-        """The jobs in the order in which they were inserted, finished or not. task: only of this. payload: only those
-        whose payload holds these values.
+        """The jobs in the order in which they were inserted, finished or not.
+
+        task: only jobs of this task. payload: only jobs whose payload holds these values.
         """
         async with self._session() as session:
             return await _find(session, task=task, payload=payload)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import click
 import pytest
 
+from tests.documents.api import MODULES, public
 from tests.documents.commands import commands
 from tests.documents.written import PAGES, wanted
 
@@ -22,3 +24,12 @@ def test_each_command_has_an_example_and_each_option_a_help(name: str, command: 
     assert f" {name}" in command.help.partition("\b")[2]
     for option in command.params:
         assert not isinstance(option, click.Option) or option.help, option.name
+
+
+def test_every_public_class_method_and_function_has_a_docstring() -> None:
+    for module, names in MODULES.items():
+        for name in names:
+            thing = getattr(import_module(module), name)
+            if isinstance(thing, type):
+                assert all(member.__doc__ for _, member in public(thing)), name
+            assert not callable(thing) or thing.__doc__, name

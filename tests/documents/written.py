@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.documents import commands
+from tests.documents import api, commands
 from tests.documents.rows import REFERENCE
 
 MARK = "<!-- Written by `python -m tests.documents.written`, from here to the end. -->\n"
-PAGES: dict[Path, Callable[[], str]] = {REFERENCE / "commands.md": commands.page}
+PAGES: dict[Path, Callable[[], str]] = {REFERENCE / "commands.md": commands.page, REFERENCE / "python.md": api.page}
 
 
 def wanted(page: Path) -> str:
