@@ -8,8 +8,10 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from email.utils import formatdate
 from ipaddress import ip_address
 
+import anyio
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -72,11 +74,15 @@ def _has_token(request: Request, token: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """A server without uvicorn's handlers of SIGINT and SIGTERM."""
+    """A server without uvicorn's handlers of SIGINT and SIGTERM, which sleeps until a client comes."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        """Waits to be cancelled. uvicorn's own loop wakes ten times a second, to know the date."""
+        await anyio.sleep_forever()
 
 
 class _Connection(H11Protocol):
@@ -91,6 +97,10 @@ class _Connection(H11Protocol):
         others = [one for one in self.connections if isinstance(one, _Connection) and not one.transport.is_closing()]
         if len(others) > MOST_CONNECTIONS:
             min(others, key=lambda one: one.ends_at.when()).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self.server_state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ends_at.cancel()

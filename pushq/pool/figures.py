@@ -28,10 +28,12 @@ class FigureKeeper:
 
     def __init__(self, workers: int) -> None:
         self.figures = Figures(workers=workers)
+        self._changed = anyio.Event()
         self._news = anyio.Event()  # of figures that decide the supervisor's readiness
 
     def __call__(self, event: Event) -> None:
         figures = self.figures
+        self._changed.set()
         match event:
             case WokenUp(source):
                 # Before a pool sleeps, a claim has found nothing: so the database has answered.
@@ -55,13 +57,15 @@ class FigureKeeper:
             self._news.set()
 
     async def report(self, link: Link, intake: Intake) -> None:
-        """Sends changed figures: at once for readiness, else every INTERVAL at most."""
+        """Sends changed figures: at once for readiness, else every INTERVAL at most. An idle pool is not woken."""
         sent: Figures | None = None
         while True:
-            self._news = anyio.Event()
+            self._changed, self._news = anyio.Event(), anyio.Event()
             self.figures.busy = intake.busy
             if self.figures != sent:
                 sent = deepcopy(self.figures)
                 await link.send(sent)
             with anyio.move_on_after(INTERVAL):
                 await self._news.wait()
+            if not self.figures.busy and not intake.busy:
+                await self._changed.wait()
