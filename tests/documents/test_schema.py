@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from tests.documents.rows import REFERENCE, rows
+from tests.support.jobs import Connection
 from tests.support.supervisors import ROOT
 
 SCHEMA = [line.split("\t") for line in (ROOT / "pushq" / "database" / "schema.txt").read_text().splitlines()]
@@ -51,6 +52,17 @@ def test_the_page_names_every_column_of_the_tables_worth_reading() -> None:
     assert columns.keys() == {name for name in page if re.fullmatch(r"\w+\.\w+", name)}
     for name, definition in columns.items():
         assert page[name][0] == _kind(definition), name
+
+
+async def test_the_statements_of_the_pages_run_as_they_stand(connection: Connection) -> None:
+    statements = [
+        statement
+        for page in sorted(REFERENCE.glob("*.md"))
+        for statement in re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
+    assert len(statements) == 3
+    for statement in statements:
+        await connection.fetch(statement)
 
 
 def _kind(definition: str) -> str:

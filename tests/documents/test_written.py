@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from importlib import import_module
 from pathlib import Path
 
 import click
 import pytest
 
+from pushq.cli import cli
 from tests.documents.api import MODULES, public
 from tests.documents.commands import commands
+from tests.documents.rows import REFERENCE
 from tests.documents.written import PAGES, wanted
 
 
@@ -24,6 +28,22 @@ def test_each_command_has_an_example_and_each_option_a_help(name: str, command: 
     assert f" {name}" in command.help.partition("\b")[2]
     for option in command.params:
         assert not isinstance(option, click.Option) or option.help, option.name
+
+
+def test_the_program_takes_the_examples_of_the_page() -> None:
+    """Command, options and values. The examples' ids are short, and are filled up here."""
+    text = (REFERENCE / "commands.md").read_text().replace("-…", "-0000-7000-8000-000000000000")
+    examples = re.findall(r"^\$ (?:[A-Z_]+=\S+ )?pushq ?([^|#\n]*)", text, re.MULTILINE)
+    assert len(examples) > 30
+    for example in examples:
+        context, words = click.Context(cli, info_name="pushq"), shlex.split(example)
+        while isinstance(context.command, click.Group):
+            if context.command.name in ("jobs", "queues") and (not words or words[0].startswith("-")):
+                words.insert(0, "list")
+            command = context.command.get_command(context, words.pop(0))
+            assert command, example
+            context = click.Context(command, parent=context)
+        context.command.parse_args(context, words)
 
 
 def test_every_public_class_method_and_function_has_a_docstring() -> None:
