@@ -195,6 +195,8 @@ def _sentence(error: ValidationError) -> str:
     value = "" if f"PUSHQ_{field.upper()}" in SECRETS else f"={fault['input']}"
     if fault["type"] == "float_parsing":  # only durations are floats
         reason = f"should be seconds, as a plain number: {_in_seconds(str(fault['input']))}"
+    if fault["type"].startswith("int_"):
+        reason = "should be a whole number"
     return f"PUSHQ_{field.upper()}{value} cannot be used: it {reason[0].lower() + reason[1:]}."
 
 

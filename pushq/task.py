@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
@@ -163,6 +164,10 @@ def _change(was: object, comes: object) -> str:
     return f"JSON does not hold all of this {kind}; pass what it is made of, or give it a serializer that writes all"
 
 
+_NO_FUNCTION: Any = None
+"""The argument of a decorator that is called with empty brackets."""
+
+
 class Tasks:
     """The registry of tasks for `pushq supervise MODULE:TASKS`."""
 
@@ -216,7 +221,7 @@ class Tasks:
 
         return decorate
 
-    def lifespan(self, function: L) -> L:
+    def lifespan(self, function: L = _NO_FUNCTION) -> L:
         """Registers what handlers share: an async context manager, or an async generator that yields once.
 
         Each pool enters the lifespan before its first claim, and leaves the lifespan after the last outcome is written,
@@ -228,7 +233,7 @@ class Tasks:
         self.lifespan_of_app = self._only("lifespan", self.lifespan_of_app, function, 0)
         return function
 
-    def middleware(self, function: M) -> M:
+    def middleware(self, function: M = _NO_FUNCTION) -> M:
         """Registers what is entered before each attempt and left after: an async context manager that takes the Job,
         or an async generator that takes the Job and yields once.
 
@@ -242,12 +247,12 @@ class Tasks:
 
     def _only(self, kind: str, other: Callable[..., Any] | None, function: Any, arguments: int) -> Callable[..., Any]:
         """The function as a maker of context managers. Raises TasksError."""
+        _check_context(kind, function, arguments)
         if other:
             raise TasksError(
                 f"There are two functions under @tasks.{kind}: {place_of(other)} and {place_of(function)}; "
                 "enter one inside of the other."
             )
-        _check_context(kind, function, arguments)
         return asynccontextmanager(function) if inspect.isasyncgenfunction(function) else function
 
     def misfit(self, value: object = None) -> TasksError | None:
@@ -349,6 +354,8 @@ def _is_name(name: object) -> bool:
 
 
 def _check_context(kind: str, function: Any, arguments: int) -> None:
+    if function is _NO_FUNCTION:
+        raise TasksError(f"@tasks.{kind}() has brackets; write @tasks.{kind} above the function.")
     if not callable(function):
         raise TasksError(f"@tasks.{kind} stands above a function, not {function!r}.")
     place = place_of(function)
@@ -385,11 +392,20 @@ def _model(
         model = create_model("Payload", __config__=config, **fields)
         model.model_rebuild()  # raises for an undefined annotation inside of an annotation
     except Exception as error:
-        reason = str(error).partition("\n")[0]
         raise TasksError(
-            f"Task {name!r}: {place_of(function)} has an annotation that JSON cannot fill: {reason}"
+            f"Task {name!r}: {place_of(function)} has an annotation that JSON cannot fill: {_unfillable(error)}"
         ) from error
     return model
+
+
+_NO_SCHEMA = re.compile(r"Unable to generate pydantic-core schema for (.+?)\. Set ")
+
+
+def _unfillable(error: Exception) -> str:
+    reason = str(error).partition("\n")[0]
+    if found := _NO_SCHEMA.match(reason):
+        return f"{found[1]}; use a dataclass or a pydantic model, or Resource[…] for what the lifespan yields."
+    return reason
 
 
 def _check_parameter(subject: str, parameter: inspect.Parameter) -> None:

@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pushq"
 
 LAYERS = (
-    ("errors", "settings", "backoff", "roundtrip", "storable", "trace"),
+    ("errors", "settings", "backoff", "place", "roundtrip", "storable", "trace"),
     ("local",),
     ("lifespan", "job", "middleware", "handler"),
     ("current", "task", "outcome"),

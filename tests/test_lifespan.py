@@ -59,6 +59,8 @@ def plain_generator() -> Iterator[None]:
         ("lifespan", contextlib.contextmanager(plain_generator), "is no async context manager"),
         ("lifespan", "app:lifespan", "@tasks.lifespan stands above a function, not 'app:lifespan'."),
         ("lifespan", a_middleware, "must be one that takes no argument."),
+        ("lifespan", None, "@tasks.lifespan() has brackets; write @tasks.lifespan above the function."),
+        ("middleware", None, "@tasks.middleware() has brackets; write @tasks.middleware above the function."),
         ("middleware", a_generator, "must be one that takes the Job alone."),
         ("middleware", coroutine, "is no async context manager"),
     ],

@@ -147,7 +147,7 @@ def not_json(a: Handle) -> None: ...
         (unresolved, "cannot be resolved: name 'Nothing' is not defined; define or import"),
         (unfinished, "'Missing' is not defined"),
         (syntax, "cannot be resolved"),
-        (not_json, "JSON cannot fill"),
+        (not_json, r"JSON cannot fill: <class '.*Handle'>; use a dataclass or .*, or Resource\[…\] for"),
         (Handle, "is not a function"),
         (3, "is not a function"),
     ],

@@ -17,7 +17,7 @@ import anyio
 import click
 
 from pushq.cli.desk import at_desk
-from pushq.cli.options import ListsByItself, as_json
+from pushq.cli.options import ListsByItself, Seconds, WholeNumber, as_json
 from pushq.cli.output import Progress, Row, show_rows
 from pushq.desk import CHANGED, LONGEST_SEARCH, Desk, Filter, Listing, Place
 from pushq.errors import UsageError
@@ -42,11 +42,11 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float) -
 )
 @click.option("--queue", default="default", show_default=True, help="The job's queue.")
 @click.option(
-    "--priority", type=click.IntRange(-32768, 32767), default=0, show_default=True, help="Smaller numbers run first."
+    "--priority", type=WholeNumber(-32768, 32767), default=0, show_default=True, help="Smaller numbers run first."
 )
 @click.option(
     "--delay",
-    type=click.FloatRange(0, TEN_YEARS),
+    type=Seconds(0, TEN_YEARS),
     callback=_refuse_nan,
     default=0,
     metavar="SECONDS",
@@ -174,7 +174,7 @@ _FILTERS = (
 
 @jobs.command("list")
 @filters
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="The most jobs to list.")
+@click.option("--limit", type=WholeNumber(1, 100_000), default=50, show_default=True, help="The most jobs to list.")
 @click.option("--after", type=click.UUID, metavar="ID", help="Only jobs that are listed after this one: older jobs.")
 @click.option("--whole", is_flag=True, help="Look through all jobs, however long that takes.")
 @as_json

@@ -57,6 +57,14 @@ def _metavar(field: FieldInfo) -> str:
     return "N" if field.annotation is int else "VALUE"
 
 
+class WholeNumber(click.IntRange):
+    name = "whole number"
+
+
+class Seconds(click.FloatRange):
+    name = "number of seconds"
+
+
 LOGGING = ("log_format", "log_level", "log_errors")
 HTTP = ("http_host", "http_port")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with stable keys.")

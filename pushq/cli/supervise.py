@@ -17,6 +17,7 @@ from pushq.database.migrate import check_schema
 from pushq.database.session import Session
 from pushq.exporter.logs import log_events
 from pushq.exporter.port import bind, import_server
+from pushq.place import refuse_misnamed
 from pushq.supervisor import Supervisor
 from pushq.supervisor.signals import obeyed
 from pushq.sweeper import Sweeper, Swept
@@ -42,6 +43,7 @@ def supervise(tasks: str, **flags: object) -> None:
       pushq supervise app.jobs:tasks --queue mail --queue default --concurrency 50 --processes 2
     """
     settings = load_settings(**flags)
+    refuse_misnamed(tasks)  # a pool would find it too, but needs the database first
 
     async def run() -> None:
         with anyio.open_signal_receiver(*obeyed()) as signals:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from pushq.errors import PushqError, TasksError, TasksRaised
+from pushq.place import refuse_misnamed
 from pushq.task import Tasks
 from pushq.trace import places
 
@@ -22,11 +23,8 @@ def load_tasks(place: str) -> Tasks:
 
     Raises TasksError, or TasksRaised if the module raises: the next start may succeed.
     """
-    module_name, colon, attribute = place.partition(":")
-    if not (module_name and colon and attribute):
-        raise TasksError(
-            f"{place!r} does not name a registry of tasks; write MODULE:TASKS, for example 'app.jobs:tasks'."
-        )
+    refuse_misnamed(place)
+    module_name, _, attribute = place.partition(":")
     _put_current_directory_last()
     found = _import(module_name)
     for step in attribute.split("."):
@@ -119,7 +117,7 @@ def _failed(module_name: str, error: BaseException) -> str:
 def _told(error: BaseException) -> str:
     """An error, its place in the user's code, and the callers of that place."""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
-    line = message.splitlines()[0] if message else ""
+    line = message.splitlines()[0].rstrip(".") if message else ""
     innermost, *outer = places(error) or [""]
     way = f", by way of {', '.join(outer[:MOST_PLACES])}" if outer else ""
     return f"{type(error).__name__}: {line}" + (f", at {innermost}{way}" if innermost else "")

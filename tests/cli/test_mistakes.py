@@ -33,6 +33,7 @@ MODULES = {
     "importing": "import a_module_that_is_not_there",
     "exiting": "raise SystemExit(3)",
     "raising": "raise RuntimeError('first line\\nsecond')",
+    "stopping": "raise RuntimeError('There is no service.')",
     "empty": "from pushq import Tasks\ntasks = Tasks()",
     "other": "from pushq import Tasks\nmy_tasks = Tasks()\nnumber = 3",
     "twice": "from pushq import Tasks\ntasks = Tasks()\nfor _ in 'ab':\n    @tasks.register('mail')\n    def f(): ...",
@@ -43,6 +44,13 @@ MODULES = {
     ("place", "sentence"),
     [
         ("app", "does not name a registry of tasks; write MODULE:TASKS"),
+        (
+            "other.py:tasks",
+            "'other.py:tasks' names a file, not a module; write MODULE:TASKS, for example 'other:tasks'.",
+        ),
+        ("./app/jobs:tasks", "names a file, not a module; write MODULE:TASKS, for example 'app.jobs:tasks'."),
+        ("/srv/jobs.py:tasks", "names a file, not a module; write MODULE:TASKS, for example 'jobs:tasks'."),
+        ("app.jobs", "does not name a registry of tasks; write MODULE:TASKS, for example 'app.jobs:tasks'."),
         ("nowhere.jobs:tasks", "There is no module 'nowhere' in "),
         ("syntax:tasks", "Module 'syntax' fails to import: SyntaxError: invalid syntax, at syntax.py:2."),
         ("nested:tasks", "SyntaxError: invalid syntax, at syntax.py:2, by way of nested.py:2."),
@@ -65,6 +73,7 @@ def test_a_registry_that_cannot_be_used_is_named(database_url: str, tmp_path: Pa
     ("place", "sentence"),
     [
         ("exiting:tasks", "Module 'exiting' fails to import: SystemExit: 3, at exiting.py:1."),
+        ("stopping:tasks", "RuntimeError: There is no service, at stopping.py:1."),
         ("raising:tasks", "Module 'raising' fails to import: RuntimeError: first line, at raising.py:1."),
         ("deep:tasks", "at innermost.py:2, by way of middle.py:3, deep.py:1."),
         ("chained:tasks", "LookupError: no pattern, at chained.py:4; caused by error: missing ), unterminated"),
@@ -96,7 +105,8 @@ def _supervise(url: str, directory: Path, place: str) -> subprocess.CompletedPro
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"CONCURRENCY": "many"}, "PUSHQ_CONCURRENCY=many cannot be used"),
+        ({"CONCURRENCY": "many"}, "PUSHQ_CONCURRENCY=many cannot be used: it should be a whole number."),
+        ({"PROCESSES": "1.5"}, "PUSHQ_PROCESSES=1.5 cannot be used: it should be a whole number."),
         ({"CONCURRENCY": "0"}, "PUSHQ_CONCURRENCY=0 cannot be used"),
         ({"CONCURENCY": "5"}, "There is no setting PUSHQ_CONCURENCY; did you mean PUSHQ_CONCURRENCY?"),
         ({"LEASE": "5"}, "PUSHQ_LEASE=5 cannot be used: it must be at least three times"),
@@ -210,7 +220,7 @@ async def test_a_wrong_password_is_told_and_is_not_shown() -> None:
         await administrator.close()
 
         for command in (["supervise", "tests.support.handlers:tasks"], ["jobs"]):
-            ended = pushq(*command, url=refused)
+            ended = pushq(*command, url=refused, HTTP_PORT="0")
             assert 'refused us: password authentication failed for user "app".' in ended.stderr
             assert "wrong" not in ended.stderr
             assert (ended.returncode, ended.stderr.count("\n")) == MAY_PASS
@@ -251,6 +261,29 @@ def test_a_port_that_is_taken_is_named_with_the_remedy(database_url: str) -> Non
 
             assert f"Cannot listen on 127.0.0.1:{port}: address already in use; choose another port" in ended.stderr
             assert (ended.returncode, ended.stderr.count("\n")) == MAY_PASS
+
+
+@pytest.mark.parametrize("place", ["app", "app/jobs.py:tasks", "app:", ":tasks", ""])
+def test_a_registry_that_is_misnamed_is_told_before_the_database_is_asked(place: str) -> None:
+    ended = invoke("supervise", place, url=NOBODY)
+
+    assert "write MODULE:TASKS, for example 'app" in ended.stderr
+    assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["enqueue", "x", "--delay", "tomorrow"], "'tomorrow' is not a valid number of seconds."),
+        (["enqueue", "x", "--priority", "high"], "'high' is not a valid whole number."),
+        (["jobs", "list", "--limit", "all"], "'all' is not a valid whole number."),
+    ],
+)
+def test_a_flag_that_wants_a_number_says_which_kind(arguments: list[str], sentence: str) -> None:
+    ended = invoke(*arguments)
+
+    assert sentence in ended.stderr
+    assert ended.exit_code == 2
 
 
 def test_wrong_usage_ends_with_2() -> None:

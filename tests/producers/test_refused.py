@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import asyncpg
 import psycopg
+import psycopg2
 import pytest
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -85,6 +88,26 @@ async def test_what_is_asynchronous_is_for_insert(database_url: str) -> None:
                 Queue().insert_sync(NewJob("a"), connection=given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("AsyncConnectionPool", "write `async with pool\\.connection\\(\\) as connection`"),
+        ("ConnectionPool", "write `with pool\\.connection\\(\\) as connection`"),
+    ],
+)
+async def test_a_pool_of_psycopg_is_refused_with_how_to_get_its_connection(
+    monkeypatch: pytest.MonkeyPatch, name: str, sentence: str
+) -> None:
+    """psycopg_pool is a package of its own; its classes are known by their names."""
+    module = ModuleType("psycopg_pool")
+    pool = type(name, (), {"__module__": "psycopg_pool.pool"})
+    setattr(module, name, pool)
+    monkeypatch.setitem(sys.modules, "psycopg_pool", module)
+
+    await refuses(pool(), f"^Queue.insert takes .*, not psycopg_pool.pool.{name}; {sentence}.$")
+    refuses_sync(pool(), f"^Queue.insert_sync takes .*, not psycopg_pool.pool.{name}; {sentence}.$")
+
+
 async def test_a_cursor_is_refused_with_its_connection(database_url: str) -> None:
     async with await psycopg.AsyncConnection.connect(database_url) as connection, connection.cursor() as cursor:
         await refuses(cursor, "not psycopg.AsyncCursor; give cursor.connection")
@@ -147,12 +170,15 @@ async def test_a_session_without_one_engine_is_refused(database_url: str) -> Non
 
 def test_django_s_connections_of_other_databases_are_refused() -> None:
     from django.db import connections
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.utils import ConnectionHandler
     from django.utils.connection import ConnectionProxy
 
     django_connection(NOWHERE)
     sqlite = ConnectionHandler({"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})["default"]
     refuses_sync(sqlite, "is by the driver sqlite3.*; choose a database with the engine django.db.backends.postgresql")
+    by_psycopg2: Any = type("By2", (BaseDatabaseWrapper,), {"vendor": "postgresql", "Database": psycopg2})
+    refuses_sync(by_psycopg2.__new__(by_psycopg2), "is by the driver psycopg2; choose .*, and install psycopg 3: pip")
     refuses_sync(ConnectionProxy({"default": object()}, "default"), "is by the driver none; choose")
     refuses_sync(connections, "give django.db.connection, or django.db.connections\\['default'\\]")
 

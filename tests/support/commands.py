@@ -8,8 +8,11 @@ from pushq.cli import cli
 
 
 def invoke(*arguments: str, url: str | None = None, **settings: str) -> Result:
-    """Runs a command to its end: exit_code, stdout, stderr. An exception that is not meant for the user rises."""
-    variables = {f"PUSHQ_{name}": value for name, value in settings.items()} | (
+    """Runs a command to its end: exit_code, stdout, stderr. An exception that is not meant for the user rises.
+
+    The HTTP port is any free one, unless settings name another.
+    """
+    variables = {f"PUSHQ_{name}": value for name, value in ({"HTTP_PORT": "0"} | settings).items()} | (
         {"PUSHQ_DATABASE_URL": url} if url else {}
     )
     ended = CliRunner(env=variables).invoke(cli, arguments, prog_name="pushq")
