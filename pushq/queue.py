@@ -42,7 +42,7 @@ class Queue:
         Returns the ids of the inserted jobs, in any order. Jobs whose unique_key is taken are left out.
         """
         run = runner(connection.__class__)
-        columns = self._columns(jobs)
+        columns = columns_of(jobs, self._name)
         return await run(connection, statement("insert"), columns) if columns else []
 
     def insert_sync(self, job: NewJob, *, connection: SyncConnection) -> UUID | None:
@@ -57,7 +57,7 @@ class Queue:
     def insert_many_sync(self, jobs: Iterable[NewJob], *, connection: SyncConnection) -> list[UUID]:
         """The same as insert_many, where nothing is asynchronous, on the connections that insert_sync takes."""
         run = sync_runner(connection.__class__)
-        columns = self._columns(jobs)
+        columns = columns_of(jobs, self._name)
         return run(connection, statement("insert"), columns) if columns else []
 
     async def copy(self, jobs: Iterable[NewJob], *, connection: AsyncConnection) -> int:
@@ -75,28 +75,28 @@ class Queue:
         """The same as copy, where nothing is asynchronous. connection: a Connection of psycopg 3."""
         return sync_copier(connection.__class__)(connection, parts(jobs, encoded, self._name))
 
-    def _columns(self, jobs: Iterable[NewJob]) -> list[list[object]]:
-        """One list a column, as insert.sql takes them; none if there is no job."""
-        return [list(column) for column in zip(*[self._row(job) for job in jobs], strict=True)]
 
-    def _row(self, job: NewJob) -> tuple[object, ...]:
-        if not isinstance(job, NewJob):
-            raise TypeError(
-                f"Queue.insert takes a job, not a {type(job).__name__}: task.job(…), or NewJob('task', {{…}})."
-            )
-        return (
-            job.id,
-            job.task,
-            encoded(job),
-            self._name or job.queue,
-            job.priority,
-            job.run_at,
-            job.max_attempts,
-            job.timeout,
-            job.unique_key,
-            job.tenant_id,
-            job.correlation_id,
-        )
+def columns_of(jobs: Iterable[NewJob], queue: str | None = None) -> list[list[object]]:
+    """One list a column, as insert.sql takes them; none if there is no job. queue: instead of the jobs' own."""
+    return [list(column) for column in zip(*[_row(job, queue) for job in jobs], strict=True)]
+
+
+def _row(job: NewJob, queue: str | None) -> tuple[object, ...]:
+    if not isinstance(job, NewJob):
+        raise TypeError(f"Queue.insert takes a job, not a {type(job).__name__}: task.job(…), or NewJob('task', {{…}}).")
+    return (
+        job.id,
+        job.task,
+        encoded(job),
+        queue or job.queue,
+        job.priority,
+        job.run_at,
+        job.max_attempts,
+        job.timeout,
+        job.unique_key,
+        job.tenant_id,
+        job.correlation_id,
+    )
 
 
 def encoded(job: NewJob) -> str:

@@ -26,6 +26,7 @@ from django.db import connections, transaction  # noqa: E402
 
 from pushq.contrib.django import PushqBackend  # noqa: E402
 from pushq.contrib.django.api import TaskResultDoesNotExist, task_backends, task_enqueued  # noqa: E402
+from pushq.errors import PayloadError  # noqa: E402
 from tests.contrib.shop import tasks  # noqa: E402
 
 REGISTRY = "pushq.contrib.django.tasks:tasks"
@@ -80,6 +81,7 @@ def test_a_task_is_enqueued_as_a_job(task: Any, onlooker: Any) -> None:
     assert row["payload"] == {"args": [1], "kwargs": {"b": 2}}
     assert (row["priority"], row["queue"]) == ((-10, "slow") if task is tasks.add_on_loop else (0, "default"))
     found = task.get_result(result.id)
+    assert found == result
     assert (found.task, found.status, found.args, found.kwargs) == (result.task, result.status, [1], {"b": 2})
 
 
@@ -89,7 +91,7 @@ def test_a_task_is_enqueued_and_found_by_async_functions() -> None:
     async_to_sync(result.arefresh)()
 
     assert (result.id, result.status) == (found.id, "READY")
-    assert result.enqueued_at == found.enqueued_at
+    assert result == found
 
 
 def test_a_task_is_gone_once_django_has_rolled_back(onlooker: Any) -> None:
@@ -269,6 +271,22 @@ def test_tasks_that_fail_tell_why(onlooker: Any) -> None:
     assert "Unsupported type" in results[2].errors[0].traceback
 
 
+def test_an_error_s_class_can_be_had_whatever_the_row_says(onlooker: Any) -> None:
+    kinds = {
+        "ValueError: no": ValueError,
+        "tests.contrib.shop.tasks.OutOfStock: of apples": tasks.OutOfStock,
+        "PayloadError: b: missing": PayloadError,
+        "ProcessDied: the process that ran the job died (crash 3 of 3)": Exception,
+        "What the handler raised cannot be looked at: tests.Odd": Exception,
+    }
+    for error, kind in kinds.items():
+        result = tasks.add.enqueue(1, 2)
+        onlooker.execute("update pushq.jobs set error = %s", [error])
+        result.refresh()
+        assert [one.exception_class for one in result.errors] == [kind]
+        assert result.errors[0].traceback == error
+
+
 @SUPERVISED
 def test_tasks_use_the_database_of_django(onlooker: Any) -> None:
     results = [task.enqueue(f"user {number}") for number in range(5) for task in (tasks.sign_up, tasks.sign_up_on_loop)]
@@ -321,6 +339,19 @@ def test_what_begins_and_ends_is_signalled_where_it_runs(onlooker: Any) -> None:
         "started RUNNING 2 []",
         "finished SUCCESSFUL 2 []",
     ]
+
+
+@SUPERVISED
+@pytest.mark.parametrize("task", [tasks.sleep, tasks.oversleep], ids=["async def", "def"])
+def test_the_end_of_a_task_whose_time_is_over_is_signalled_after_its_last_attempt(task: Any, onlooker: Any) -> None:
+    late = task.enqueue(noted=True)
+    wait_until(lambda: late.refresh() or (late.attempts == 1 and late.status == "READY"), within=20)
+    onlooker.execute("update pushq.jobs set run_at = now() where status = 'queued'")
+    finished(late)
+
+    told = [row["name"] for row in onlooker.execute("select name from users order by id").fetchall()]
+    assert told == ["started RUNNING 1 []", "started RUNNING 2 []", "finished FAILED 2 ['builtins.TimeoutError']"]
+    assert late.errors[0].exception_class is TimeoutError
 
 
 @SUPERVISED

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pushq import errors
 from pushq.contrib.django.api import TaskError, TaskResult, TaskResultStatus
 from pushq.job import Status
 
@@ -52,8 +53,12 @@ def _errors(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _path(error: str) -> str:
-    """The dotted path of an exception, of which an error's text begins with `module.Name: `, or with `Name: `."""
+    """The dotted path of an exception, of which an error's text begins with `module.Name: `, or with `Name: `.
+
+    The path of Exception, if no class has this name: a crash is an error of no class.
+    """
     name = error.partition(":")[0]
-    if "." in name:
+    if "." in name and all(part.isidentifier() for part in name.split(".")):
         return name
-    return f"builtins.{name}" if hasattr(builtins, name) else f"pushq.errors.{name}"
+    homes = [home for home in (builtins, errors) if hasattr(home, name)]
+    return f"{homes[0].__name__}.{name}" if homes else "builtins.Exception"

@@ -8,12 +8,13 @@ from inspect import iscoroutinefunction
 from types import MappingProxyType
 from typing import Any
 
+import anyio
 import django
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.conf import settings
 
 from pushq.contrib.django.api import task_backends
-from pushq.contrib.django.attempt import Attempt
+from pushq.contrib.django.attempt import CANCELLED, Attempt
 from pushq.contrib.django.backend import PushqBackend
 from pushq.contrib.django.discover import every_task
 from pushq.errors import TasksError
@@ -69,17 +70,23 @@ def _handler(task: Any, backend: PushqBackend) -> Callable[..., Any]:
 
     async def handle_on_loop(args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = _NONE) -> Any:
         async with ThreadSensitiveContext():  # a thread of its own for what Django does in threads
-            attempt = Attempt(backend, task, args, kwargs)
+            attempt = Attempt(backend, task, args, kwargs, until=anyio.current_effective_deadline())
             await sync_to_async(attempt.begin)()
             try:
-                return await sync_to_async(attempt.succeed)(await function(*attempt.arguments, **kwargs))
-            except (Exception, SystemExit) as error:
-                await sync_to_async(attempt.fail)(error)
+                return await _to_the_end(attempt.succeed, await function(*attempt.arguments, **kwargs))
+            except (Exception, SystemExit, *CANCELLED) as error:
+                await _to_the_end(attempt.fail, error)
                 raise
             finally:
-                await sync_to_async(attempt.end)()
+                await _to_the_end(attempt.end)
 
     return handle_on_loop if iscoroutinefunction(function) else handle
+
+
+async def _to_the_end(call: Callable[..., Any], *args: Any) -> Any:
+    """Calls in a thread, whoever is cancelled."""
+    with anyio.CancelScope(shield=True):
+        return await sync_to_async(call)(*args)
 
 
 tasks = _registry()

@@ -103,8 +103,14 @@ def fail_twice(**_: bool) -> None:
 
 
 @task(backend="stubborn")
-async def sleep() -> None:
+async def sleep(**_: bool) -> None:
     await asyncio.sleep(60)
+
+
+@task(backend="stubborn")
+def oversleep(**_: bool) -> str:
+    time.sleep(0.7)
+    return "too late"
 
 
 @task
