@@ -65,6 +65,7 @@ class Figures:
     """A pool's figures, counted since the pool began.
 
     hears: whether notifications arrive; None: not known yet. trouble: why the pool does not claim now, or None.
+    released: jobs that went back to the queue in a drain.
     """
 
     busy: int = 0
@@ -74,6 +75,7 @@ class Figures:
     hears: bool | None = None
     has_claimed: bool = False
     trouble: str | None = None
+    released: int = 0
 
 
 @dataclass(frozen=True, slots=True)

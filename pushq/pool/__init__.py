@@ -62,7 +62,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
     intake, attempts = Intake(assignment.concurrency), Attempts(partial(_payload, store), tasks.middleware_of_app)
     roster.attempts = attempts
     pool = Pool(assignment, claimant, tasks, store, Store(outcomes), Store(apart), notifications, intake, attempts)
-    keeper = FigureKeeper(assignment.concurrency)
+    keeper = FigureKeeper(assignment.concurrency, pool.is_draining)
     try:
         with subscribe(keeper):
             async with anyio.create_task_group() as around:
@@ -108,10 +108,14 @@ class Pool:
     beginning: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     claiming: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     deadline: float = inf
+
     lifespan: Lifespan = field(init=False)
 
     def __post_init__(self) -> None:
         self.lifespan = Lifespan(self.tasks.lifespan_of_app, self.tasks.misfit, self._end_without_lifespan)
+
+    def is_draining(self) -> bool:
+        return self.deadline < inf
 
     async def begin(self, link: Link, around: TaskGroup) -> Unable | None:
         """Registers, enters the lifespan, and is ready. Returns why the pool cannot begin, if so."""

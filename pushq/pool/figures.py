@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import anyio
@@ -13,10 +14,12 @@ from pushq.events import (
     DatabaseLost,
     Event,
     JobsClaimed,
+    JobsEnded,
     NotificationReceived,
     WokenUp,
 )
 from pushq.link import Figures, Link
+from pushq.outcome import Kind
 from pushq.pool.intake import Intake
 
 INTERVAL = 0.5
@@ -26,8 +29,9 @@ INTERVAL = 0.5
 class FigureKeeper:
     """A subscriber of the pool's events."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, is_draining: Callable[[], bool] = lambda: False) -> None:
         self.figures = Figures(workers=workers)
+        self._is_draining = is_draining
         self._changed = anyio.Event()
         self._news = anyio.Event()  # of figures that decide the supervisor's readiness
 
@@ -43,6 +47,8 @@ class FigureKeeper:
                 self._note_claim()
             case NotificationReceived():
                 figures.notifications += 1
+            case JobsEnded(outcomes) if self._is_draining():
+                figures.released += sum(outcome.kind is Kind.RELEASED for outcome in outcomes)
             case BellUp() | BellDown():
                 figures.hears = isinstance(event, BellUp)
                 self._news.set()

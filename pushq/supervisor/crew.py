@@ -101,6 +101,7 @@ class Crew:
         how = await pool.run(spawned=lambda: publish(PoolStarted(pool.number, pool.pid, solo)))
         del self._pools[pool.number]
         _add_counts(self._past, pool)
+        self.released += pool.figures.released
         if pool.unable and not self._may_pass(pool.unable):
             self._give_up(pool.unable)
         elif pool.unable:

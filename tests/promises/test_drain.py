@@ -58,6 +58,7 @@ async def test_what_outlasts_the_grace_period_is_released_at_no_charge(
         began = time.monotonic()
         assert supervisor.stop() == 0
         seconds = time.monotonic() - began
+        assert "released=6" in supervisor.said
 
     assert seconds < 0.5 + 3
     released = "status = 'queued' and attempt = 1 and failures = 0 and crashes = 0 and token is null"
