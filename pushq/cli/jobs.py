@@ -42,7 +42,12 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float) -
 )
 @click.option("--queue", default="default", show_default=True, help="The job's queue.")
 @click.option(
-    "--priority", type=WholeNumber(-32768, 32767), default=0, show_default=True, help="Smaller numbers run first."
+    "--priority",
+    type=WholeNumber(-32768, 32767),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Smaller numbers run first.",
 )
 @click.option(
     "--delay",
@@ -174,7 +179,9 @@ _FILTERS = (
 
 @jobs.command("list")
 @filters
-@click.option("--limit", type=WholeNumber(1, 100_000), default=50, show_default=True, help="The most jobs to list.")
+@click.option(
+    "--limit", type=WholeNumber(1, 100_000), metavar="N", default=50, show_default=True, help="The most jobs to list."
+)
 @click.option("--after", type=click.UUID, metavar="ID", help="Only jobs that are listed after this one: older jobs.")
 @click.option("--whole", is_flag=True, help="Look through all jobs, however long that takes.")
 @as_json
