@@ -33,6 +33,10 @@ class SchemaError(PushqError):
     """The database's schema does not fit this program. A migration may be about to come."""
 
 
+class RowsHidden(SchemaError):
+    """Row-level security hides pushq's tables from this role."""
+
+
 class PayloadError(PushqError):
     """A payload does not fit the task's arguments. The message names the field, and never shows the value."""
 

@@ -12,7 +12,7 @@ import anyio
 from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.database.url import describe
-from pushq.errors import SchemaError, SettingsError, StatementRolledBack, UnexpectedState
+from pushq.errors import RowsHidden, SchemaError, SettingsError, StatementRolledBack, UnexpectedState
 
 LOCK = 0x70757368
 """The advisory lock by which migrators take turns: the same in every version of pushq."""
@@ -142,10 +142,10 @@ async def check_schema(url: str | None) -> None:
 
 
 async def refuse_hidden(session: Session, url: str | None) -> None:
-    """Raises SchemaError if row-level security hides tables. Some hosts switch it on for each new table."""
+    """Raises RowsHidden if row-level security hides tables. Some hosts switch it on for each new table."""
     if rows := await session.fetch(statement("hidden_tables")):
         names = ", ".join(row["name"] for row in rows)
-        raise SchemaError(
+        raise RowsHidden(
             f"{describe(url)} hides the rows of {names} from this role by row-level security: no policy is for the "
             "role. As the owner, write a policy, or run what `pushq migrate --roles` prints, which switches row-level "
             "security off where a table has no policy."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.database.url import describe
 from pushq.desk.waiting import duration
-from pushq.errors import DatabaseAway, DatabaseRefused, DatabaseTrouble, SchemaError
+from pushq.errors import DatabaseAway, DatabaseRefused, DatabaseTrouble, RowsHidden, SchemaError
 
 LONG_TRANSACTION = 300.0
 """Seconds after which an open transaction is a finding."""
@@ -70,23 +71,20 @@ class Patient:
 
 async def check_schema_of(url: str | None) -> None:
     """Raises SchemaError for a schema of another version. Hidden rows are a finding, and no reason to stop."""
-    try:
+    with suppress(RowsHidden):
         await check_schema(url)
-    except SchemaError as error:
-        if "row-level security" not in str(error):
-            raise
 
 
 async def _tried(check: str, look: Callable[[Patient], AsyncIterator[Finding]], patient: Patient) -> list[Finding]:
-    """The findings of a check. A check that this role may not make, or that takes too long, says so."""
+    """The findings of a check. A check that this role may not make, or that takes too long, is a finding as well."""
     try:
         return [finding async for finding in look(patient)]
     except DatabaseRefused as error:
-        return [Finding(check, True, f"not examined: {error}")]
+        return [Finding(check, False, f"not examined: {error}", "grant pushq_observer to this login")]
     except DatabaseTrouble as error:
         if isinstance(error, DatabaseAway) and not error.state:
             raise
-        return [Finding(check, True, f"not examined: {error}")]
+        return [Finding(check, False, f"not examined: {error}", "run the doctor again")]
     except SchemaError as error:
         return [Finding(check, False, str(error))]
 
