@@ -9,7 +9,7 @@ from uuid import UUID
 from pushq.database.statements import statement
 from pushq.errors import PayloadError
 from pushq.job import NewJob
-from pushq.producers import copier, runner, sync_copier, sync_runner
+from pushq.producers import COPY, COPY_SYNC, INSERT, INSERT_SYNC
 from pushq.producers.connections import AsyncConnection, HasSetAutocommit, SyncConnection
 from pushq.producers.rows import parts
 
@@ -41,7 +41,7 @@ class Queue:
 
         Returns the ids of the inserted jobs, in any order. Jobs whose unique_key is taken are left out.
         """
-        run = runner(connection.__class__)
+        run = INSERT.way(connection.__class__)
         columns = columns_of(jobs, self._name)
         return await run(connection, statement("insert"), columns) if columns else []
 
@@ -56,7 +56,7 @@ class Queue:
 
     def insert_many_sync(self, jobs: Iterable[NewJob], *, connection: SyncConnection) -> list[UUID]:
         """The same as insert_many, where nothing is asynchronous, on the connections that insert_sync takes."""
-        run = sync_runner(connection.__class__)
+        run = INSERT_SYNC.way(connection.__class__)
         columns = columns_of(jobs, self._name)
         return run(connection, statement("insert"), columns) if columns else []
 
@@ -69,11 +69,11 @@ class Queue:
         Returns how many jobs were inserted. Raises like insert. COPY leaves nothing out: a unique_key or id that an
         unfinished job has raises the driver's UniqueViolationError, where insert_many would leave out the job.
         """
-        return await copier(connection.__class__)(connection, parts(jobs, encoded, self._name))
+        return await COPY.way(connection.__class__)(connection, parts(jobs, encoded, self._name))
 
     def copy_sync(self, jobs: Iterable[NewJob], *, connection: HasSetAutocommit) -> int:
         """The same as copy, where nothing is asynchronous. connection: a Connection of psycopg 3."""
-        return sync_copier(connection.__class__)(connection, parts(jobs, encoded, self._name))
+        return COPY_SYNC.way(connection.__class__)(connection, parts(jobs, encoded, self._name))
 
 
 def columns_of(jobs: Iterable[NewJob], queue: str | None = None) -> list[list[object]]:

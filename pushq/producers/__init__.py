@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from pushq.errors import UnusableConnection
@@ -30,72 +30,58 @@ CopySync: TypeAlias = Callable[[Any, Iterable[Part]], int]
 """The same, where nothing is asynchronous."""
 
 
+Way = TypeVar("Way", Run, RunSync, Copy, CopySync)
+
+
 @dataclass(frozen=True, eq=False)
-class _Method:
+class Method(Generic[Way]):
     """One of Queue's: which libraries' connections it takes, and the way for each class of connections."""
 
     name: str
     drivers: str
-    ways: Mapping[str, Any]
+    ways: Mapping[str, Way]
     otherwise: str
 
+    def way(self, kind: type) -> Way:
+        """The way for connections of this class. Raises UnusableConnection."""
+        found: Way = _way(self, kind)
+        return found
 
-_WRITE = "write the INSERT: see docs/how-to/insert-jobs.md"
-_INSERT = _Method(
+
+_WRITE = "with any other driver, write the INSERT: see docs/how-to/insert-jobs.md"
+INSERT = Method[Run](
     "Queue.insert",
     "asyncpg, psycopg 3 or SQLAlchemy 2",
     {**asyncpg.ASYNC, **psycopg.ASYNC, **sqlalchemy.ASYNC},
-    f"with any other driver, {_WRITE}",
+    _WRITE,
 )
-_INSERT_SYNC = _Method(
+INSERT_SYNC = Method[RunSync](
     "Queue.insert_sync",
     "psycopg 3, SQLAlchemy 2 or Django",
     {**psycopg.SYNC, **sqlalchemy.SYNC, **django.SYNC},
-    f"with any other driver, {_WRITE}",
+    _WRITE,
 )
-_COPY = _Method(
+COPY = Method[Copy](
     "Queue.copy", "asyncpg or psycopg 3", {**asyncpg.COPY, **psycopg.COPY}, "with any other, call Queue.insert_many"
 )
-_COPY_SYNC = _Method("Queue.copy_sync", "psycopg 3", psycopg.COPY_SYNC, "with any other, call Queue.insert_many_sync")
-_TWINS = {
-    _INSERT: (_INSERT_SYNC, "call Queue.insert_sync, without await"),
-    _INSERT_SYNC: (_INSERT, "await Queue.insert"),
-    _COPY: (_COPY_SYNC, "call Queue.copy_sync, without await"),
-    _COPY_SYNC: (_COPY, "await Queue.copy"),
+COPY_SYNC = Method[CopySync](
+    "Queue.copy_sync", "psycopg 3", psycopg.COPY_SYNC, "with any other, call Queue.insert_many_sync"
+)
+_TWINS: Mapping[Any, tuple[Any, str]] = {
+    INSERT: (INSERT_SYNC, "call Queue.insert_sync, without await"),
+    INSERT_SYNC: (INSERT, "await Queue.insert"),
+    COPY: (COPY_SYNC, "call Queue.copy_sync, without await"),
+    COPY_SYNC: (COPY, "await Queue.copy"),
 }
 _REFUSED: Mapping[str, str] = asyncpg.REFUSED | psycopg.REFUSED | sqlalchemy.REFUSED | django.REFUSED
 
 
-def runner(kind: type) -> Run:
-    """How a connection of this class runs a statement. Raises UnusableConnection."""
-    way: Run = _way(_INSERT, kind)
-    return way
-
-
-def sync_runner(kind: type) -> RunSync:
-    """How a connection of this class runs a statement, where nothing is asynchronous. Raises UnusableConnection."""
-    way: RunSync = _way(_INSERT_SYNC, kind)
-    return way
-
-
-def copier(kind: type) -> Copy:
-    """How a connection of this class runs COPYs. Raises UnusableConnection."""
-    way: Copy = _way(_COPY, kind)
-    return way
-
-
-def sync_copier(kind: type) -> CopySync:
-    """How a connection of this class runs COPYs, where nothing is asynchronous. Raises UnusableConnection."""
-    way: CopySync = _way(_COPY_SYNC, kind)
-    return way
-
-
 @cache
-def _way(method: _Method, kind: type) -> Any:
+def _way(method: Method[Any], kind: type) -> Any:
     for classes, way in method.ways.items():
         if _is_among(kind, classes):
             return way
-    if method is _INSERT and hasattr(kind, "fetch"):  # a stand-in for one of asyncpg's
+    if method is INSERT and hasattr(kind, "fetch"):  # a stand-in for one of asyncpg's
         return asyncpg.fetch
     given = "None" if kind is type(None) else f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
     raise UnusableConnection(
@@ -103,7 +89,7 @@ def _way(method: _Method, kind: type) -> Any:
     )
 
 
-def _remedy(method: _Method, kind: type) -> str:
+def _remedy(method: Method[Any], kind: type) -> str:
     twin, remedy = _TWINS[method]
     if any(_is_among(kind, classes) for classes in twin.ways):
         return remedy
