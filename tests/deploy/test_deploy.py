@@ -101,15 +101,19 @@ async def test_a_database_that_is_away_does_not_starve_the_watchdog(
 # The unit -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "command"), [("pushq.service", "supervise"), ("pushq-sweep.service", "sweep"), ("pushq-sweep.timer", "")]
+)
+def test_the_units_are_such_as_systemd_takes(tmp_path: Path, name: str, command: str) -> None:
     """With this machine's pushq in place of the operator's; where there is no systemd, the program must fit."""
-    command = option("Service", "ExecStart").split()
-    assert command[:2] == ["/opt/pushq/bin/pushq", "supervise"]
+    text = (DEPLOY / name).read_text()
+    assert f"ExecStart=/opt/pushq/bin/pushq {command}" in text or name.endswith(".timer")
     assert PUSHQ.exists()
 
     if analyze := shutil.which("systemd-analyze"):
-        installed = tmp_path / "pushq.service"
-        installed.write_text(UNIT.read_text().replace(command[0], str(PUSHQ)))
+        for unit_file in DEPLOY.glob("pushq*.*"):
+            (tmp_path / unit_file.name).write_text(unit_file.read_text().replace("/opt/pushq/bin/pushq", str(PUSHQ)))
+        installed = tmp_path / name
         ended = subprocess.run([analyze, "verify", str(installed)], capture_output=True, text=True, check=False)
         assert (ended.returncode, ended.stderr) == (0, "")
 
