@@ -223,10 +223,14 @@ def _for_people(row: Row) -> Row:
 
 
 def _remark(row: Row) -> str | None:
-    error = row["error"].splitlines()[0][:60] if row["error"] else None
+    error = _in_short(row["error"].splitlines()[0]) if row["error"] else None
     if row["status"] != Status.QUEUED:
         return error
     return "; last: ".join(text for text in (row["waits"] and f"waits: {row['waits']}", error) if text) or None
+
+
+def _in_short(line: str, most: int = 100) -> str:
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 @jobs.command()

@@ -36,11 +36,11 @@ async def test_an_idle_supervisor_and_its_pool_sleep_but_for_polls_and_heartbeat
 
 def test_the_date_of_an_answer_is_the_present(database_url: str) -> None:
     with supervising(database_url) as supervisor:
-        for _ in range(2):
-            with urllib.request.urlopen(f"http://127.0.0.1:{supervisor.port}/healthz", timeout=10) as answer:
-                date = parsedate_to_datetime(answer.headers["date"])
-            assert abs(datetime.now(UTC) - date) < timedelta(seconds=2)
-            time.sleep(2)
+        supervisor.get("/healthz")
+        time.sleep(2)  # a date of the first answer would be old
+        with urllib.request.urlopen(f"http://127.0.0.1:{supervisor.port}/healthz", timeout=10) as answer:
+            date = parsedate_to_datetime(answer.headers["date"])
+        assert datetime.now(UTC) - date < timedelta(seconds=2)
 
 
 def _wakeups(process: int) -> int:
