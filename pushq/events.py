@@ -303,6 +303,14 @@ class LifespanFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LifespanSlow(Event):
+    """The app's lifespan has not yielded within `seconds`. The pool claims nothing until then."""
+
+    level: ClassVar[Level] = "warning"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class LifespanCut(Event):
     """The grace period is over before the app's lifespan was left."""
 

@@ -6,6 +6,7 @@ the context manager opens are closed where they were opened, whatever the pool d
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -15,12 +16,14 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from pushq.errors import LifespanRaised, TasksError
-from pushq.events import LifespanCut, LifespanFailed, publish
+from pushq.events import LifespanCut, LifespanFailed, LifespanSlow, publish
 from pushq.lifespan import Lifespan as Make
 from pushq.lifespan import set_resources
 from pushq.pool.leaving import LAST_WORDS, be_gone_within
 from pushq.trace import trace
 
+SLOW = 10.0
+"""Seconds without a yield after which the log says so."""
 LEAST = 0.5
 """Seconds for leaving, at least: handlers may have used up the grace period."""
 LONGEST = 25.0
@@ -44,8 +47,14 @@ class Lifespan:
 
     async def enter(self, around: TaskGroup) -> Context:
         """Returns the lifespan's context, for handlers. Raises LifespanRaised, or TasksError for a misfit."""
-        context: Context = await around.start(self._run, self._make) if self._make else copy_context()
-        return context
+        if not self._make:
+            return copy_context()
+        telling = asyncio.get_running_loop().call_later(SLOW, publish, LifespanSlow(SLOW))
+        try:
+            context: Context = await around.start(self._run, self._make)
+            return context
+        finally:
+            telling.cancel()
 
     async def leave(self, by: float) -> None:
         """Leaves the lifespan, by that instant of the event loop's clock."""
