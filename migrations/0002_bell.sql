@@ -1,9 +1,9 @@
 -- The bell: an INSERT wakes an idle pool, and costs a busy system almost nothing.
 --
 -- A transaction that has called NOTIFY commits under one lock for the whole cluster. So the trigger notifies only while a pool
--- is idle. An idle pool writes "a pool is idle until T" into a gate, and the trigger's WHEN reads the gate. Gates are
--- sequences, because sequences are not MVCC: a transaction of any isolation level sees the newest value at once. Queues share
--- 64 gates by a hash. Why no wake-up is lost: docs/decisions/0002-the-gate.md and pushq/pool/gate.py.
+-- is idle. An idle pool writes "a pool is idle until T" into a gate, and the trigger reads the gate. Gates are sequences, because
+-- sequences are not MVCC: a transaction of any isolation level sees the newest value at once. Queues share 64 gates by a hash.
+-- Why no wake-up is lost: docs/decisions/0002-the-gate.md and pushq/pool/gate.py.
 
 insert into pushq.migrations (version, name) values (2, '0002_bell');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 2;
@@ -57,35 +57,39 @@ begin
 end
 $$;
 
-create function pushq.ring_for_inserted_job() returns trigger
-language plpgsql
-as $$
-begin
-    perform pushq.ring_bell(new.queue);
-    return null;
-end
-$$;
-
--- The gate is tested in WHEN, so that plpgsql is entered only to ring. The gates are one constant, because each INSERT parses
--- the whole expression: an array of 64 expressions cost as much as the rest of a row.
-do $$
+-- Reads the gate of a new job's queue, and rings if a pool is idle. Names are qualified, since the body is planned under the
+-- search_path of the producer. The gates are one constant: to find a gate by its name would cost more than the rest.
+do $do$
 declare
     gates text;
 begin
     select string_agg('pushq.gate_' || bucket, ',' order by bucket) into gates
     from generate_series(0, 63) as bucket;
-    execute format(
-        'create trigger jobs_ring_the_bell '
-        'after insert on pushq.jobs '
-        'for each row '
-        'when (new.status = ''queued'' '
-        'and pg_catalog.pg_sequence_last_value((%L::regclass[])[1 + (hashtext(new.queue) & 63)]) '
-        '> (extract(epoch from clock_timestamp()) * 1000)::bigint) '
-        'execute function pushq.ring_for_inserted_job()', '{' || gates || '}');
+    execute replace($function$
+create function pushq.ring_for_inserted_job() returns trigger
+language plpgsql
+as $$
+begin
+    if new.status operator(pg_catalog.=) 'queued'
+        and pg_catalog.pg_sequence_last_value(
+            ('{gates}'::pg_catalog.regclass[])[1 operator(pg_catalog.+) (
+                pg_catalog.hashtext(new.queue) operator(pg_catalog.&) 63)])
+            operator(pg_catalog.>) pushq.gate_clock() then
+        perform pushq.ring_bell(new.queue);
+    end if;
+    return null;
 end
-$$;
+$$
+$function$, '{gates}', '{' || gates || '}');
+end
+$do$;
+
+-- The trigger has no WHEN: PostgreSQL reads a WHEN anew for every statement, and keeps the body of a function for the session.
+create trigger jobs_ring_the_bell
+after insert on pushq.jobs_unfinished
+for each row execute function pushq.ring_for_inserted_job();
 -- Always, also in a session that replays a replication stream.
-alter table pushq.jobs enable always trigger jobs_ring_the_bell;
+alter table pushq.jobs_unfinished enable always trigger jobs_ring_the_bell;
 
 -- Rings for a queue if its gate says that a pool is idle. For statements that make a job claimable without an INSERT.
 create function pushq.ring_if_idle(queue text) returns boolean

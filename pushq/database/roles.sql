@@ -71,7 +71,9 @@ begin
         submitted_by
     ) on pushq.jobs to {producer};
     grant select (id) on pushq.jobs to {producer};
-    grant execute on function pushq.uuidv7(), pushq.ring_bell(text), pushq.ring(text) to {producer};
+    grant execute on function
+        pushq.uuidv7(), pushq.broken_rule, pushq.refuse_job(text), pushq.may_have_long_numbers(jsonb),
+        pushq.is_too_long(jsonb), pushq.gate_clock(), pushq.ring_bell(text), pushq.ring(text) to {producer};
     -- For the check that program and schema fit.
     grant select on pushq.migrations to {producer};
     grant execute on function pushq.schema_version() to {producer}, {observer};

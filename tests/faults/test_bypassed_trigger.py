@@ -29,7 +29,7 @@ async def test_an_insert_straight_into_the_partition_rings(database_url: str, co
 async def test_while_the_owner_has_disabled_the_trigger_the_poll_finds_jobs(
     database_url: str, connection: Connection
 ) -> None:
-    await connection.execute("alter table pushq.jobs disable trigger jobs_ring_the_bell")
+    await connection.execute("alter table pushq.jobs_unfinished disable trigger jobs_ring_the_bell")
     with supervising(database_url, POLL_INTERVAL="0.5"):
         for _ in range(3):
             await finished(connection, *await insert(connection, "echo"), within=0.5 + 1)
@@ -39,7 +39,7 @@ async def test_without_trigger_and_poll_a_job_waits_until_somebody_rings(
     database_url: str, connection: Connection
 ) -> None:
     """The negative control: nothing else has found the jobs above."""
-    await connection.execute("alter table pushq.jobs disable trigger jobs_ring_the_bell")
+    await connection.execute("alter table pushq.jobs_unfinished disable trigger jobs_ring_the_bell")
     with supervising(database_url, POLL_INTERVAL="0"):
         waiting = await _one_that_waits(connection)
         await connection.execute("select pushq.ring('default')")

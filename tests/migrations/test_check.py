@@ -25,26 +25,18 @@ LACKS = {
     "drop function pushq.cancel(uuid)": "function cancel(uuid)",
     "drop function pushq.schema_version()": "function schema_version()",
     "drop function pushq.attached_days()": "function attached_days()",
-    "drop trigger jobs_ring_the_bell on pushq.jobs": (
-        "trigger jobs.jobs_ring_the_bell, trigger jobs_unfinished.jobs_ring_the_bell"
-    ),
+    "drop trigger jobs_ring_the_bell on pushq.jobs_unfinished": "trigger jobs_unfinished.jobs_ring_the_bell",
+    "drop trigger zz_check_job on pushq.jobs_unfinished": "trigger jobs_unfinished.zz_check_job",
     "drop index pushq.jobs_unfinished_apart": "index jobs_unfinished_apart",
     "drop table pushq.census": "index census_pkey, table census",
-    "alter table pushq.jobs drop correlation_id": (
-        "column jobs.correlation_id, rule jobs_unfinished.jobs_correlation_id_has_1_to_200_characters"
-    ),
-    "alter table pushq.jobs_unfinished drop constraint jobs_payload_is_object": (
-        "rule jobs_unfinished.jobs_payload_is_object"
-    ),
+    "alter table pushq.jobs drop result": "column jobs.result",
 }
 DIFFERS = {
-    "drop sequence pushq.gate_7": (  # the triggers know the gates as they were
-        "sequence gate_N (63), trigger jobs.jobs_ring_the_bell, trigger jobs_unfinished.jobs_ring_the_bell"
-    ),
+    "drop sequence pushq.gate_7": "sequence gate_N (63)",
     "alter table pushq.jobs alter priority drop default": "column jobs.priority (smallint not null)",
     "alter table pushq.jobs alter task drop not null": "column jobs.task (text)",
-    "alter table pushq.jobs disable trigger jobs_ring_the_bell": (
-        "trigger jobs.jobs_ring_the_bell (disabled), trigger jobs_unfinished.jobs_ring_the_bell (disabled)"
+    "alter table pushq.jobs_unfinished disable trigger jobs_ring_the_bell": (
+        "trigger jobs_unfinished.jobs_ring_the_bell (disabled)"
     ),
     "create or replace function pushq.ring_bell(queue text) returns boolean language sql return false": (
         "function ring_bell(text)"
@@ -66,8 +58,12 @@ RIGHTS = {
     ),
     "revoke insert (payload) on pushq.jobs from {producer}": "producer: insert on jobs.payload",
     "revoke execute on all functions in schema pushq from public, {producer}": (
+        "producer: execute on broken_rule(text, jsonb, text, timestamp with time zone, integer, interval, text, text, "
+        "text, text, text, integer, integer, integer, timestamp with time zone, timestamp with time zone, date, text, "
+        "integer, uuid), producer: execute on gate_clock(), producer: execute on is_too_long(jsonb), "
+        "producer: execute on may_have_long_numbers(jsonb), producer: execute on refuse_job(text), "
         "producer: execute on ring(text), producer: execute on ring_bell(text), "
-        "producer: execute on schema_version(), producer: execute on uuidv7()"
+        "producer: execute on schema_version() and 1 more"
     ),
     "revoke update on pushq.queues from {worker}": "worker: update on queues",
     "revoke execute on function pushq.make_days(int) from {worker}": "worker: execute on make_days(integer)",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import date, timedelta
+from hashlib import sha512
 
 import asyncpg
 import pytest
@@ -75,6 +77,10 @@ SOUND: list[dict[str, str]] = [
 ]
 
 
+HUGE = "".join(sha512(str(number).encode()).hexdigest() for number in range(64))
+"""More text than an index takes, even compressed."""
+
+
 def insertion(columns: dict[str, str]) -> str:
     given = {"task": "'a'"} | columns
     return f"insert into pushq.jobs ({', '.join(given)}) values ({', '.join(given.values())})"
@@ -92,10 +98,75 @@ async def test_a_row_that_breaks_a_rule_is_refused_by_a_constraint_whose_name_sa
 
 
 async def test_the_names_of_all_rules_are_tried(connection: Connection) -> None:
-    rules = await connection.fetch(
-        "select conname from pg_constraint where conrelid = 'pushq.jobs_unfinished'::regclass and contype = 'c'"
+    of_a_row = await connection.fetchval("select pg_get_functiondef('pushq.broken_rule'::regproc)")
+    of_a_day = await connection.fetch(
+        "select conname from pg_constraint where contype = 'c' and conname !~ '^jobs_\\d' "
+        "and conrelid = to_char(pushq.utc_today(), '\"pushq.jobs_\"YYYY_MM_DD')::regclass"
     )
-    assert {name for name, _ in BROKEN} == {row["conname"] for row in rules}
+    rules = set(re.findall(r"'(jobs_\w+)'", of_a_row)) | {row["conname"] for row in of_a_day}
+    assert {name for name, _ in BROKEN} == rules
+
+
+@pytest.mark.parametrize("table", ["jobs", "jobs_unfinished"])
+async def test_an_update_by_hand_is_held_to_the_same_rules(connection: Connection, table: str) -> None:
+    await insert(connection, "a")
+    refused_by = []
+    broken = [(rule, columns) for rule, columns in BROKEN if table == "jobs" or "finished_on" not in columns]
+    for _, columns in broken:
+        changes = ", ".join(f"{name} = {value}" for name, value in columns.items())
+        with pytest.raises(asyncpg.CheckViolationError) as refusal:
+            await connection.execute(f"update pushq.{table} set {changes}")
+        refused_by.append((refusal.value.constraint_name, columns))
+
+    assert refused_by == broken
+
+
+async def test_a_finished_job_is_not_queued_again_by_an_update_of_its_status(connection: Connection) -> None:
+    await connection.execute(insertion(FINISHED))
+    for changes in ("status = 'queued'", "status = 'running'", "status = 'done'", "finished_at = null"):
+        with pytest.raises(asyncpg.CheckViolationError):
+            await connection.execute(f"update pushq.jobs set {changes}")
+
+
+async def test_a_refusal_names_table_and_rule_as_a_check_does_however_the_row_comes(connection: Connection) -> None:
+    rule = "jobs_task_has_1_to_200_characters"
+    await connection.execute("create table elsewhere (task text)")
+    await connection.execute("insert into elsewhere values ('a'), ('')")
+    for statement in (
+        "insert into pushq.jobs (task) values ('')",
+        "insert into pushq.jobs (task) values ('a'), (''), ('b')",
+        "insert into pushq.jobs (task) select task from elsewhere",
+        "insert into pushq.jobs (task, unique_key) values ('', 'k') on conflict do nothing",
+        "insert into pushq.jobs_unfinished (task) values ('')",
+        f"insert into pushq.jobs (task) values ('{HUGE}')",
+        "merge into pushq.jobs as job using elsewhere on false when not matched then insert (task) values ('')",
+    ):
+        with pytest.raises(asyncpg.CheckViolationError) as refusal:
+            await connection.execute(statement)
+        error = refusal.value
+        assert (error.schema_name, error.table_name, error.constraint_name) == ("pushq", "jobs_unfinished", rule)
+        assert error.message == f'new row for relation "jobs_unfinished" violates check constraint "{rule}"'
+        assert error.detail == "The rule: task has 1 to 200 characters."
+    with pytest.raises(asyncpg.CheckViolationError):
+        await connection.copy_records_to_table("jobs", schema_name="pushq", columns=["task"], records=[("a",), ("",)])
+    assert await count(connection) == 0
+
+
+async def test_a_row_is_judged_as_the_triggers_of_users_leave_it(connection: Connection) -> None:
+    await connection.execute(
+        """
+        create function clear() returns trigger language plpgsql as $$ begin new.task := ''; return new; end $$;
+        create trigger set_tenant before insert or update on pushq.jobs_unfinished for each row
+        when (new.queue = 'bad') execute function clear();
+        """
+    )
+    await insert(connection, "a")
+    for statement in (
+        "insert into pushq.jobs (task, queue) values ('a', 'bad')",
+        "update pushq.jobs set queue = 'bad'",
+    ):
+        with pytest.raises(asyncpg.CheckViolationError, match="jobs_task_has_1_to_200_characters"):
+            await connection.execute(statement)
 
 
 async def test_a_row_that_just_keeps_the_rules_is_taken(connection: Connection) -> None:
@@ -578,13 +649,12 @@ async def test_everything_that_pushq_keeps_survives_a_crash(connection: Connecti
 
 
 async def test_pushq_survives_a_dump(connection: Connection) -> None:
-    """The trigger's condition and the gates can be written out and read again."""
-    definition = await connection.fetchval(
-        "select pg_get_triggerdef(oid) from pg_trigger "
-        "where tgname = 'jobs_ring_the_bell' and tgrelid = 'pushq.jobs'::regclass"
-    )
-    await connection.execute("drop trigger jobs_ring_the_bell on pushq.jobs")
-    await connection.execute(definition)
+    """The triggers, with a condition, and the rules can be written out and read again."""
+    for name, of in (("zz_check_state", "trigger"), ("zz_check_job", "trigger"), ("jobs_ring_the_bell", "trigger")):
+        definition = await connection.fetchval("select pg_get_triggerdef(oid) from pg_trigger where tgname = $1", name)
+        await connection.execute(f"drop {of} {name} on pushq.jobs_unfinished")
+        await connection.execute(definition)
+    await connection.execute(await connection.fetchval("select pg_get_functiondef('pushq.broken_rule'::regproc)"))
 
 
 # Numbers ------------------------------------------------------------------------------------------------------------

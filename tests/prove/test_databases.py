@@ -36,7 +36,7 @@ alter table pushq.jobs_unfinished set (fillfactor = 70)
 alter table pushq.jobs_unfinished replica identity full
 alter table pushq.jobs_unfinished enable row level security
 alter table pushq.queues add constraint mine check (name <> 'mine')
-alter table pushq.jobs disable trigger user
+alter table pushq.jobs_unfinished disable trigger user
 create index on pushq.jobs_unfinished (correlation_id)
 create rule mine as on insert to pushq.queues do also notify mine
 create policy mine on pushq.queues using (true)
@@ -87,8 +87,8 @@ async def test_what_was_made_and_dropped_again_has_never_been(own: Databases) ->
             """
             create type pushq.mine as enum ('one');
             drop type pushq.mine;
-            alter table pushq.jobs disable trigger jobs_ring_the_bell;
-            alter table pushq.jobs enable always trigger jobs_ring_the_bell;
+            alter table pushq.jobs_unfinished disable trigger jobs_ring_the_bell;
+            alter table pushq.jobs_unfinished enable always trigger jobs_ring_the_bell;
             """
         )
         await connection.close()

@@ -19,7 +19,7 @@ _TEXTS = """
     select string_agg(text, ' ')
     from (
         select pg_get_functiondef(oid) as text from pg_proc where pronamespace = 'pushq'::regnamespace
-        union all select pg_get_triggerdef(oid) from pg_trigger where tgrelid = 'pushq.jobs'::regclass
+        union all select pg_get_triggerdef(oid) from pg_trigger where tgrelid = 'pushq.jobs_unfinished'::regclass
         union all select pg_get_constraintdef(oid) from pg_constraint where connamespace = 'pushq'::regnamespace
         union all select pg_get_expr(adbin, adrelid) from pg_attrdef
     ) as texts
@@ -86,7 +86,10 @@ async def set_traps_in(schema: str, maker: Connection, owner: Connection) -> Non
     """As maker, of whatever owner sees named in pushq's SQL."""
     texts = await owner.fetchval(_TEXTS)
     texts += " ".join(file.read_text() for file in Path(pushq.__file__).parent.glob("*/sql/*.sql"))
-    words, symbols = sorted(set(re.findall(r"\w+", texts))), sorted(set(re.findall(r"[-+*/<>=~!@#%^&|]+", texts)))
+    words, symbols = (
+        sorted(set(re.findall(r"\b\w{1,63}\b", texts))),
+        sorted(set(re.findall(r"[-+*/<>=~!@#%^&|]+", texts))),
+    )
     made: list[str] = []
     for query, arguments in (
         (_FUNCTIONS, [words]),
