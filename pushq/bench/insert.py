@@ -1,4 +1,4 @@
-"""insert: the cost of the trigger for producers."""
+"""insert: the cost of pushq's triggers for producers: of the bell, and of bell and rules together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from pushq.bench.supervisors import supervising
 from pushq.bench.waiting import wait_until
 
 NONE, EMPTY, ALWAYS, OURS = "no trigger", "an empty trigger", "a trigger that always notifies", "pushq's trigger"
-TRIGGERS = (NONE, EMPTY, ALWAYS, OURS)
+"""In place of the bell. The rules for rows stay."""
+BARE = "neither trigger nor rules"
+TRIGGERS = (NONE, EMPTY, ALWAYS, OURS, BARE)
 CLIENTS = (1, 8, 32, 64)
 CROWD = 32
 """Clients of the figures that have targets."""
@@ -86,10 +88,10 @@ async def _with_idle_pool(run: Run) -> None:
                 run.add(recovered, again, rates[NONE])
 
 
-def _note(run: Run, pools: str, clients: int, rates: Rates, against: Sequence[str] = (EMPTY, ALWAYS)) -> None:
+def _note(run: Run, pools: str, clients: int, rates: Rates, against: Sequence[str] = (EMPTY, ALWAYS, BARE)) -> None:
     """Adds each trigger's rate, with the rate without a trigger as the limit; and pushq's rate with further limits."""
     where = _where(clients, pools)
-    for trigger in (one for one in rates if one != NONE):
+    for trigger in (one for one in rates if one not in (NONE, BARE)):
         target = _target(pools, clients, NONE) if trigger == OURS else None
         measure = Measure("insert", f"{where}, {trigger}", "inserts/s", f"with {NONE}", target)
         run.add(measure, rates[trigger], rates[NONE])
@@ -104,11 +106,12 @@ def _where(clients: int, pools: str) -> str:
 
 def _target(pools: str, clients: int, other: str) -> Target | None:
     targets = {
+        ("pools saturated", BARE): at_least(0.95),
         ("pools saturated", NONE): at_least(0.9),
         ("pools saturated", EMPTY): at_least(1.0),
         ("pools idle", ALWAYS): at_least(1.0),
     }
-    return targets.get((pools, other)) if clients == CROWD else None
+    return targets.get((pools, other)) if clients == CROWD or other == BARE else None
 
 
 async def _rates(
@@ -124,25 +127,28 @@ async def _rates(
     turned = [*triggers[one % len(triggers) :], *triggers[: one % len(triggers)]]
     for trigger in turned:
         run.show(f"insert: round {one}, {clients} clients, {trigger}")
-        await _prepare(connection, trigger)
+        await prepare(connection, trigger)
         seconds = round(run.scope.seconds(3 if run.scope.is_long else 1)) or 1
         rates[trigger] = (await run.ground.pgbench.run(url, SCRIPT, clients=clients, seconds=seconds)).overall
     return {trigger: rates[trigger] for trigger in triggers}
 
 
-async def _prepare(connection: Connection, trigger: str) -> None:
-    """Empties the table, and sets one trigger. Running jobs stay in their workers, although their rows are gone."""
+async def prepare(connection: Connection, trigger: str) -> None:
+    """Empties the table, and puts one of TRIGGERS in place. Running jobs stay in their workers, without their rows."""
     async with connection.transaction():
         await connection.execute("truncate pushq.jobs_unfinished")
-        await connection.execute("drop trigger if exists bench on pushq.jobs")
-        await connection.execute(f"alter table pushq.jobs {'enable' if trigger == OURS else 'disable'} trigger user")
+        await connection.execute("drop trigger if exists bench on pushq.jobs_unfinished")
+        await connection.execute("alter table pushq.jobs_unfinished enable trigger user")
+        if trigger != OURS:
+            off = "user" if trigger == BARE else "jobs_ring_the_bell"
+            await connection.execute(f"alter table pushq.jobs_unfinished disable trigger {off}")
         if trigger in BODIES:
             await connection.execute(
                 "create or replace function bench() returns trigger language plpgsql "
                 f"as $$ begin {BODIES[trigger]} end $$"
             )
             await connection.execute(
-                "create trigger bench after insert on pushq.jobs for each row execute function bench()"
+                "create trigger bench after insert on pushq.jobs_unfinished for each row execute function bench()"
             )
 
 
@@ -166,7 +172,7 @@ async def _wait_running(connection: Connection, jobs: int) -> None:
 
 async def _rate_once_there_is_work(run: Run, connection: Connection, url: str) -> float:
     """The rate in the third second, one second after an idle pool has got work."""
-    await _prepare(connection, OURS)
+    await prepare(connection, OURS)
     rates: list[float] = []
 
     async def insert() -> None:

@@ -29,7 +29,11 @@ LACKS = {
     "drop trigger zz_check_job on pushq.jobs_unfinished": "trigger jobs_unfinished.zz_check_job",
     "drop index pushq.jobs_unfinished_apart": "index jobs_unfinished_apart",
     "drop table pushq.census": "index census_pkey, table census",
+    "drop trigger zz_check_state on pushq.jobs_unfinished": "trigger jobs_unfinished.zz_check_state",
     "alter table pushq.jobs drop result": "column jobs.result",
+    "alter table pushq.queues drop constraint queues_name_has_1_to_200_characters": (
+        "rule queues.queues_name_has_1_to_200_characters"
+    ),
 }
 DIFFERS = {
     "drop sequence pushq.gate_7": "sequence gate_N (63)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import date, timedelta
 from hashlib import sha512
 
@@ -14,6 +14,7 @@ import pytest
 
 from pushq.database.migrate import roles
 from tests.support.jobs import Connection, count, insert
+from tests.support.notifications import hearing, open_gate
 from tests.support.waiting import eventually
 
 TODAY = "pushq.utc_today()"
@@ -147,8 +148,11 @@ async def test_a_refusal_names_table_and_rule_as_a_check_does_however_the_row_co
         assert (error.schema_name, error.table_name, error.constraint_name) == ("pushq", "jobs_unfinished", rule)
         assert error.message == f'new row for relation "jobs_unfinished" violates check constraint "{rule}"'
         assert error.detail == "The rule: task has 1 to 200 characters."
-    with pytest.raises(asyncpg.CheckViolationError):
+    with pytest.raises(asyncpg.CheckViolationError, match=rule):
         await connection.copy_records_to_table("jobs", schema_name="pushq", columns=["task"], records=[("a",), ("",)])
+    await connection.execute("set session_replication_role = replica")  # as where rows come by logical replication
+    with pytest.raises(asyncpg.CheckViolationError, match=rule):
+        await connection.execute("insert into pushq.jobs (task) values ('')")
     assert await count(connection) == 0
 
 
@@ -182,46 +186,6 @@ async def test_a_payload_that_another_table_keeps_compressed_is_measured_as_it_i
     with pytest.raises(asyncpg.CheckViolationError) as refusal:
         await connection.execute("insert into pushq.jobs (task, payload) select 'a', payload from elsewhere")
     assert refusal.value.constraint_name == "jobs_payload_is_at_most_1_mib"
-
-
-# Who inserts, and what is heard -------------------------------------------------------------------------------------
-
-
-async def open_gate(connection: Connection, queue: str = "default") -> None:
-    """As an idle pool does."""
-    await connection.execute("select setval(pushq.gate($1), pushq.gate_clock() + 60000)", queue)
-
-
-@asynccontextmanager
-async def hearing(url: str) -> AsyncIterator[Ear]:
-    listener = await asyncpg.connect(url)
-    yield await Ear.of(listener)
-    await listener.close()
-
-
-class Ear:
-    """What a listener has heard, up to now."""
-
-    def __init__(self, listener: Connection) -> None:
-        self._listener = listener
-        self._heard: list[str] = []
-
-    @classmethod
-    async def of(cls, listener: Connection) -> Ear:
-        ear = cls(listener)
-        await listener.add_listener("pushq", lambda *arguments: ear._heard.append(arguments[3]))
-        return ear
-
-    async def take(self) -> list[str]:
-        """Payloads since the last time. Notifications arrive in the order of commits: the mark comes last."""
-        await self._listener.execute("notify pushq, '-mark-'")
-
-        async def mark_is_heard() -> bool:
-            return "-mark-" in self._heard
-
-        await eventually(mark_is_heard)
-        heard, self._heard[:] = self._heard[: self._heard.index("-mark-")], []
-        return heard
 
 
 # Ids and keys ---------------------------------------------------------------------------------------------------------
@@ -650,9 +614,9 @@ async def test_everything_that_pushq_keeps_survives_a_crash(connection: Connecti
 
 async def test_pushq_survives_a_dump(connection: Connection) -> None:
     """The triggers, with a condition, and the rules can be written out and read again."""
-    for name, of in (("zz_check_state", "trigger"), ("zz_check_job", "trigger"), ("jobs_ring_the_bell", "trigger")):
+    for name in ("zz_check_state", "zz_check_job", "jobs_ring_the_bell"):
         definition = await connection.fetchval("select pg_get_triggerdef(oid) from pg_trigger where tgname = $1", name)
-        await connection.execute(f"drop {of} {name} on pushq.jobs_unfinished")
+        await connection.execute(f"drop trigger {name} on pushq.jobs_unfinished")
         await connection.execute(definition)
     await connection.execute(await connection.fetchval("select pg_get_functiondef('pushq.broken_rule'::regproc)"))
 

@@ -106,7 +106,7 @@ _FUNCTIONS = """
 """
 _OTHERS = """
     select 'trigger ' || tgname || ' on ' || tgrelid::regclass || ' calls ' || tgfoid::regproc as thing
-    from pg_trigger where tgrelid = 'pushq.jobs'::regclass
+    from pg_trigger where tgrelid in ('pushq.jobs'::regclass, 'pushq.jobs_unfinished'::regclass)
     union all select 'view ' || relname from pg_class
     where relnamespace = 'pushq'::regnamespace and relkind in ('v', 'm', 'f')
     union all select 'rule ' || rulename || ' on ' || relname
