@@ -48,8 +48,10 @@ async def test_without_trigger_and_poll_a_job_waits_until_somebody_rings(
 
 async def _one_that_waits(connection: Connection) -> UUID:
     """A pool that has been held up looks about for a while: the first job or two may be found."""
+    since = "-infinity"
     for _ in range(10):
-        await asleep(connection)
+        await asleep(connection, since=since)
+        since = await connection.fetchval("select clock_timestamp()::text")
         (job,) = await insert(connection, "echo")
         try:
             await finished(connection, job, within=1.5)
