@@ -7,6 +7,7 @@ When one end is gone, the stream ends, and so does the reader at the other end.
 from __future__ import annotations
 
 import json
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -19,6 +20,12 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 LONGEST_MESSAGE = 16 * 1024 * 1024
 """Bytes."""
+DUMP_STACKS = signal.SIGRTMIN + 3
+"""The signal that has a pool write the stacks of its threads to standard error, when it answers nothing else.
+
+A signal that nobody sends to a process group: its handler, faulthandler's, reads frames while they change, and kills a
+pool that is at work once in some thousand times.
+"""
 
 
 @dataclass(frozen=True, slots=True)

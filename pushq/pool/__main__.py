@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import signal
 import socket
 import sys
 import traceback
@@ -19,7 +18,7 @@ from anyio import to_thread
 from pushq.errors import LifespanRaised, TasksError, TasksRaised
 from pushq.exporter.logs import log_events
 from pushq.exporter.records import make_records_from
-from pushq.link import Assignment, Link, Unable, receive_first, send_last
+from pushq.link import DUMP_STACKS, Assignment, Link, Unable, receive_first, send_last
 from pushq.local.death import die_with
 from pushq.pool import run_pool
 from pushq.pool.leaving import LAST_WORDS, LAST_WORDS_OF_A_FAULT, be_gone_within, call_exit_functions, leave
@@ -39,7 +38,7 @@ def main() -> None:
     die_with(parent)  # a pool whose loop is blocked cannot see the line close
     keep_large_buffers_off_the_heap()
     leave_to_the_supervisor(*STOPPING, *OTHERS)
-    faulthandler.register(signal.SIGUSR2, 2)  # stacks to standard error, even if a handler lets no other code run
+    faulthandler.register(DUMP_STACKS, 2)  # even if a handler lets no other code run
     spare_children()
     end, asked = _socket(sys.argv[1]), _socket(sys.argv[3])
     assignment = receive_first(end)

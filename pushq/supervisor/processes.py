@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import Process
 
 from pushq.events import PoolSilent, publish
-from pushq.link import Assignment, Done, Drain, Figures, Link, Message, Ready, RegisterAgain, Unable
+from pushq.link import DUMP_STACKS, Assignment, Done, Drain, Figures, Link, Message, Ready, RegisterAgain, Unable
 from pushq.settings import SECRETS
 
 _HERE = Path("pushq/supervisor/processes.py")
@@ -157,7 +157,7 @@ class PoolProcess:
             return
         if not await _has_answered(asking) and self.ready and self._process.returncode is None:
             publish(PoolSilent(self.number))
-            self._process.send_signal(signal.SIGUSR2)
+            os.kill(self._process.pid, DUMP_STACKS)
         self._asking = asking
 
     def kill(self) -> None:

@@ -138,11 +138,9 @@ def supervising(
                 if ready:
                     supervisor.wait_told(told, b"READY=1")
                 yield supervisor
-            except BaseException:
-                print(supervisor.said)
-                raise
             finally:
                 supervisor.end()
+                print(supervisor.said)  # shown if the test fails, also by what it looks at afterwards
 
 
 def launch(
