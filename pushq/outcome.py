@@ -92,7 +92,7 @@ class Kind(StrEnum):
     RELEASED = "released"  # queued again, because the pool stops, or had claimed too many jobs
 
 
-ENDS = frozenset({Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED})
+ENDS = (Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED)
 """Kinds that finish a job. After other kinds the job is queued again."""
 
 

@@ -24,7 +24,7 @@ from pushq.pool import run_pool
 from pushq.pool.leaving import LAST_WORDS, LAST_WORDS_OF_A_FAULT, be_gone_within, call_exit_functions, leave
 from pushq.pool.loading import load_tasks
 from pushq.pool.loop import PoolLoop
-from pushq.pool.memory import keep_large_buffers_off_the_heap
+from pushq.pool.memory import keep_large_buffers_off_the_heap, spare_what_is_loaded
 from pushq.pool.roster import Roster
 from pushq.pool.signals import OTHERS, STOPPING, leave_to_the_supervisor, spare_children
 from pushq.task import Tasks
@@ -82,6 +82,7 @@ def _begin(end: socket.socket, assignment: Assignment, roster: Roster) -> None:
         send_last(end, Unable(str(error), may_pass=isinstance(error, TasksRaised)))
         return
     make_records_from(assignment.log_level)
+    spare_what_is_loaded()
     leave_to_the_supervisor(*STOPPING)  # the module may have changed handlers of signals
     anyio.run(_serve, end, assignment, tasks, roster, backend_options={"loop_factory": PoolLoop})
 

@@ -26,7 +26,7 @@ from pushq.errors import DatabaseTrouble, StatementRolledBack, ValueRefused
 from pushq.events import JobsEnded, OutcomeRefused, OutcomesHeldUp, OutcomesPutAside, publish
 from pushq.outcome import Kind, Outcome
 from pushq.pool.outbox import Outbox
-from pushq.pool.store import Fence, Store
+from pushq.pool.store import Store
 
 LOCK_WAIT = "500ms"
 """How long a batch waits for locks. The server looks for deadlocks after a second."""
@@ -79,8 +79,8 @@ async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
     """Writes a batch, and publishes the results. Waits the database out."""
     began = anyio.current_time()
     try:
-        accepted = await store.finish(batch)
-        undone = await _undone(store, batch, accepted)
+        refused = await store.finish(batch)
+        undone = await _undone(store, refused)
     except DatabaseTrouble as error:
         if await _is_in_a_row(store, error, began):
             return Unwritten(undone=batch)
@@ -88,16 +88,14 @@ async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
             return await wait_out(partial(_write_what_is_free, store, batch, began), longest=LOCKED_AGAIN)
         publish(trouble(error))
         return await wait_out(partial(_write_what_is_free, store, batch, began))
-    _tell(batch, accepted, undone)
+    _tell(batch, refused, undone)
     return Unwritten(undone=undone)
 
 
-async def _undone(store: Store, batch: Sequence[Outcome], accepted: set[Fence]) -> list[Outcome]:
-    """Outcomes that were not accepted, although their claims hold."""
-    if len(accepted) == len(batch):
-        return []
-    held = await store.still_held([outcome for outcome in batch if outcome.job.fence not in accepted])
-    return [outcome for outcome in batch if outcome.job.fence in held]
+async def _undone(store: Store, refused: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes that were refused, although their claims hold."""
+    held = await store.still_held(refused) if refused else set()
+    return [outcome for outcome in refused if outcome.job.fence in held]
 
 
 async def _is_in_a_row(store: Store, error: DatabaseTrouble, began: float) -> bool:
@@ -131,11 +129,12 @@ async def _write_what_is_free(store: Store, batch: Sequence[Outcome], began: flo
 
 async def _write_again(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
     """Writes outcomes that may have been stored before. Returns outcomes not accepted, although their claims hold."""
-    accepted = await store.finish(batch)
-    if len(accepted) < len(batch):
-        accepted |= await wait_out(lambda: store.finished_with_token(batch))
-    undone = await wait_out(lambda: _undone(store, batch, accepted))
-    _tell(batch, accepted, undone)
+    refused = await store.finish(batch)
+    if refused:
+        stored = await wait_out(lambda: store.finished_with_token(refused))
+        refused = [outcome for outcome in refused if outcome.job.fence not in stored]
+    undone = await wait_out(lambda: _undone(store, refused))
+    _tell(batch, refused, undone)
     return undone
 
 
@@ -149,14 +148,17 @@ async def _write_when_unlocked(store: Store, aside: Aside, locked: Sequence[Outc
         locked = unwritten.locked
 
 
-def _tell(batch: Sequence[Outcome], accepted: set[Fence], undone: Sequence[Outcome]) -> None:
-    publish(JobsEnded([outcome for outcome in batch if outcome.job.fence in accepted]))
-    if len(accepted) + len(undone) == len(batch):
-        return
-    settled = accepted | {outcome.job.fence for outcome in undone}
-    for outcome in batch:
-        if outcome.job.fence not in settled:
-            publish(OutcomeRefused(outcome.job.id, outcome.job.task, outcome.kind))
+def _tell(batch: Sequence[Outcome], refused: Sequence[Outcome], undone: Sequence[Outcome]) -> None:
+    publish(JobsEnded(_without(refused, batch)))
+    for outcome in _without(undone, refused):
+        publish(OutcomeRefused(outcome.job.id, outcome.job.task, outcome.kind))
+
+
+def _without(some: Sequence[Outcome], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    if not some:
+        return outcomes
+    left_out = {id(outcome) for outcome in some}
+    return [outcome for outcome in outcomes if id(outcome) not in left_out]
 
 
 @dataclass(slots=True, eq=False)

@@ -51,6 +51,10 @@ class Intake:
 
     # The workers' side ----------------------------------------------------------------------------------------
 
+    def take_now(self) -> Job | None:
+        """Returns the next job for a worker. None: no job is there, or the worker's turn has ended."""
+        return self._take() if self._jobs and monotonic() < self._turn_ends else None
+
     async def take(self) -> Job | None:
         """Returns the next job for a worker, or None when the intake is closed and empty."""
         if monotonic() >= self._turn_ends:
@@ -60,6 +64,9 @@ class Intake:
                 return None
             self._has_room.set()
             await self._wait()
+        return self._take()
+
+    def _take(self) -> Job:
         job = self._jobs.popleft()
         self.busy += 1
         if len(self._jobs) <= self._claim_below:

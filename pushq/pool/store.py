@@ -115,26 +115,25 @@ class Store(Speaker):
 
     # Outcomes -------------------------------------------------------------------------------------------------
 
-    async def finish(self, outcomes: Sequence[Outcome]) -> set[Fence]:
-        """Returns the claims whose outcomes were accepted. Jobs that ended are written first, then jobs that go on.
+    async def finish(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Returns the outcomes that were not accepted. Jobs that ended are written first, then jobs that go on.
 
         Without outcomes, both statements run for no row, to find out whether the database rolls back both for any job.
         """
         ended = [outcome for outcome in outcomes if outcome.kind in ENDS]
-        accepted = set[Fence]()
+        refused: list[Outcome] = []
         if ended or not outcomes:
-            accepted |= await self._end(ended)
+            refused += await self._end(ended)
         if len(ended) < len(outcomes) or not outcomes:
-            accepted |= await self._give_back([outcome for outcome in outcomes if outcome.kind not in ENDS])
-        return accepted
+            refused += await self._give_back([outcome for outcome in outcomes if outcome.kind not in ENDS])
+        return refused
 
-    async def _end(self, outcomes: Sequence[Outcome]) -> set[Fence]:
+    async def _end(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         now = monotonic()
-        claims = [outcome.job.fence for outcome in outcomes]
         row = await self._one(
             "finish",
-            [job_id for job_id, _ in claims],
-            [token for _, token in claims],
+            [outcome.job.id for outcome in outcomes],
+            [outcome.job.token for outcome in outcomes],
             [now - outcome.began if outcome.began else 0.0 for outcome in outcomes],
             [now - outcome.ended if outcome.ended else 0.0 for outcome in outcomes],
             _unless_all(Kind.SUCCEEDED, [outcome.kind for outcome in outcomes]),
@@ -142,20 +141,19 @@ class Store(Speaker):
             _unless_all(None, [outcome.traceback for outcome in outcomes]),
             _unless_all(None, [outcome.result for outcome in outcomes]),
         )
-        return _accepted(claims, row["places"])
+        return _refused(outcomes, row["places"])
 
-    async def _give_back(self, outcomes: Sequence[Outcome]) -> set[Fence]:
-        claims = [outcome.job.fence for outcome in outcomes]
+    async def _give_back(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         row = await self._one(
             "give_back",
-            [job_id for job_id, _ in claims],
-            [token for _, token in claims],
+            [outcome.job.id for outcome in outcomes],
+            [outcome.job.token for outcome in outcomes],
             [outcome.kind for outcome in outcomes],
             [outcome.delay for outcome in outcomes],
             [outcome.error for outcome in outcomes],
             [outcome.traceback for outcome in outcomes],
         )
-        return _accepted(claims, row["places"])
+        return _refused(outcomes, row["places"])
 
     async def finished_with_token(self, outcomes: Sequence[Outcome]) -> set[Fence]:
         """The claims whose jobs are finished, under the claim's token."""
@@ -189,9 +187,12 @@ def _unless_all(usual: T, values: list[T]) -> list[T]:
     return [] if values.count(usual) == len(values) else values
 
 
-def _accepted(claims: list[Fence], places: list[int] | None) -> set[Fence]:
-    """places: from 1; None: all."""
-    return set(claims if places is None else [claims[place - 1] for place in places])
+def _refused(outcomes: Sequence[Outcome], accepted: list[int] | None) -> list[Outcome]:
+    """accepted: places in outcomes, from 1; None: all."""
+    if accepted is None:
+        return []
+    places = set(accepted)
+    return [outcome for place, outcome in enumerate(outcomes, 1) if place not in places]
 
 
 def _jobs(rows: Iterable[Any]) -> list[Job]:

@@ -20,7 +20,7 @@ class Worker:
 
     async def run(self) -> None:
         """Runs jobs until the intake is closed and empty."""
-        while job := await self._intake.take():
+        while job := self._intake.take_now() or await self._intake.take():
             try:
                 outcome = await self._attempts.make(job, self._tasks.find(job.task))
             except BaseException:

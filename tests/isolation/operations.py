@@ -194,7 +194,9 @@ def finish(name: str, jobs: str, kind: Kind = Kind.SUCCEEDED, token: UUID = HELD
     ids = [ID[job] for job in jobs.split()]
 
     async def perform(actor: Actor) -> set[Fence]:
-        return await actor.store.finish([Outcome(held_job(job, token), kind) for job in ids])
+        outcomes = [Outcome(held_job(job, token), kind) for job in ids]
+        refused = await actor.store.finish(outcomes)
+        return {outcome.job.fence for outcome in outcomes if outcome not in refused}
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
         held = {job for job in ids if job in state.jobs and state.jobs[job].status == "running"}

@@ -18,7 +18,7 @@ from pushq.outcome import Kind, Outcome
 from pushq.pool import finisher
 from pushq.pool.finisher import finish
 from pushq.pool.outbox import Outbox
-from pushq.pool.store import Claimant, Fence
+from pushq.pool.store import Claimant
 from tests.support.jobs import Connection, insert, row_of
 from tests.support.store import Store
 from tests.support.waiting import eventually
@@ -84,13 +84,13 @@ async def test_of_two_outcomes_of_one_job_in_a_batch_one_is_told_as_ended_and_th
 def _losing_the_first_reply(finish: object) -> object:
     is_first = True
 
-    async def lose(store: Store, outcomes: Sequence[Outcome]) -> set[Fence]:
+    async def lose(store: Store, outcomes: Sequence[Outcome]) -> list[Outcome]:
         nonlocal is_first
-        accepted: set[Fence] = await finish(store, outcomes)  # type: ignore[operator]
+        refused: list[Outcome] = await finish(store, outcomes)  # type: ignore[operator]
         if is_first:
             is_first = False
             raise DatabaseAway("no reply")
-        return accepted
+        return refused
 
     return lose
 

@@ -98,7 +98,7 @@ def _two_clocks() -> None:
     """A retry is due by the clock of the host, and claimed by the database's."""
     finish = Store.finish
 
-    async def by_own_clock(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
+    async def by_own_clock(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
         (row,) = await store._session.fetch("select extract(epoch from clock_timestamp())::float8 as now")
         off = time.time() - row["now"]
         for outcome in batch:
@@ -115,11 +115,11 @@ def _outcome_dropped() -> None:
     """`except Exception` around the write: what could not be written once is forgotten."""
     finish = Store.finish
 
-    async def finish_once(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
+    async def finish_once(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
         try:
             return await finish(store, batch)
         except DatabaseTrouble:
-            return set()
+            return list(batch)
 
     async def forget(_: Store, __: Sequence[Outcome]) -> set[Fence]:
         return set()
@@ -132,11 +132,11 @@ def _lost_reply_believed() -> None:
     """A finish whose reply was lost counts as done."""
     finish = Store.finish
 
-    async def believe(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
+    async def believe(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
         try:
             return await finish(store, batch)
         except DatabaseTrouble:
-            return {outcome.job.fence for outcome in batch}
+            return []
 
     _replace(Store, "finish", believe)
 
@@ -145,13 +145,14 @@ def _doubt_is_failure() -> None:
     """A finish whose reply was lost counts as a failure of the attempt, whatever that came to."""
     finish = Store.finish
 
-    async def charge(store: Store, batch: Sequence[Outcome]) -> set[Fence]:
+    async def charge(store: Store, batch: Sequence[Outcome]) -> list[Outcome]:
         try:
             return await finish(store, batch)
         except DatabaseTrouble:
             failures = [replace(one, kind=Kind.FAILED, error="no reply to its outcome", result=None) for one in batch]
-            accepted = await wait_out(lambda: finish(store, failures))
-            return accepted | await wait_out(lambda: store.finished_with_token(batch))
+            refused = {outcome.job.fence for outcome in await wait_out(lambda: finish(store, failures))}
+            refused -= await wait_out(lambda: store.finished_with_token(batch))
+            return [outcome for outcome in batch if outcome.job.fence in refused]
 
     _replace(Store, "finish", charge)
 
