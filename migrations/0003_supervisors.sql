@@ -121,7 +121,7 @@ return array[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
 -- below the bound.
 create function pushq.bucket(duration interval, bounds double precision[]) returns smallint
 language sql immutable parallel safe
-return coalesce(width_bucket(extract(epoch from duration)::double precision - 0.0000005, bounds), -1)::smallint;
+return coalesce(width_bucket(date_part('epoch', duration) - 0.0000005, bounds), -1)::smallint;
 
 -- The wait of a job, from due to started.
 create function pushq.waited(run_at timestamptz, enqueued_at timestamptz, started_at timestamptz) returns interval

@@ -19,11 +19,11 @@ from pushq.bench.connection import Connection, connected, session_settings
 from pushq.bench.pgbench import Pgbench
 from pushq.database.session import Session
 from pushq.database.statements import statement
+from pushq.pool.intake import LARGEST_CLAIM
 from pushq.pool.store import Claimant, Store
 from pushq.supervisor import store as supervisor
 
-BATCH = 500
-"""Jobs a claim."""
+BATCH = LARGEST_CLAIM
 
 Rows: TypeAlias = Sequence[Any]
 Claim: TypeAlias = Callable[[], Awaitable[Rows]]

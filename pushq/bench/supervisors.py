@@ -19,7 +19,7 @@ from pushq.local import supervisor
 
 TASKS = "pushq.bench.tasks:tasks"
 TUNED = ("--concurrency=1000",)
-"""Flags that make a supervisor fastest with jobs that do nothing: two batches of the largest size."""
+"""Flags that make a supervisor fastest with jobs that do nothing."""
 SECONDS_TO_BE_READY = 30.0
 
 

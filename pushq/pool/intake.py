@@ -4,9 +4,9 @@ Theory of operation. While jobs are there, workers take them without a switch of
 costs no round of the event loop.
 
 The intake also decides how many jobs to claim: one for each free worker, and as many more as workers will begin within
-HORIZON at the recent pace. So quick jobs are claimed by hundreds, and slow jobs one by one. No job waits long in memory
-while another pool could run the job. The pace counts only while claims come back full: without a backlog, nothing is
-left to claim ahead. The claimer gives back jobs that wait too long after all.
+HORIZON at the recent pace. So quick jobs are claimed by thousands, and no job waits long in memory while another pool
+could run the job. Jobs that take longer than HORIZON are claimed one by one. The pace counts only while claims come
+back full: without a backlog, nothing is left to claim ahead. The claimer gives back jobs that wait too long after all.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from anyio.lowlevel import checkpoint
 
 from pushq.job import Job
 
-HORIZON = 0.03
+HORIZON = 0.1
 """Seconds of work to claim ahead, at most."""
 TURN = 0.002
 """Seconds that workers run handlers without a wait before the event loop goes round."""
-FURTHEST_AHEAD = 1000
+FURTHEST_AHEAD = 4000
 """Jobs to claim ahead, at most."""
-LARGEST_CLAIM = 500
+LARGEST_CLAIM = 2000
 """Jobs to claim with one statement, at most."""
 GROWTH = 4
 """Jobs to claim ahead, at most, for each job that has just ended: a few quick jobs prove little."""
@@ -41,7 +41,7 @@ class Intake:
         self._jobs: deque[Job] = deque()
         self._arrivals: deque[tuple[int, float]] = deque()  # by claim: how many jobs had come by then, and when
         self._come = 0
-        self._pace = _Pace()
+        self._pace = _Pace(workers)
         self._idle: list[anyio.Event] = []  # of waiting workers: the last to come is the first to go
         self._claim_below = 0  # the claimer is woken when no more jobs than this are left
         self._has_room = anyio.Event()
@@ -158,7 +158,8 @@ class Intake:
 class _Pace:
     """How many jobs ended recently within HORIZON: in the last full span of time, or in the current span."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
         self.ended = 0
         self._began = (0, monotonic())  # of the current span: how many jobs had ended, and when
         self._last_span = 0.0
@@ -177,4 +178,5 @@ class _Pace:
         expected = count * HORIZON / max(seconds, 0.001)
         if seconds >= HORIZON:
             self._began, self._last_span = (self.ended, now), expected
-        return int(min(max(self._last_span, min(expected, GROWTH * count)), FURTHEST_AHEAD))
+        will_begin = max(self._last_span, min(expected, GROWTH * count))
+        return int(min(will_begin, FURTHEST_AHEAD)) if will_begin > self._workers else 0

@@ -8,10 +8,10 @@ import anyio
 
 from pushq.outcome import Outcome
 
-LARGEST_BATCH = 500
+LARGEST_BATCH = 2000
 LARGEST_BATCH_SIZE = 8 * 1024 * 1024
 """Characters of results and errors in a batch, until the last outcome."""
-MOST_UNWRITTEN = 1000
+MOST_UNWRITTEN = 4000
 MOST_UNWRITTEN_SIZE = 2 * LARGEST_BATCH_SIZE
 """Outcomes, and characters, from which workers wait. So memory is bounded, and a crash runs few jobs again."""
 MOST_ASIDE = 10_000

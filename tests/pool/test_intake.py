@@ -63,11 +63,12 @@ async def test_quick_jobs_are_claimed_ahead_in_growing_numbers_up_to_a_bound(clo
     assert rooms[-1] == LARGEST_CLAIM
 
 
-async def test_slow_jobs_are_claimed_by_the_worker(clock: Clock) -> None:
+@pytest.mark.parametrize("seconds", [1.1 * HORIZON, 1.0, 60.0])
+async def test_slow_jobs_are_claimed_by_the_worker(clock: Clock, seconds: float) -> None:
     intake = Intake(10)
     for _ in range(5):
         intake.put(some_jobs(intake.room), room=intake.room)
-        clock.now += 1.0
+        clock.now += seconds
         await run(intake, 10)
         assert intake.room == 10
 
