@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, count, insert
-from tests.support.supervisors import ROOT, environment, pushq
+from tests.support.supervisors import ROOT, environment
 from tests.support.waiting import eventually
 
 FAILED = """
@@ -27,8 +27,8 @@ async def test_failed_jobs_of_a_task_are_retried_at_once_and_no_others(
     [other] = await insert(connection, "other")
     await connection.execute("select pushq.end_jobs($1, $2, null, null, '{failed}', null, null, null)", [other], [None])
 
-    ended = pushq("jobs", "retry", "--status", "failed", "--task", "mail", "--yes", "--json", url=database_url)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    ended = invoke("jobs", "retry", "--status", "failed", "--task", "mail", "--yes", "--json", url=database_url)
+    assert (ended.exit_code, ended.stderr) == (0, "")
     assert json.loads(ended.stdout) == {"did": "queued", "jobs": 250}
     assert await count(connection, "status = 'queued' and failures = 0 and task = 'mail'") == 250
     assert await count(connection, "status = 'failed' and task = 'other'") == 1
@@ -38,10 +38,10 @@ async def test_without_a_terminal_the_count_is_told_and_nothing_is_changed(
     database_url: str, connection: Connection
 ) -> None:
     await connection.execute(FAILED, 3, None)
-    ended = pushq("jobs", "retry", "--status", "failed", url=database_url)
+    ended = invoke("jobs", "retry", "--status", "failed", url=database_url)
 
     assert "3 jobs would be changed; --yes does it without a question." in ended.stderr
-    assert (ended.returncode, await count(connection, "status = 'failed'")) == (2, 3)
+    assert (ended.exit_code, await count(connection, "status = 'failed'")) == (2, 3)
 
 
 async def test_unfinished_jobs_of_a_queue_are_cancelled(database_url: str, connection: Connection) -> None:
@@ -52,7 +52,7 @@ async def test_unfinished_jobs_of_a_queue_are_cancelled(database_url: str, conne
         "update pushq.jobs_unfinished set status = 'running', token = gen_random_uuid(), supervisor = 's', pool = 1, "
         "started_at = now() where id in (select id from pushq.jobs_unfinished where queue = 'q' limit 3)"
     )
-    ended = pushq("jobs", "cancel", "--queue", "q", "--yes", url=database_url)
+    ended = invoke("jobs", "cancel", "--queue", "q", "--yes", url=database_url)
 
     assert ended.stdout.splitlines() == ["did        jobs", "cancelled   125"]
     assert await count(connection, "status = 'cancelled'") == 125
@@ -63,10 +63,10 @@ async def test_a_job_that_cannot_be_retried_is_counted_apart_with_exit_code_1(
     database_url: str, connection: Connection
 ) -> None:
     await connection.execute(FAILED, 2, "key")
-    ended = pushq("jobs", "retry", "--status", "failed", "--yes", "--json", url=database_url)
+    ended = invoke("jobs", "retry", "--status", "failed", "--yes", "--json", url=database_url)
 
     did = {row["did"]: row["jobs"] for row in map(json.loads, ended.stdout.splitlines())}
-    assert (did, ended.returncode) == ({"queued": 1, "unique_key is taken": 1}, 1)
+    assert (did, ended.exit_code) == ({"queued": 1, "unique_key is taken": 1}, 1)
 
 
 @pytest.mark.parametrize("verb", ["retry", "cancel"])

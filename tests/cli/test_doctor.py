@@ -13,8 +13,9 @@ import asyncpg
 import pytest
 
 from pushq.desk.doctor import examine
+from tests.support.commands import invoke
 from tests.support.jobs import Connection, insert
-from tests.support.supervisors import pushq, supervising
+from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
 
 WEEK = 604_800.0
@@ -36,10 +37,10 @@ async def found(url: str) -> dict[str, tuple[str, str | None]]:
 async def test_a_database_as_new_is_fine_in_every_respect(database_url: str) -> None:
     assert await found(database_url) == {}
 
-    ended = pushq("doctor", "--json", url=database_url)
+    ended = invoke("doctor", "--json", url=database_url)
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     assert list(dict.fromkeys(row["check"] for row in rows)) == EXAMINED
-    assert ended.returncode == (0 if all(row["is_fine"] for row in rows) else 1)
+    assert ended.exit_code == (0 if all(row["is_fine"] for row in rows) else 1)
 
 
 HURT: dict[str, tuple[str, str, str, str]] = {
@@ -182,27 +183,27 @@ async def test_hidden_rows_are_a_finding(database_url: str, connection: Connecti
 async def test_people_read_a_line_a_check(database_url: str, connection: Connection) -> None:
     await insert(connection, "x")
     await connection.execute("update pushq.jobs_unfinished set run_at = now() - interval '1 h'")
-    ended = pushq("doctor", url=database_url)
+    ended = invoke("doctor", url=database_url)
     assert "  ok  schema         is up to date\n" in ended.stdout
     assert "  !!  supervisors    jobs are due, and no supervisor is alive\n" in ended.stdout
     assert "→ run `pushq supervise`\n" in ended.stdout
-    assert (ended.returncode, ended.stderr) == (1, "")
+    assert (ended.exit_code, ended.stderr) == (1, "")
 
 
 async def test_an_empty_database_and_somebody_else_s_get_one_sentence(empty_database_url: str) -> None:
-    ended = pushq("doctor", url=empty_database_url)
+    ended = invoke("doctor", url=empty_database_url)
     assert "has no pushq schema; run `pushq migrate`." in ended.stderr
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert (ended.exit_code, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
 
     connection = await asyncpg.connect(empty_database_url)
     await connection.execute("create schema pushq; create table pushq.jobs (id int)")
     await connection.close()
-    ended = pushq("doctor", url=empty_database_url)
+    ended = invoke("doctor", url=empty_database_url)
     assert "has a schema named pushq that pushq did not make" in ended.stderr
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert (ended.exit_code, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
 
 
 def test_a_database_that_is_away_gets_one_sentence() -> None:
-    ended = pushq("doctor", url="postgresql://localhost:1/app")
+    ended = invoke("doctor", url="postgresql://localhost:1/app")
     assert "is away" in ended.stderr
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert (ended.exit_code, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)

@@ -13,8 +13,9 @@ from pushq.database.session import Session
 from pushq.desk import PLANS, Desk, Filter
 from pushq.desk.search import pages
 from pushq.desk.waiting import duration
+from tests.support.commands import invoke
 from tests.support.jobs import Connection, insert
-from tests.support.supervisors import pushq, supervising
+from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
 
 FILL = """
@@ -144,10 +145,12 @@ async def test_a_list_stops_after_a_moment_and_says_how_to_go_on(database_url: s
         listing = await desk.list_jobs(Filter(task="nobody"), 50, seconds=0)
     assert (listing.rows, listing.looked < 3_000, listing.older is not None) == ([], True, True)
 
-    ended = pushq("jobs", "--task", "t1", "--limit", "2", url=database_url)
+    ended = invoke("jobs", "--task", "t1", "--limit", "2", url=database_url)
     last = ended.stdout.splitlines()[-1].split()[0]
     assert ended.stderr == f"Older jobs: --after {last}\n"
-    following = pushq("jobs", "--task", "t1", "--limit", "1000", "--after", last, "--whole", "--json", url=database_url)
+    following = invoke(
+        "jobs", "--task", "t1", "--limit", "1000", "--after", last, "--whole", "--json", url=database_url
+    )
     ids = [json.loads(line)["id"] for line in following.stdout.splitlines()]
     assert ids == [str(job_id) for job_id in (await plain(connection, Filter(task="t1")))[2:]]
 
@@ -203,7 +206,7 @@ async def test_a_queued_job_says_in_words_why_it_waits(
     assert row["waits"] == reason
     assert shown
     assert shown["waits"] == reason
-    printed = pushq("jobs", "show", str(job_id), url=database_url).stdout
+    printed = invoke("jobs", "show", str(job_id), url=database_url).stdout
     assert (f"waits           {reason}\n" in printed) == (reason is not None)
 
 
@@ -213,7 +216,7 @@ async def test_a_retried_job_names_its_last_error_beside_the_reason(database_url
     await connection.execute(
         "update pushq.jobs_unfinished set error = 'ValueError: no', run_at = now() + interval '90 s'"
     )
-    line = pushq("jobs", url=database_url).stdout.splitlines()[1]
+    line = invoke("jobs", url=database_url).stdout.splitlines()[1]
     assert line.endswith("waits: due in 1 min; last: ValueError: no")
 
 
@@ -226,17 +229,17 @@ def test_a_duration_is_said_as_people_say_it(seconds: float, said: str) -> None:
 
 
 async def test_supervisors_say_what_they_serve_and_run(database_url: str, connection: Connection) -> None:
-    assert pushq("supervisors", url=database_url).stderr == "No supervisor is alive.\n"
+    assert invoke("supervisors", url=database_url).stderr == "No supervisor is alive.\n"
     with supervising(database_url, "--queue", "mail", "--queue", "default", "--concurrency", "3", "--processes", "2"):
         await insert(connection, "sleep", payload={"seconds": 60})
         await eventually(lambda: connection.fetchval("select true from pushq.jobs where status = 'running'"))
-        [row] = [json.loads(line) for line in pushq("supervisors", "--json", url=database_url).stdout.splitlines()]
+        [row] = [json.loads(line) for line in invoke("supervisors", "--json", url=database_url).stdout.splitlines()]
         assert (row["is_alive"], row["workers"], row["running"], row["queues"]) == (True, 6, 1, ["default", "mail"])
         assert 0 < row["lease_seconds"] <= 30
         assert "sleep" in row["tasks"]
-        listed = pushq("jobs", "--supervisor", row["name"], "--status", "running", url=database_url).stdout
+        listed = invoke("jobs", "--supervisor", row["name"], "--status", "running", url=database_url).stdout
         assert f"{row['name']} pool " in listed
-        header, line = pushq("supervisors", url=database_url).stdout.splitlines()
+        header, line = invoke("supervisors", url=database_url).stdout.splitlines()
         assert header.split() == "supervisor alive since lease workers running oldest queues tasks".split()
         assert " and " in line.rpartition("  ")[2]
 
@@ -250,7 +253,7 @@ async def test_a_dead_supervisor_is_listed_with_the_jobs_that_it_still_holds(
         "insert into pushq.jobs (task, status, token, supervisor, pool, started_at) "
         "values ('mail', 'running', gen_random_uuid(), 'gone', 1, now() - interval '1 h')"
     )
-    gone, a = pushq("supervisors", url=database_url).stdout.splitlines()[1:]
+    gone, a = invoke("supervisors", url=database_url).stdout.splitlines()[1:]
     assert gone.split()[:6] == ["gone", "no", "-", "-", "-", "1"]
     assert a.split()[:2] == ["a", "no"]
     assert "-5 min" in a
@@ -261,11 +264,11 @@ async def test_a_long_queue_shows_the_count_of_the_census(database_url: str, con
     await insert(connection, "echo", 3, queue="short", priority=5)
 
     def queued() -> list[str]:
-        return [line.split()[1] for line in pushq("queues", url=database_url).stdout.splitlines()[1:]]
+        return [line.split()[1] for line in invoke("queues", url=database_url).stdout.splitlines()[1:]]
 
     assert queued() == ["1000+", "3"]
     await connection.execute("insert into pushq.census values ('default', 'queued', 2500, now() - interval '1 h')")
     assert queued() == ["~2500", "3"]
-    long, short = [json.loads(line) for line in pushq("queues", "--json", url=database_url).stdout.splitlines()]
+    long, short = [json.loads(line) for line in invoke("queues", "--json", url=database_url).stdout.splitlines()]
     assert (long["queued"], long["is_exact"], short["queued"], short["is_exact"]) == (2500, False, 3, True)
     assert long["oldest_seconds"] > 3599

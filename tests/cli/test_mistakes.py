@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import calendar
 import os
 import socket
@@ -174,11 +173,15 @@ async def test_somebody_else_s_schema_is_told_apart_and_left_alone(empty_databas
     await connection.execute(f"create schema pushq; {theirs}")
     count = "select (select count(*) from pg_class) + (select count(*) from pg_proc)"
     before = await connection.fetchval(count)
-    for command in (["doctor"], ["migrate"], ["supervise", "tests.support.handlers:tasks"], ["jobs"], ["enqueue", "x"]):
-        ended = await asyncio.to_thread(pushq, *command, url=empty_database_url, HTTP_PORT="0")
+    sentence = "has a schema named pushq that pushq did not make; rename that schema, or "
+    for command in (["doctor"], ["migrate"], ["jobs"], ["enqueue", "x"]):
+        ended = invoke(*command, url=empty_database_url)
 
-        assert "has a schema named pushq that pushq did not make; rename that schema, or " in ended.stderr, command
-        assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+        assert sentence in ended.stderr, command
+        assert (ended.exit_code, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    supervisor = pushq("supervise", "tests.support.handlers:tasks", url=empty_database_url, HTTP_PORT="0")
+    assert sentence in supervisor.stderr
+    assert (supervisor.returncode, supervisor.stdout, supervisor.stderr.count("\n")) == (1, "", 1)
     assert await connection.fetchval(count) == before
     await connection.close()
 
@@ -187,7 +190,7 @@ async def test_an_empty_schema_is_nobody_s(empty_database_url: str) -> None:
     connection = await asyncpg.connect(empty_database_url)
     await connection.execute("create schema pushq")
     await connection.close()
-    ended = await asyncio.to_thread(pushq, "doctor", url=empty_database_url)
+    ended = invoke("doctor", url=empty_database_url)
 
     assert "has no pushq schema; run `pushq migrate`." in ended.stderr
 
@@ -232,10 +235,10 @@ async def _is_refused(url: str) -> bool:
 
 def test_a_host_that_is_not_ours_is_named(database_url: str) -> None:
     for command in (["supervise", "tests.support.handlers:tasks"], ["exporter"]):
-        ended = pushq(*command, "--http-host", "192.0.2.1", "--http-port", "0", url=database_url)
+        ended = invoke(*command, "--http-host", "192.0.2.1", "--http-port", "0", url=database_url)
 
         assert "Cannot listen on 192.0.2.1:0: cannot assign requested address; " in ended.stderr
-        assert (ended.returncode, ended.stderr.count("\n")) == MAY_PASS
+        assert (ended.exit_code, ended.stderr.count("\n")) == MAY_PASS
 
 
 def test_a_flag_that_cannot_be_used_is_named_as_the_setting_that_it_is() -> None:
@@ -251,10 +254,10 @@ def test_a_port_that_is_taken_is_named_with_the_remedy(database_url: str) -> Non
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for command in (["supervise", "tests.support.handlers:tasks"], ["exporter"]):
-            ended = pushq(*command, "--http-port", str(port), url=database_url)
+            ended = invoke(*command, "--http-port", str(port), url=database_url)
 
             assert f"Cannot listen on 127.0.0.1:{port}: address already in use; choose another port" in ended.stderr
-            assert (ended.returncode, ended.stderr.count("\n")) == MAY_PASS
+            assert (ended.exit_code, ended.stderr.count("\n")) == MAY_PASS
 
 
 @pytest.mark.parametrize("place", ["app", "app/jobs.py:tasks", "app:", ":tasks", ""])
@@ -325,9 +328,9 @@ def test_what_other_queues_call_a_command_is_answered_with_its_name_here(command
 def test_parameters_that_are_for_libpq_do_no_harm(database_url: str) -> None:
     extra = "&channel_binding=require&connect_timeout=5&keepalives_idle=30&gssencmode=disable"
     with supervising(database_url + extra):
-        ended = pushq("enqueue", "echo", "--wait", "--json", url=database_url + extra)
+        ended = invoke("enqueue", "echo", "--wait", "--json", url=database_url + extra)
 
-    assert (ended.returncode, '"status": "succeeded"' in ended.stdout) == (0, True)
+    assert (ended.exit_code, '"status": "succeeded"' in ended.stdout) == (0, True)
 
 
 def test_parameters_of_another_driver_are_left_out_and_named_once(database_url: str) -> None:

@@ -15,7 +15,7 @@ from pushq.database.statements import statement
 from pushq.desk import Desk
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, count, finished, insert, row_of
-from tests.support.supervisors import ROOT, environment, pushq, supervising
+from tests.support.supervisors import ROOT, environment, supervising
 from tests.support.waiting import eventually
 
 LISTED = {
@@ -27,16 +27,16 @@ SHOWN = LISTED | {"payload", "result", "traceback", "timeout"}
 
 
 def listed(url: str, *arguments: str) -> list[dict[str, Any]]:
-    ended = pushq(*arguments, "--json", url=url)
-    assert ended.returncode == 0, ended.stderr
+    ended = invoke(*arguments, "--json", url=url)
+    assert ended.exit_code == 0, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
 async def test_enqueue_prints_the_id_of_the_job_that_it_inserted(database_url: str, connection: Connection) -> None:
     options = ["--queue", "mail", "--priority", "-5", "--delay", "3600", "--unique-key", "once"]
-    ended = pushq("enqueue", "mail.welcome", "--payload", '{"name": "Zoë"}', *options, url=database_url)
+    ended = invoke("enqueue", "mail.welcome", "--payload", '{"name": "Zoë"}', *options, url=database_url)
 
-    assert ended.returncode == 0
+    assert ended.exit_code == 0
     row = await row_of(connection, UUID(ended.stdout.strip()))
     assert json.loads(row["payload"]) == {"name": "Zoë"}
     assert (row["task"], row["queue"], row["priority"], row["unique_key"]) == ("mail.welcome", "mail", -5, "once")
@@ -92,13 +92,13 @@ async def test_enqueue_inserts_all_the_same_and_says_why_the_job_waits(
     database_url: str, connection: Connection
 ) -> None:
     await connection.execute(REGISTERED)
-    ended = pushq("enqueue", "report.bild", "--json", url=database_url)
+    ended = invoke("enqueue", "report.bild", "--json", url=database_url)
 
     assert ended.stderr == (
         "pushq: The job is queued, and waits: no supervisor has ever known a task 'report.bild'; "
         "did you mean 'report.build'?\n"
     )
-    assert ended.returncode == 0
+    assert ended.exit_code == 0
     assert (await row_of(connection, UUID(json.loads(ended.stdout)["id"])))["status"] == "queued"
 
 
@@ -120,10 +120,10 @@ async def test_a_unique_key_that_is_taken_is_said_and_nothing_is_inserted(
     database_url: str, connection: Connection
 ) -> None:
     await insert(connection, "echo", unique_key="once")
-    ended = pushq("enqueue", "echo", "--unique-key", "once", url=database_url)
+    ended = invoke("enqueue", "echo", "--unique-key", "once", url=database_url)
 
     assert ended.stderr == "pushq: An unfinished job has the unique key 'once'; nothing was inserted.\n"
-    assert (ended.returncode, ended.stdout, await count(connection)) == (2, "", 1)
+    assert (ended.exit_code, ended.stdout, await count(connection)) == (2, "", 1)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_a_delay_that_is_not_a_number_is_wrong_usage() -> None:
 
 def test_waiting_ends_with_the_job_and_tells_by_the_exit_code_what_came_of_it(database_url: str) -> None:
     with supervising(database_url):
-        succeeded = pushq("enqueue", "echo", "--payload", '{"a": 1}', "--wait", url=database_url)
-        failed = pushq("enqueue", "fail", "--wait", "--json", url=database_url)
+        succeeded = invoke("enqueue", "echo", "--payload", '{"a": 1}', "--wait", url=database_url)
+        failed = invoke("enqueue", "fail", "--wait", "--json", url=database_url)
 
-    assert succeeded.returncode == 0
+    assert succeeded.exit_code == 0
     assert "status          succeeded\n" in succeeded.stdout
     assert 'result          {"a": 1}\n' in succeeded.stdout
-    assert failed.returncode == 1
+    assert failed.exit_code == 1
     row = json.loads(failed.stdout)
     assert set(row) == SHOWN
     assert (row["status"], row["failures"], row["error"]) == ("failed", 3, "ValueError: no")
@@ -213,7 +213,7 @@ async def test_jobs_are_listed_newest_first_and_filtered(database_url: str, conn
     assert [job["queue"] for job in listed(database_url, "jobs", "list", "--unknown")] == ["b", "a"]
     assert [job["task"] for job in listed(database_url, "jobs", "list", "--limit", "1")] == ["three"]
     assert listed(database_url, "jobs", "list", "--queue", "nowhere") == []
-    assert pushq("jobs", "list", "--queue", "nowhere", url=database_url).stderr == "No jobs match.\n"
+    assert invoke("jobs", "list", "--queue", "nowhere", url=database_url).stderr == "No jobs match.\n"
 
 
 async def test_a_group_by_itself_lists_with_the_options_of_its_list(database_url: str, connection: Connection) -> None:
@@ -232,7 +232,7 @@ async def test_a_job_that_waits_for_more_than_its_time_says_why(database_url: st
     await insert(connection, "known", queue="stopped")
     await connection.execute("select pushq.pause('stopped')")
 
-    paused, unknown = pushq("jobs", url=database_url).stdout.splitlines()[1:]
+    paused, unknown = invoke("jobs", url=database_url).stdout.splitlines()[1:]
     assert paused.endswith("waits: queue 'stopped' is paused; `pushq queues resume stopped` lets it go on")
     assert unknown.endswith("waits: no supervisor has ever known a task 'nobody.knows'")
 
@@ -243,7 +243,7 @@ async def test_a_job_is_shown_whole(database_url: str, connection: Connection) -
     [row] = listed(database_url, "jobs", "show", str(job_id))
     assert set(row) == SHOWN
     assert (row["id"], row["payload"], row["result"]) == (str(job_id), '{"a": [1, 2]}', None)
-    shown = pushq("jobs", "show", str(job_id), url=database_url).stdout
+    shown = invoke("jobs", "show", str(job_id), url=database_url).stdout
     assert 'payload         {"a": [1, 2]}\n' in shown
 
 
@@ -265,12 +265,12 @@ async def test_what_could_not_be_done_to_a_job_is_said_with_exit_code_1(
 ) -> None:
     [job_id] = await insert(connection, "echo")
     nobody = str(uuid4())
-    ended = pushq("jobs", "cancel", str(job_id), str(job_id), nobody, "--json", url=database_url)
+    ended = invoke("jobs", "cancel", str(job_id), str(job_id), nobody, "--json", url=database_url)
 
     assert [json.loads(line)["did"] for line in ended.stdout.splitlines()] == [
         "cancelled", "already cancelled", "unknown",
     ]  # fmt: skip
-    assert (ended.returncode, ended.stderr) == (1, "")
+    assert (ended.exit_code, ended.stderr) == (1, "")
 
 
 def test_an_id_that_no_job_has_is_named(database_url: str) -> None:
@@ -288,11 +288,11 @@ async def test_what_rows_hold_cannot_forge_a_line_or_move_the_cursor(database_ur
     commands = [["jobs"], ["jobs", "show", str(job_id)], ["queues"]]
 
     for command in [*commands, *([*command, "--json"] for command in [["jobs", "list"], *commands[1:2]])]:
-        ended = pushq(*command, url=database_url)
-        assert ended.returncode == 0, ended.stderr
+        ended = invoke(*command, url=database_url)
+        assert ended.exit_code == 0, ended.stderr
         assert not set(ended.stdout) & {"\x1b", "\r", "\x9b", "\u2028", "\u202e"}, command
         assert not any(line.startswith("forged") for line in ended.stdout.splitlines())
-    assert len(pushq("jobs", url=database_url).stdout.splitlines()) == 2
+    assert len(invoke("jobs", url=database_url).stdout.splitlines()) == 2
 
 
 async def test_a_terminal_of_another_encoding_gets_what_it_can_show(database_url: str, connection: Connection) -> None:
@@ -360,7 +360,7 @@ async def test_all_queues_wait_until_they_are_resumed_also_those_that_nobody_kno
         await eventually(lambda: connection.fetchval(idle, ["new"]))
         assert await connection.fetchval("select count(*) from pushq.jobs where attempt = 0") == 5
         assert {queue["paused"] for queue in listed(database_url, "queues", "list")} == {True}
-        said = pushq("jobs", url=database_url).stdout
+        said = invoke("jobs", url=database_url).stdout
         assert said.count("waits: all queues are paused; `pushq queues resume --all` lets them go on") == 5
 
         resumed = listed(database_url, "queues", "resume", "--all")

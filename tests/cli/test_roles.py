@@ -10,8 +10,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from tests.support.commands import invoke
 from tests.support.jobs import Connection, finished, insert, row_of
-from tests.support.supervisors import pushq, supervising
+from tests.support.supervisors import supervising
 
 RoleUrl = Callable[[str], str]
 
@@ -20,7 +21,7 @@ RoleUrl = Callable[[str], str]
 async def url_as(database_url: str, connection: Connection) -> AsyncIterator[RoleUrl]:
     """The database's URL for a login with a role. Roles are the whole server's: these get names of their own."""
     suffix = uuid4().hex[:8]
-    printed = pushq("migrate", "--roles").stdout
+    printed = invoke("migrate", "--roles").stdout
     names = {role: f"pushq_{role}_{suffix}" for role in ("producer", "worker", "observer")}
     for role, name in names.items():
         printed = printed.replace(f"pushq_{role}", name)
@@ -55,9 +56,9 @@ async def test_a_producer_inserts_and_sees_nothing_but_the_id(url_as: RoleUrl, c
 
 
 async def test_a_producer_enqueues_by_hand(url_as: RoleUrl, connection: Connection) -> None:
-    ended = pushq("enqueue", "echo", url=url_as("producer"))
+    ended = invoke("enqueue", "echo", url=url_as("producer"))
 
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.exit_code, ended.stderr) == (0, "")
     assert (await row_of(connection, UUID(ended.stdout.strip())))["status"] == "queued"
 
 
@@ -89,9 +90,9 @@ async def test_a_worker_sweeps_without_owning_the_table(url_as: RoleUrl, connect
         """
     )
     quickly = ("--lease", "0.3", "--heartbeat-interval", "0.1", "--retention", "1")
-    ended = pushq("sweep", *quickly, "--json", url=url_as("worker"))
+    ended = invoke("sweep", *quickly, "--json", url=url_as("worker"))
 
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.exit_code, ended.stderr) == (0, "")
     swept = json.loads(ended.stdout)
     assert (swept["requeued"], swept["made"], swept["retired"]) == (1, [newest], ["2020-01-01"])
     assert swept["dropped"] == []  # only the owner may
@@ -110,9 +111,9 @@ async def test_a_right_that_a_worker_lacks_keeps_the_rest_of_a_sweep_from_nothin
         values ('echo', 'running', 'long gone', 1, gen_random_uuid(), 1, now());
         """
     )
-    ended = pushq("sweep", "--lease", "0.3", "--heartbeat-interval", "0.1", url=url_as("worker"))
+    ended = invoke("sweep", "--lease", "0.3", "--heartbeat-interval", "0.1", url=url_as("worker"))
 
-    assert (ended.returncode, ended.stderr) == (1, "")
+    assert (ended.exit_code, ended.stderr) == (1, "")
     assert "requeued  1\n" in ended.stdout
     assert "permission denied for function make_days" in ended.stdout
 
@@ -120,22 +121,22 @@ async def test_a_right_that_a_worker_lacks_keeps_the_rest_of_a_sweep_from_nothin
 async def test_a_worker_changes_jobs_and_queues_by_hand(url_as: RoleUrl, connection: Connection) -> None:
     [job_id] = await insert(connection, "echo")
     for command in (["jobs", "cancel"], ["jobs", "retry"]):
-        assert pushq(*command, str(job_id), url=url_as("worker")).returncode == 0
+        assert invoke(*command, str(job_id), url=url_as("worker")).exit_code == 0
     for verb in ("pause", "resume"):
-        assert pushq("queues", verb, "mail", url=url_as("worker")).returncode == 0
+        assert invoke("queues", verb, "mail", url=url_as("worker")).exit_code == 0
 
 
 async def test_an_observer_sees_and_changes_nothing(url_as: RoleUrl, connection: Connection) -> None:
-    assert pushq("supervisors", url=url_as("observer")).stderr == "No supervisor is alive.\n"
+    assert invoke("supervisors", url=url_as("observer")).stderr == "No supervisor is alive.\n"
     [job_id] = await insert(connection, "echo")
     for command in (["jobs", "list"], ["jobs", "show", str(job_id)], ["queues", "list"]):
-        ended = pushq(*command, "--json", url=url_as("observer"))
-        assert ended.returncode == 0, ended.stderr
+        ended = invoke(*command, "--json", url=url_as("observer"))
+        assert ended.exit_code == 0, ended.stderr
         assert json.loads(ended.stdout)["queue"] == "default"
     for command in (["jobs", "cancel", str(job_id)], ["jobs", "retry", str(job_id)], ["queues", "pause", "default"]):
-        ended = pushq(*command, url=url_as("observer"))
+        ended = invoke(*command, url=url_as("observer"))
         assert "refused us: permission denied for " in ended.stderr
-        assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+        assert (ended.exit_code, ended.stderr.count("\n")) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ async def test_an_observer_sees_and_changes_nothing(url_as: RoleUrl, connection:
 async def test_the_doctor_says_what_a_role_may_do_and_what_the_role_could_not_examine(
     url_as: RoleUrl, role: str, may: str
 ) -> None:
-    ended = pushq("doctor", "--json", url=url_as(role))
+    ended = invoke("doctor", "--json", url=url_as(role))
     assert ended.stderr == ""
     rows = {row["check"]: row for row in map(json.loads, ended.stdout.splitlines())}
     assert rows["rights"]["says"] == f"this role may {may}"
@@ -159,4 +160,4 @@ async def test_the_doctor_says_what_a_role_may_do_and_what_the_role_could_not_ex
     assert unseen <= hurt
     assert bool(unseen) == (role == "producer"), rows
     assert {rows[check]["remedy"] for check in unseen} <= {"grant pushq_observer to this login"}
-    assert ended.returncode == bool(hurt)
+    assert ended.exit_code == bool(hurt)

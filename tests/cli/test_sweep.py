@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from tests.support.commands import invoke
 from tests.support.jobs import Connection, has_count, insert, row_of
-from tests.support.supervisors import ROOT, environment, pushq, supervising
+from tests.support.supervisors import ROOT, environment, supervising
 from tests.support.waiting import eventually
 
 QUICKLY = ("sweep", "--lease", "1.5", "--heartbeat-interval", "0.5")
@@ -21,9 +22,9 @@ async def test_it_requeues_the_jobs_of_a_host_that_died(database_url: str, conne
         [job_id] = await insert(connection, "sleep", payload={"seconds": 60})
         await has_count(connection, 1, "status = 'running'")
         supervisor.kill_all()
-    swept = pushq(*QUICKLY, "--json", url=database_url)
+    swept = invoke(*QUICKLY, "--json", url=database_url)
 
-    assert (swept.returncode, swept.stderr) == (0, "")
+    assert (swept.exit_code, swept.stderr) == (0, "")
     did = json.loads(swept.stdout)
     assert set(did) == {"dead", "requeued", "failed", "made", "retired", "dropped", "folded", "troubles"}
     assert (len(did["dead"]), did["requeued"], did["failed"]) == (1, 1, 0)
@@ -35,7 +36,7 @@ async def test_it_leaves_the_jobs_of_a_living_supervisor_alone(database_url: str
     with supervising(database_url):
         await insert(connection, "sleep", payload={"seconds": 60})
         await has_count(connection, 1, "status = 'running'")
-        swept = pushq(*QUICKLY, url=database_url)
+        swept = invoke(*QUICKLY, url=database_url)
 
         assert "requeued  0\n" in swept.stdout
         await has_count(connection, 1, "status = 'running'")
