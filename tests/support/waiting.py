@@ -15,7 +15,7 @@ async def eventually(look: Callable[[], Awaitable[T]], *, within: float = 10.0) 
     deadline = time.monotonic() + within
     while not (answer := await look()):
         assert time.monotonic() < deadline, f"It did not come true in {within:g} s; the last answer: {answer!r}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(_pause(deadline - within))
     return answer
 
 
@@ -24,5 +24,10 @@ def wait_until(look: Callable[[], T], *, within: float = 10.0) -> T:
     deadline = time.monotonic() + within
     while not (answer := look()):
         assert time.monotonic() < deadline, f"It did not come true in {within:g} s; the last answer: {answer!r}"
-        time.sleep(0.01)
+        time.sleep(_pause(deadline - within))
     return answer
+
+
+def _pause(began: float) -> float:
+    """Seconds to the next look, a tenth of the time waited so far: many who wait at once take little time to look."""
+    return min(0.05, max(0.01, (time.monotonic() - began) / 10))
