@@ -6,7 +6,8 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import wraps
@@ -81,11 +82,12 @@ def enqueue(
         job_id = await desk.insert(wanted)
         if job_id is None:
             raise UsageError(f"An unfinished job has the unique key {unique_key!r}; nothing was inserted.")
-        if reason := await desk.why_it_waits(task, queue):
-            click.echo(
-                f"pushq: The job is queued, and waits: {printable(reason)}" + "." * (reason[-1] != "?"), err=True
-            )
-        return await _wait_finished(desk, job_id) if waits else {"id": job_id}
+        with _telling_of(job_id, waits=waits):
+            if reason := await desk.why_it_waits(task, queue):
+                click.echo(
+                    f"pushq: The job is queued, and waits: {printable(reason)}" + "." * (reason[-1] != "?"), err=True
+                )
+            return await _wait_finished(desk, job_id) if waits else {"id": job_id}
 
     row = at_desk(insert)
     if as_json:
@@ -113,13 +115,25 @@ def _payload(text: str) -> dict[str, object]:
     return payload
 
 
+@contextmanager
+def _telling_of(job_id: UUID, *, waits: bool) -> Iterator[None]:
+    """Names the job if anything ends the command after the INSERT."""
+    try:
+        yield
+    except BaseException:
+        told = (
+            f"No longer waiting for job {job_id}, which goes on."
+            if waits
+            else f"Job {job_id} was inserted all the same."
+        )
+        click.echo(told, err=True)
+        raise
+
+
 async def _wait_finished(desk: Desk, job_id: UUID) -> Row:
     progress, began = Progress(), anyio.current_time()
     try:
         return await _poll(desk, job_id, progress, began)
-    except BaseException:
-        click.echo(f"No longer waiting for job {job_id}, which goes on.", err=True)
-        raise
     finally:
         progress.end()
 

@@ -140,7 +140,8 @@ def supervising(
                 yield supervisor
             finally:
                 supervisor.end()
-                print(supervisor.said)  # shown if the test fails, also by what it looks at afterwards
+                if "PYTEST_CURRENT_TEST" in os.environ:  # shown if the test fails, also by what it looks at afterwards
+                    print(supervisor.said, file=sys.stderr)
 
 
 def launch(
