@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test prove torture torture-bell torture-drain soak check bench lock clean
+.PHONY: help setup demo quick test prove torture torture-bell torture-drain soak check bench bench-peers lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ check: $(READY) ## lint, format, types, migrations
 
 bench: $(READY) ## measure everything, for most of two hours, and go on where it was stopped (BENCH=drain: only that)
 	@$(BIN)/pushq bench --embedded --long --record build/bench.jsonl --resume $(BENCH)
+
+bench-peers: $(READY) ## compare with Graphile Worker, pg-boss, PgQueuer and awa, for most of an hour (BENCH=drain ROUNDS=5)
+	@$(BIN)/pushq bench --embedded --peers build/peers --record build/bench-peers.jsonl --resume $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
 
 lock: $(READY) ## choose the versions that a release is built of, and write them with their hashes: deploy/requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from itertools import count
 from types import MappingProxyType
 from typing import Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import anyio
 
@@ -58,11 +58,11 @@ class Ground:
                 await ground._drop_everything()
 
     @asynccontextmanager
-    async def database(self) -> AsyncIterator[str]:
-        """The URL of a fresh database with pushq's schema."""
-        name = f"{self._prefix}_{next(self._numbers)}"
+    async def database(self, *, is_empty: bool = False) -> AsyncIterator[str]:
+        """The URL of a fresh database with pushq's schema, or of an empty one."""
+        name, template = f"{self._prefix}_{next(self._numbers)}", "template0" if is_empty else self._template
         async with self._administrator() as administrator:
-            await administrator.execute(f"create database {name} template {self._template}")
+            await administrator.execute(f"create database {name} template {template}")
         yield self._url_of(name)  # after an error, the database is dropped at the end of the run
         async with self._administrator() as administrator:
             await administrator.execute(f"drop database if exists {name} with (force)")
@@ -95,6 +95,23 @@ class Ground:
     async def _administrator(self) -> AsyncIterator[Connection]:
         async with connected(self.url) as connection:
             yield connection
+
+
+def database_in(url: str) -> str:
+    """The name of the database in a URL."""
+    return unquote(urlsplit(url).path.lstrip("/"))
+
+
+def with_socket_as_host(url: str) -> str:
+    """A URL whose host is the path of a socket, if the query names one: other drivers understand that form alone."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    if not (directory := query.pop("host", "")).startswith("/"):
+        return url
+    account = parts.netloc.rpartition("@")[0]
+    host = f"{quote(directory, safe='')}:{query.pop('port', '5432')}"
+    netloc = f"{account}@{host}" if account else host
+    return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query), ""))
 
 
 async def settle(connection: Connection) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import anyio
 
 from pushq.bench.connection import Connection, connected
 from pushq.bench.figures import Measure, no_more_than
+from pushq.bench.ground import database_in
 from pushq.bench.run import Run
 from pushq.bench.supervisors import RunningSupervisor, supervising
 
@@ -38,13 +37,14 @@ async def measure_idle(run: Run) -> None:
 
 async def _watch(onlooker: Connection, url: str, supervisor: RunningSupervisor, window: float) -> tuple[float, float]:
     """Statements, counted as transactions, and seconds of CPU within the window."""
-    transactions, cpu = await _transactions(onlooker, url), supervisor.cpu_seconds()
+    before, cpu = await transactions(onlooker, url), supervisor.cpu_seconds()
     await anyio.sleep(window)
-    return await _transactions(onlooker, url) - transactions, supervisor.cpu_seconds() - cpu
+    return await transactions(onlooker, url) - before, supervisor.cpu_seconds() - cpu
 
 
-async def _transactions(onlooker: Connection, url: str) -> int:
+async def transactions(onlooker: Connection, url: str) -> int:
+    """The transactions of a database so far. onlooker: a connection to another database."""
     counted = await onlooker.fetchval(
-        "select xact_commit + xact_rollback from pg_stat_database where datname = $1", urlsplit(url).path.lstrip("/")
+        "select xact_commit + xact_rollback from pg_stat_database where datname = $1", database_in(url)
     )
     return int(counted)

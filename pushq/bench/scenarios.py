@@ -74,14 +74,14 @@ SCENARIOS = (
 )  # fmt: skip
 
 
-def choose(names: Sequence[str], *, everything: bool) -> list[Scenario]:
+def choose(scenarios: Sequence[Scenario], names: Sequence[str], *, everything: bool) -> list[Scenario]:
     """The named scenarios. Without names, the default ones, or everything. Raises UsageError for an unknown name."""
     if not names:
-        return [scenario for scenario in SCENARIOS if scenario.by_default or everything]
-    known = {scenario.name: scenario for scenario in SCENARIOS}
+        return [scenario for scenario in scenarios if scenario.by_default or everything]
+    known = {scenario.name: scenario for scenario in scenarios}
     for name in names:
         if name not in known:
             meant = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{meant[0]}'?" if meant else f"there are {', '.join(known)}."
             raise UsageError(f"There is no scenario {name!r}; {hint}")
-    return [scenario for scenario in SCENARIOS if scenario.name in names]
+    return [scenario for scenario in scenarios if scenario.name in names]

@@ -14,6 +14,8 @@ import click
 from pushq.bench.ground import EMBEDDED_SETTINGS
 from pushq.bench.insert import by_clients
 from pushq.bench.measure import measure
+from pushq.bench.peers.contest import contests
+from pushq.bench.peers.installed import Installed
 from pushq.bench.pgbench import Pgbench
 from pushq.bench.plot import draw_rates
 from pushq.bench.report import Report
@@ -35,6 +37,7 @@ from pushq.local.server import EmbeddedServer
 @click.option("--minutes", type=click.FloatRange(0.05, 600), help="How long `pinned` pins the horizon.  [1, long 10]")
 @click.option("--scale", type=click.FloatRange(0.001, 10), default=1.0, help="Multiplies jobs and seconds.  [1]")
 @click.option("--embedded", is_flag=True, help="Start a PostgreSQL, whatever the settings say.")
+@click.option("--peers", type=click.Path(file_okay=False, path_type=Path), help="Compare with peers, installed there.")
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Append each round to this file.")
 @click.option("--resume", is_flag=True, help="Skip the rounds in the record.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw INSERTs/s by clients, as SVG.")
@@ -47,6 +50,7 @@ def bench(
     minutes: float | None,
     scale: float,
     embedded: bool,
+    peers: Path | None,
     record: Path | None,
     resume: bool,
     plot: Path | None,
@@ -57,20 +61,28 @@ def bench(
     Uses the server of PUSHQ_DATABASE_URL, makes databases pushq_bench_… there, and drops them. Without a URL, starts a
     PostgreSQL. The default run ends in 3 minutes.
 
+    With --peers DIRECTORY, installs Graphile Worker, pg-boss, PgQueuer and awa there from their registries, and
+    compares pushq with each, for most of an hour.
+
     \b
       pushq bench
       pushq bench drain pick-up --rounds 9
       pushq bench --long --record bench.jsonl --resume
+      pushq bench --peers build/peers drain bulk
     """
+    known = contests(Installed(peers)) if peers else SCENARIOS
     if lists:
-        _list(as_json=as_json)
+        _list(known, as_json=as_json)
         return
-    scenarios = choose(names, everything=is_long)
+    scenarios = choose(known, names, everything=is_long)
     if resume and record is None:
         raise UsageError("--resume needs a record: name the file with --record FILE.")
     scope = Scope(rounds or 5, is_long, minutes, scale)
     kept = Record.resumed(record) if record and resume else Record(record)
-    report = _measure(scenarios, scope, kept, embedded=embedded, has_all_the_time=is_long or rounds is not None)
+    if peers:
+        _install(peers)
+    has_all_the_time = bool(is_long or rounds or peers)
+    report = _measure(scenarios, scope, kept, embedded=embedded, has_all_the_time=has_all_the_time)
     if report is None:
         click.echo("stopped before the first measurement; no process is left running", err=True)
         sys.exit(130)
@@ -82,7 +94,15 @@ def bench(
     sys.exit(130 if report.was_stopped else 0)
 
 
-def _list(*, as_json: bool) -> None:
+def _install(peers: Path) -> None:
+    progress = Progress()
+    try:
+        Installed(peers).install(progress.show)
+    finally:
+        progress.end()
+
+
+def _list(scenarios: Sequence[Scenario], *, as_json: bool) -> None:
     rows = [
         {
             "scenario": scenario.name,
@@ -91,7 +111,7 @@ def _list(*, as_json: bool) -> None:
             "--long, minutes": scenario.minutes_long,
             "by default": "yes" if scenario.by_default else "",
         }
-        for scenario in SCENARIOS
+        for scenario in scenarios
     ]
     show_rows(rows, list(rows[0]), as_json=as_json, empty="")
 

@@ -1,0 +1,91 @@
+"""The comparison with peers. pushq alone goes through it here; the peers need their registries: `make bench-peers`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from pushq.bench.ground import database_in, with_socket_as_host
+from pushq.bench.measure import measure
+from pushq.bench.peers.catalogue import PEERS, PUSHQ
+from pushq.bench.peers.contest import contests
+from pushq.bench.peers.installed import Installed
+from pushq.bench.pgbench import Pgbench
+from pushq.bench.run import Record, Scope, Teller
+from pushq.errors import UsageError
+from tests.support.commands import invoke
+from tests.support.server import Server
+
+
+async def test_pushq_goes_through_every_contest(server: Server, tmp_path: Path) -> None:
+    scenarios = contests(Installed(tmp_path), [PUSHQ])
+
+    report = await measure(
+        server.url,
+        Pgbench.find(Path(server.bin_directory)),
+        scenarios,
+        Scope(rounds=1, scale=0.005),
+        record=Record(),
+        teller=Teller(),
+        has_all_the_time=True,
+    )
+
+    assert not report.failures
+    figures = {(figure.measure.scenario, figure.measure.name): figure.median for figure in report.figures}
+    assert {scenario for scenario, _ in figures} == {scenario.name for scenario in scenarios}
+    for name in ("100 jobs", "500 jobs"):
+        assert 100 < figures["drain", name] < 1_000_000
+    assert 0 < figures["pick-up", "200/s, p50"] < figures["pick-up", "200/s, p99"] < 5000
+    assert 50 < figures["insert", "8 clients"] < 100_000
+    assert 100 < figures["bulk", "500 jobs"] < 1_000_000
+    assert 0 <= figures["idle", "CPU s a minute"] < 60
+
+
+@pytest.mark.parametrize("system", [PUSHQ, *PEERS], ids=lambda system: system.name)
+def test_every_system_has_an_adapter_and_fixed_versions(system: object) -> None:
+    assert isinstance(system, type(PUSHQ))
+    assert system.file.is_file()
+    json.dumps([dict(system.drain), dict(system.live)])
+    assert all("==" in package or "@" in package.lstrip("@") for package in system.packages)
+
+
+def test_without_npm_a_sentence_says_what_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for peer in PEERS:
+        if peer.language == "Python":
+            (tmp_path / peer.name).mkdir()
+            (tmp_path / peer.name / "installed").write_text(" ".join(peer.packages))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(UsageError, match="npm is not found, and Graphile Worker and pg-boss need it: install Node"):
+        Installed(tmp_path).install(lambda _: None)
+
+
+async def test_other_drivers_reach_the_socket_by_a_url_with_the_socket_as_host(server: Server) -> None:
+    url = with_socket_as_host(server.url)
+
+    assert urlsplit(url).query == ""
+    connection = await asyncpg.connect(url)
+    assert await connection.fetchval("select current_database()") == database_in(server.url)
+    await connection.close()
+
+
+def test_a_url_with_a_host_stays_as_it_is() -> None:
+    assert with_socket_as_host("postgresql://me:pw@db:5433/x?sslmode=require") == (
+        "postgresql://me:pw@db:5433/x?sslmode=require"
+    )
+
+
+def test_the_contests_are_listed(tmp_path: Path) -> None:
+    listed = invoke("bench", "--list", "--peers", str(tmp_path), "--json")
+
+    assert [json.loads(line)["scenario"] for line in listed.stdout.splitlines()] == [
+        "drain",
+        "pick-up",
+        "insert",
+        "bulk",
+        "idle",
+    ]
