@@ -82,6 +82,8 @@ class Claimer:
                 await self._wait_for_room()
                 await checkpoint_if_cancelled()  # the one place that surely heeds a cancellation: a claim is shielded
                 if await self._claim():
+                    if self._saturated_since is None:
+                        await self._sleeper.let_jobs_gather()
                     continue
                 if self._failures:
                     await anyio.sleep(reconnect_delay(self._failures).total_seconds())
@@ -97,7 +99,7 @@ class Claimer:
 
         While outcomes cannot be written, no jobs are needed: more would only be held up here.
         """
-        if self._gate and self._gate.is_open and self._saturated_since is not None:
+        if self._gate and not self._gate.is_shut and self._saturated_since is not None:
             with anyio.move_on_after(self._saturated_since + LINGER - anyio.current_time()):
                 await self._intake.wait_room()
             if anyio.current_time() >= self._saturated_since + LINGER:

@@ -11,10 +11,11 @@ pool looks a last time. A job inserted by a passer is found by then; any later j
 
     open the gate; note the passers; claim; while passers are left: wait a little, see who is left, claim again; sleep.
 
-The argument holds for as long as the gate stays open. But a pool that gets busy shuts the gate for all pools, and rings
-everybody in the same transaction. Each pool that hears such a ring forgets what it knew and starts from the beginning,
-even if the gate is open: other pools may have shut and opened the gate meanwhile. A gate runs out by itself if its
-pools die. A renewal that finds the gate shut or run out, or whose reply was lost, starts from the beginning too.
+The argument holds for as long as the gate stays open. But a pool that gets busy, or is amid a stream of jobs, shuts the
+gate for all pools, and rings everybody in the same transaction. Each pool that hears such a ring forgets what it knew
+and starts from the beginning, even if the gate is open: other pools may have shut and opened the gate meanwhile. A gate
+runs out by itself if its pools die. A renewal that finds the gate shut or run out, or whose reply was lost, starts from
+the beginning too.
 """
 
 from __future__ import annotations
@@ -43,12 +44,9 @@ class Gate:
         self._passers: list[str] = []
         self._pause = 0.0
         self._pause_ends_at = -float("inf")
-        self._is_half_shut = False
-
-    @property
-    def is_open(self) -> bool:
-        """Whether this pool has opened the gate, and not shut the gate since."""
-        return self._renew_at > -float("inf") or self._is_half_shut
+        self.is_shut = False
+        """Whether this pool has shut the gate, rung everybody, and not opened the gate since."""
+        self._is_half_shut = False  # whether the gate may be shut, and nobody rung
 
     @property
     def next_step_in(self) -> float:
@@ -65,12 +63,15 @@ class Gate:
             self._passers = await self._store.gate_passers(self._passers)
             self._wait_for_passers(min(self._pause * 2, LONGEST_PAUSE))
             return True
+        if self._is_half_shut:
+            await self.shut()  # others, which sleep, trust the gate
         stays_open, passers, renew_at = self._renew_at > -float("inf"), self._passers, anyio.current_time() + RENEWED
         self.forget()  # a failure half-way begins anew: a statement whose reply was lost may have opened the gate
+        self.is_shut = False
         if await self._store.open_gate(self._queues, round(HOLDS * 1000)) or not stays_open:
             stays_open, passers = False, await self._store.gate_passers()
             self._wait_for_passers(0.002)
-        self._passers, self._renew_at, self._is_half_shut = passers, renew_at, False
+        self._passers, self._renew_at = passers, renew_at
         return bool(passers) or not stays_open
 
     def _wait_for_passers(self, seconds: float) -> None:
@@ -79,11 +80,11 @@ class Gate:
 
     async def shut(self) -> None:
         """Lets inserters skip the bell, since this pool is not idle. Pools that are idle open the gate again."""
-        if self.is_open:
+        if not self.is_shut:
             self.forget()
-            self._is_half_shut = True  # until a reply arrives: a gate shut without a ring loses wake-ups
+            self._is_half_shut = True
             await self._store.shut_gate(self._queues)
-            self._is_half_shut = False
+            self.is_shut, self._is_half_shut = True, False
 
     def forget(self) -> None:
         """Begins anew: once another pool shut the gate, or notifications were lost, earlier steps prove nothing."""

@@ -5,7 +5,7 @@ a pool that runs dry passes through three stages, with a claim after each step:
 
     lingers ───▶ opens the gate ───▶ sleeps ───▶ is woken by the bell or an alarm
 
-The pool *lingers* for 30 ms, in steps of 5 ms, so that a busy system does not flap. The pool *opens the gate*, in the
+The pool *lingers* for 30 ms, in steps of 3 ms, so that a busy system does not flap. The pool *opens the gate*, in the
 steps told in `gate.py`, and from now on inserters ring. Then the pool *sleeps* until the bell rings or the first
 alarm goes off:
 
@@ -17,11 +17,15 @@ alarm goes off:
 Each alarm counts from an instant of its own, never from the beginning of the sleep: else frequent sleeps would put off
 a rare alarm for ever.
 
+Inserters that ring hundreds of times a second hold one another up, since notifying commits run one after another. So a
+pool that the bell wakes too often shuts the gate, and lingers.
+
 A pool without a gate only polls. Where the database objects to a step of the waiting, the pool polls too.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from math import inf
 from typing import Literal, TypeAlias
 
@@ -45,8 +49,12 @@ LINGER = 0.03
 worker counts as idle for as long."""
 LINGER_PER_JOB = 0.003
 """Seconds to linger for each claimed job: below some 300 jobs a second, a pool sleeps in between, and is rung."""
-LINGER_PAUSE = 0.005
+LINGER_PAUSE = 0.003
 """Seconds between two claims of a lingering pool."""
+STREAM = 400.0
+"""Jobs a second, over the last claims that took jobs, from which the pool shuts its gate."""
+STREAM_CLAIMS = 6
+"""How many claims make a stream: fewer may be a burst."""
 POLL_WHEN_DEAF = 1.0
 """Seconds between polls, at most, while notifications do not arrive."""
 POLL_WITHOUT_LEASE = 0.5
@@ -91,6 +99,10 @@ class Sleeper:
         self._in_doubt = in_doubt
         self._outage = outage
         self._lingers_until = 0.0
+        self._is_gate_shut = (
+            False  # whether this pool has shut the gate for a stream, and has not opened the gate since
+        )
+        self._claims = deque[tuple[float, int]](maxlen=STREAM_CLAIMS)  # of the last claims: when, and how many jobs
         self._unrest = 0  # how many waits in a row have failed
         self._unrest_since = 0.0
         self.in_vain = 0
@@ -100,8 +112,14 @@ class Sleeper:
         """A claim took so many jobs."""
         now = anyio.current_time()
         self._lingers_until = min(max(self._lingers_until, now) + LINGER_PER_JOB * count, now + LINGER)
+        self._claims.append((now, count))
         self._attention.note_job()
         self.in_vain = 0
+
+    async def let_jobs_gather(self) -> None:
+        """A claim found less than it could take. In a stream, waits a moment: many small claims cost more than few."""
+        if self._gate and self._gate.is_shut and self._is_in_a_stream:
+            await anyio.sleep(LINGER_PAUSE)
 
     async def wait(self) -> None:
         """A claim found nothing. Returns when the claimer is to look again."""
@@ -134,9 +152,19 @@ class Sleeper:
             return "linger"
         if self._gate and await self._attention.interrupted():
             self._gate.forget()
+        if self._gate and self._is_in_a_stream and self._lingers_until > anyio.current_time():
+            await self._gate.shut()
         if self._gate and self._attention.hears and not self._gate.next_step_in:
             return await self._become_idle(self._gate)
         return await self._wait_until_due()
+
+    @property
+    def _is_in_a_stream(self) -> bool:
+        """Whether jobs come so fast that their bells cost more than a look every few milliseconds."""
+        if len(self._claims) < STREAM_CLAIMS:
+            return False
+        seconds = anyio.current_time() - self._claims[0][0]
+        return sum(jobs for _, jobs in self._claims) > STREAM * seconds
 
     async def _become_idle(self, gate: Gate) -> Wakeup:
         if (left := self._lingers_until - anyio.current_time()) > 0:

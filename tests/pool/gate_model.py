@@ -163,6 +163,8 @@ class World:
     start_deaf: bool = False
     start_settled: bool = False
     leave: bool = False
+    streams: bool = False
+    """A pool with free workers may shut the gate, also a gate that it has not opened."""
     renewals: bool = True
     savepoints: bool = False
     prepare: bool = False
@@ -242,6 +244,8 @@ def claims(world: World, state: State, number: int) -> Steps:
     queued = [i for i, inserter in enumerate(state.inserters) if inserter.row is Row.QUEUED]
     if not queued:
         yield Step(f"pool {number} claims nothing", state.with_pool(number, has_found_nothing(world, pool)))
+        if world.streams:
+            yield from shuts(world, state, number, PoolIs.SHUTTING, otherwise=PoolIs.CLAIMING, is_in_a_stream=True)
     limit = free_workers(world, state, number)
     for taken in combinations(queued, min(limit, len(queued))):
         after = state
@@ -375,10 +379,12 @@ def leaves(world: World, state: State, number: int) -> Steps:
     yield from shuts(world, state, number, PoolIs.LEAVING, otherwise=PoolIs.GONE)
 
 
-def shuts(world: World, state: State, number: int, phase: PoolIs, *, otherwise: PoolIs) -> Steps:
+def shuts(
+    world: World, state: State, number: int, phase: PoolIs, *, otherwise: PoolIs, is_in_a_stream: bool = False
+) -> Steps:
     """The first half of a shutting: everybody sees the gate shut, and its transaction has not committed."""
     pool = state.pools[number]
-    is_mine = state.gate and pool.has_opened
+    is_mine = is_in_a_stream or (state.gate and pool.has_opened)
     after = state.with_pool(number, forgetful(pool)._replace(phase=phase if is_mine else otherwise))
     if is_mine:
         after = (

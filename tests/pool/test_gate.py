@@ -35,7 +35,7 @@ async def heard(url: str) -> AsyncIterator[list[str]]:
 
 def is_settled(gate: Gate) -> bool:
     """Whether whoever inserts from now on rings, and all others have ended."""
-    return gate.is_open and not gate._passers and gate.next_step_in > 0
+    return not gate._passers and gate.next_step_in > 0
 
 
 async def settle(gate: Gate) -> None:
@@ -87,7 +87,6 @@ async def test_who_skipped_the_bell_and_has_not_ended_is_waited_for(database_url
         await insert(connection, "a")
         for _ in range(5):
             await gate.settle()
-            assert gate.is_open
             assert not is_settled(gate)
         await transaction.commit()
         await gate.settle()
@@ -142,6 +141,26 @@ async def test_shutting_rings_everybody_even_when_an_earlier_try_was_undone_half
         await session.fetch("select setval(pushq.gate('default'), 0)")  # all that is left of a try that was rolled back
         await session.close()
         await gate.shut()
+
+        async def is_heard() -> bool:
+            return payloads == [""]
+
+        await eventually(is_heard)
+
+
+async def test_a_pool_whose_shutting_failed_rings_the_others_before_it_opens_the_gate_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise DatabaseAway("lost")
+
+    async with a_gate(database_url) as gate, heard(database_url) as payloads:
+        await settle(gate)
+        with monkeypatch.context() as patch:
+            patch.setattr(gate._store, "shut_gate", fail)
+            with pytest.raises(DatabaseAway):
+                await gate.shut()
+        await settle(gate)
 
         async def is_heard() -> bool:
             return payloads == [""]

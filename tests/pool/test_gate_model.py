@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.pool.gate_model import Fault, World, assert_loses_nothing, explore
+from tests.pool.gate_model import Fault, Rules, World, assert_loses_nothing, explore
 
 # Pools that begin with one busy and one asleep come to the point at once. Notifications reach all pools at one time.
 ONE_BUSY_ONE_ASLEEP = World(pools=2, start_settled=True, notices_travel=False)
@@ -24,6 +24,25 @@ def test_two_pools_lose_no_wake_up_of_one_inserter() -> None:
 
 def test_a_pool_that_shuts_the_gate_takes_no_wake_up_from_one_that_sleeps() -> None:
     assert_loses_nothing(explore(ONE_BUSY_ONE_ASLEEP), at_least=17_000)
+
+
+@pytest.mark.parametrize(
+    ("world", "at_least"),
+    [
+        (World(inserters=2, streams=True), 6_500),
+        (World(pools=2, streams=True, notices_travel=False), 6_000),
+        (World(prepare=True, savepoints=True, streams=True, faults=(Fault.RESTART,)), 5_000),
+    ],
+)
+def test_a_pool_that_shuts_the_gate_amid_a_stream_of_jobs_takes_no_wake_up_from_anybody(
+    world: World, at_least: int
+) -> None:
+    assert_loses_nothing(explore(world), at_least=at_least)
+
+
+def test_a_stream_loses_wake_ups_where_the_shutting_does_not_ring() -> None:
+    world = World(pools=2, inserters=2, streams=True, notices_travel=False, rules=Rules(rings_when_it_shuts=False))
+    assert explore(world).lost is not None
 
 
 def test_a_pool_with_one_free_worker_of_two_is_woken() -> None:

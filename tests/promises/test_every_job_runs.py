@@ -211,27 +211,53 @@ async def test_under_a_pinned_horizon_even_a_job_that_says_it_was_due_long_ago_r
     await pinning.close()
 
 
+async def _is_open(connection: Connection, queue: str = "default") -> bool:
+    gate = "pg_sequence_last_value(pushq.gate($1))"
+    return bool(await connection.fetchval(f"select coalesce({gate} > pushq.gate_clock(), false)", queue))
+
+
+async def _is_shut(connection: Connection, queue: str = "default") -> bool:
+    return not await _is_open(connection, queue)
+
+
+async def test_amid_a_stream_of_jobs_inserters_need_not_ring_although_workers_are_free(
+    database_url: str, connection: Connection
+) -> None:
+    jobs: list[UUID] = []
+    is_enough = asyncio.Event()
+
+    async def stream() -> None:
+        producer = await asyncpg.connect(database_url)
+        while not is_enough.is_set():
+            jobs.extend(await insert(producer, "echo", 3))
+        await producer.close()
+
+    with supervising(
+        database_url, "--concurrency", "2000", POLL_INTERVAL="0"
+    ):  # so that no claim takes all that it can
+        await eventually(lambda: _is_open(connection))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(stream())
+            await eventually(lambda: _is_shut(connection))
+            is_enough.set()
+        await finished(connection, *jobs)
+        await eventually(lambda: _is_open(connection))
+        await finished(connection, *await insert(connection, "echo"), within=5)
+
+
 async def test_an_idle_pool_opens_the_gate_again_that_a_busy_one_has_shut(
     database_url: str, connection: Connection
 ) -> None:
-    gate = "pg_sequence_last_value(pushq.gate($1))"
-
-    async def is_open(queue: str) -> bool:
-        return bool(await connection.fetchval(f"select coalesce({gate} > pushq.gate_clock(), false)", queue))
-
-    async def is_shut(queue: str) -> bool:
-        return not await is_open(queue)
-
     assert await connection.fetchval("select pushq.gate('default') <> pushq.gate('other')")
     flags = "--concurrency", "1", "--queue", "default"
     with (
         supervising(database_url, *flags, POLL_INTERVAL="0"),
         supervising(database_url, *flags, "--queue", "other", POLL_INTERVAL="0", SHUTDOWN_TIMEOUT="0.1"),
     ):
-        await eventually(lambda: is_open("default"))
-        await eventually(lambda: is_open("other"))
+        await eventually(lambda: _is_open(connection, "default"))
+        await eventually(lambda: _is_open(connection, "other"))
         await insert(connection, "sleep", queue="other", payload={"seconds": 60})
-        await eventually(lambda: is_shut("other"))
+        await eventually(lambda: _is_shut(connection, "other"))
         await finished(connection, *await insert(connection, "echo"), within=5)
 
 
