@@ -18,6 +18,7 @@ def test_two_pools_lose_no_wake_up_of_two_inserters() -> None:
     assert_loses_nothing(explore(TWO_AND_TWO), at_least=80_000)
 
 
+@pytest.mark.timeout(240)  # half a minute on a quiet machine
 def test_two_pools_amid_streams_lose_no_wake_up_of_two_inserters() -> None:
     assert_loses_nothing(explore(replace(TWO_AND_TWO, streams=True)), at_least=100_000)
 
