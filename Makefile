@@ -47,7 +47,7 @@ check: $(READY) ## lint, format, types, migrations
 bench: $(READY) ## measure everything, for most of two hours, and go on where it was stopped (BENCH=drain: only that)
 	@$(BIN)/pushq bench --embedded --long --record build/bench.jsonl --resume $(BENCH)
 
-bench-peers: $(READY) ## compare with Graphile Worker, pg-boss, PgQueuer and awa, for most of an hour (BENCH=drain ROUNDS=5)
+bench-peers: $(READY) ## compare with Graphile Worker, pg-boss, PgQueuer and awa, for an hour (BENCH=drain ROUNDS=5)
 	@$(BIN)/pushq bench --embedded --peers build/peers --record build/bench-peers.jsonl --resume $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
 
 lock: $(READY) ## choose the versions that a release is built of, and write them with their hashes: deploy/requirements.txt

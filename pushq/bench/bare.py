@@ -24,6 +24,7 @@ from pushq.pool.store import Claimant, Store
 from pushq.supervisor import store as supervisor
 
 BATCH = LARGEST_CLAIM
+"""Jobs a claim."""
 
 Rows: TypeAlias = Sequence[Any]
 Claim: TypeAlias = Callable[[], Awaitable[Rows]]

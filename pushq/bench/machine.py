@@ -1,4 +1,4 @@
-"""The machine of a benchmark, and the noise on it: a short calibration before each round."""
+"""The machine of a benchmark, the CPU of its processes, and the noise on it: a short calibration before each round."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ def _processor() -> str:
 def _cpuinfo() -> list[str]:
     file = Path("/proc/cpuinfo")
     return file.read_text().splitlines() if file.exists() else []
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of CPU of a process and of all that it has started and that lives, in user and system mode."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_seconds(int(child)) for child in children)
 
 
 @dataclass(frozen=True, slots=True)

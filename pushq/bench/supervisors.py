@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.error import HTTPError
 
 from anyio import to_thread
 
+from pushq.bench.machine import cpu_seconds
 from pushq.bench.waiting import wait_until
 from pushq.errors import PushqError
 from pushq.local import supervisor
@@ -47,9 +46,8 @@ class RunningSupervisor:
             raise PushqError(f"A supervisor ended by itself, with {self.process.returncode}.")
 
     def cpu_seconds(self) -> float:
-        """Seconds of CPU of the supervisor and its pools so far, in user and system mode."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return sum(_cpu_seconds(pid) for pid in (self.process.pid, *map(int, children)))
+        """Seconds of CPU of the supervisor and its pools so far."""
+        return cpu_seconds(self.process.pid)
 
 
 @contextmanager
@@ -69,8 +67,3 @@ def _get(url: str) -> tuple[int, str]:
     except HTTPError as error:
         with error:
             return error.code, error.read().decode()
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

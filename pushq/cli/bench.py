@@ -62,7 +62,7 @@ def bench(
     PostgreSQL. The default run ends in 3 minutes.
 
     With --peers DIRECTORY, installs Graphile Worker, pg-boss, PgQueuer and awa there from their registries, and
-    compares pushq with each, for most of an hour.
+    compares pushq with each, for an hour.
 
     \b
       pushq bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,11 +15,13 @@ from pushq.bench.measure import measure
 from pushq.bench.peers.catalogue import PEERS, PUSHQ
 from pushq.bench.peers.contest import contests
 from pushq.bench.peers.installed import Installed
+from pushq.bench.peers.program import running
 from pushq.bench.pgbench import Pgbench
 from pushq.bench.run import Record, Scope, Teller
-from pushq.errors import UsageError
+from pushq.errors import PushqError, UsageError
 from tests.support.commands import invoke
 from tests.support.server import Server
+from tests.support.waiting import eventually
 
 
 async def test_pushq_goes_through_every_contest(server: Server, tmp_path: Path) -> None:
@@ -89,3 +92,24 @@ def test_the_contests_are_listed(tmp_path: Path) -> None:
         "bulk",
         "idle",
     ]
+
+
+async def test_a_program_that_ends_by_itself_is_noticed_and_named(capfd: pytest.CaptureFixture[str]) -> None:
+    program = "import sys; sys.stdin.readline(); print('{}', flush=True); sys.exit('broken')"
+
+    async with running([sys.executable, "-c", program], "awa") as worker:
+        worker.check_alive()
+        await worker.tell()
+        assert await worker.answer() == {}
+        with pytest.raises(PushqError, match="program for awa ended"):
+            await worker.answer()
+
+        async def is_noticed() -> bool:
+            try:
+                worker.check_alive()
+            except PushqError:
+                return True
+            return False
+
+        await eventually(is_noticed)
+    assert "broken" in capfd.readouterr().err

@@ -232,9 +232,8 @@ async def test_amid_a_stream_of_jobs_inserters_need_not_ring_although_workers_ar
             jobs.extend(await insert(producer, "echo", 3))
         await producer.close()
 
-    with supervising(
-        database_url, "--concurrency", "2000", POLL_INTERVAL="0"
-    ):  # so that no claim takes all that it can
+    many = "2000"  # so that no claim takes all that it can, which would shut the gate too
+    with supervising(database_url, "--concurrency", many, POLL_INTERVAL="0"):
         await eventually(lambda: _is_open(connection))
         async with asyncio.TaskGroup() as group:
             group.create_task(stream())

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 
 from pushq.bench.connection import connected
-from pushq.bench.figures import Measure, Target, at_least, at_most, percentile
+from pushq.bench.figures import Measure, Target, at_least, at_most, no_more_than, percentile
 from pushq.bench.ground import checkpoint, with_socket_as_host
 from pushq.bench.idle import transactions
 from pushq.bench.peers.catalogue import PEERS, PUSHQ, System
@@ -41,16 +41,10 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a scenario's figures are: their unit, and whether more is better."""
+    """What a figure is: its unit, and the aim beside each peer, if any."""
 
     unit: str
-    target: Target
-
-
-RATE = Kind("/s", at_least(1.3))
-MILLISECONDS = Kind("ms", at_most(1.0))
-SECONDS = Kind("s", at_most(1.0))
-STATEMENTS = Kind("", at_most(1.0))
+    target: Target | None = None
 
 
 def contests(installed: Installed, systems: Sequence[System] = (PUSHQ, *PEERS)) -> list[Scenario]:
@@ -64,16 +58,16 @@ def contests(installed: Installed, systems: Sequence[System] = (PUSHQ, *PEERS)) 
         seconds: int,
     ) -> Scenario:
         contest = _Contest(name, installed, systems, measure, kind)
-        return Scenario(name, measures, contest.run, seconds, seconds // 12, by_default=True)
+        return Scenario(name, measures, contest.run, seconds, -(-seconds // 60), by_default=True)
 
     return [
-        compared("drain", "jobs/s of one worker from the commit of all jobs to the last handler", _drain, _rate, 700),
+        compared("drain", "jobs/s of one worker from the commit of all jobs to the last handler", _drain, _rate, 900),
+        compared("pick-up", "from the start of the client's call to the handler's first line", _pick_up, _time, 350),
         compared(
-            "pick-up", "from the start of the client's call to the handler's first line", _pick_up, _pick_up_kind, 420
+            "insert", "jobs/s enqueued one by one, beside a worker that runs them", _insert, _rate_of_inserts, 400
         ),
-        compared("insert", "jobs/s enqueued one by one, beside a worker that runs them", _insert, _rate, 450),
         compared("bulk", "jobs/s enqueued by the client's fastest call, building the jobs included", _bulk, _rate, 150),
-        compared("idle", "CPU seconds and statements a minute of a worker without work", _idle, _idle_kind, 450),
+        compared("idle", "CPU seconds and statements a minute of a worker without work", _idle, _cost, 1900),
     ]
 
 
@@ -115,47 +109,40 @@ class Stage:
         return [[float(one) for one in line.split()[1:]] for line in lines if line.startswith(word)]
 
 
+@dataclass(frozen=True, slots=True)
 class _Contest:
-    def __init__(
-        self,
-        name: str,
-        installed: Installed,
-        systems: Sequence[System],
-        measure: Callable[[Stage], Awaitable[Figures]],
-        kind: Callable[[str], Kind],
-    ) -> None:
-        self._name = name
-        self._installed = installed
-        self._systems = systems
-        self._measure = measure
-        self._kind = kind
+    name: str
+    installed: Installed
+    systems: Sequence[System]
+    measure: Callable[[Stage], Awaitable[Figures]]
+    kind: Callable[[str], Kind]
 
     async def run(self, run: Run) -> None:
-        async for number in run.rounds(self._name):
-            first = number % len(self._systems)
-            order = [*self._systems[first:], *self._systems[:first]]
+        async for number in run.rounds(self.name):
+            first = number % len(self.systems)
+            order = [*self.systems[first:], *self.systems[:first]]
             figures = {system.name: await self._measured(run, system, number) for system in order}
             self._note(run, figures)
 
     async def _measured(self, run: Run, system: System, number: int) -> Figures:
-        run.show(f"{self._name}, round {number}: {system.name}")
-        command = self._installed.command(system)
+        run.show(f"{self.name}, round {number}: {system.name}")
+        command = self.installed.command(system)
         with TemporaryDirectory() as directory:
             async with run.ground.database(is_empty=True) as url:
                 stage = Stage(run, system, command, url, Path(directory))
                 await stage.answer("set-up", {})
                 async with connected(url) as connection:
                     await checkpoint(connection)
-                return await self._measure(stage)
+                return await self.measure(stage)
 
     def _note(self, run: Run, figures: Mapping[str, Figures]) -> None:
-        ours = figures[self._systems[0].name]
+        ours = figures[self.systems[0].name]
         for name, value in ours.items():
-            kind = self._kind(name)
-            for peer in self._systems[1:]:
-                run.add(Measure(self._name, name, kind.unit, peer.name, kind.target), value, figures[peer.name][name])
-            if len(self._systems) == 1:
-                run.add(Measure(self._name, name, kind.unit), value)
+            kind = self.kind(name)
+            for peer in self.systems[1:]:
+                run.add(Measure(self.name, name, kind.unit, peer.name, kind.target), value, figures[peer.name][name])
+            if len(self.systems) == 1:
+                run.add(Measure(self.name, name, kind.unit), value)
 
 
 # What each system does ------------------------------------------------------------------------------------------------
@@ -171,12 +158,13 @@ async def _drain(stage: Stage) -> Figures:
 async def _drained(stage: Stage, count: int) -> float:
     """Jobs/s. The worker is there, and sees all jobs at once. Raises PushqError if not each job ran once."""
     stage.forget()
-    async with stage.working(stage.system.drain, count), stage.program("burst", {"count": count}) as producer:
+    async with stage.working(stage.system.drain, count) as worker, stage.program("burst", {"count": count}) as producer:
         await producer.answer()
         await producer.tell()
         committed = (await producer.answer())["committed"]
 
         async def all_are_executed() -> bool:
+            worker.check_alive()
             return bool(stage.told("executed"))
 
         await wait_until(
@@ -190,21 +178,22 @@ async def _drained(stage: Stage, count: int) -> float:
 
 async def _pick_up(stage: Stage) -> Figures:
     figures = {}
-    async with stage.working(stage.system.live):
-        await _picked_up(stage, 50, 1.0)  # warms up
+    async with stage.working(stage.system.live) as worker:
+        await _picked_up(stage, worker, 50, 1.0)  # warms up
         for rate, seconds in RATES:
-            took = await _picked_up(stage, rate, stage.run.scope.seconds(seconds))
+            took = await _picked_up(stage, worker, rate, stage.run.scope.seconds(seconds))
             for share in (0.5, 0.95, 0.99):
                 figures[f"{rate}/s, p{100 * share:.0f}"] = percentile(took, share)
     return figures
 
 
-async def _picked_up(stage: Stage, rate: int, seconds: float) -> list[float]:
+async def _picked_up(stage: Stage, worker: Program, rate: int, seconds: float) -> list[float]:
     """Milliseconds from the start of the client's call to the handler, of jobs enqueued at a fixed rate."""
     stage.forget()
     begun = (await stage.answer("steady", {"rate": rate, "seconds": seconds}))["begun"]
 
     async def all_are_picked_up() -> bool:
+        worker.check_alive()
         return len(stage.told("picked")) >= len(begun)
 
     await wait_until(
@@ -215,10 +204,11 @@ async def _picked_up(stage: Stage, rate: int, seconds: float) -> list[float]:
 
 async def _insert(stage: Stage) -> Figures:
     figures = {}
-    async with stage.working(stage.system.live):
+    async with stage.working(stage.system.live) as worker:
         for clients in CLIENTS:
             seconds = stage.run.scope.seconds(SECONDS_OF_INSERTS)
             answer = await stage.answer("crowd", {"clients": clients, "seconds": seconds})
+            worker.check_alive()
             figures[f"{clients} client{'s' if clients > 1 else ''}"] = answer["enqueued"] / answer["seconds"]
     return figures
 
@@ -235,17 +225,22 @@ async def _idle(stage: Stage) -> Figures:
         await anyio.sleep(min(SECONDS_TO_SETTLE, seconds))
         cpu, statements = worker.cpu_seconds(), await transactions(onlooker, stage.url)
         await anyio.sleep(seconds)
+        worker.check_alive()
         cpu, statements = worker.cpu_seconds() - cpu, await transactions(onlooker, stage.url) - statements
     return {"CPU s a minute": 60 * cpu / seconds, "statements a minute": 60 * statements / seconds}
 
 
 def _rate(_: str) -> Kind:
-    return RATE
+    return Kind("/s", at_least(1.3))
 
 
-def _pick_up_kind(_: str) -> Kind:
-    return MILLISECONDS
+def _rate_of_inserts(name: str) -> Kind:
+    return Kind("/s", at_least(1.2) if name == f"{CLIENTS[-1]} clients" else None)
 
 
-def _idle_kind(name: str) -> Kind:
-    return SECONDS if name.startswith("CPU") else STATEMENTS
+def _time(name: str) -> Kind:
+    return Kind("ms", at_most(1.0) if name.endswith("p50") else None)
+
+
+def _cost(name: str) -> Kind:
+    return Kind("s", no_more_than(0.07)) if name.startswith("CPU") else Kind("statements", no_more_than(30))

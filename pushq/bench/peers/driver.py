@@ -172,7 +172,9 @@ def answer(**facts: object) -> None:
 
 async def told() -> None:
     """Waits for a line of input, or its end."""
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.readline()  # ends at once if what runs beside fails, which a thread would not
 
 
 if __name__ == "__main__":

@@ -90,8 +90,12 @@ def _note(folder: Path, packages: str) -> None:
 
 
 def _run(command: Sequence[str], directory: Path | None = None) -> None:
-    ended = subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, timeout=SECONDS_TO_INSTALL, check=False
-    )
+    shown = f"`{' '.join(command)}`"
+    try:
+        ended = subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, timeout=SECONDS_TO_INSTALL, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"{shown} did not end in {SECONDS_TO_INSTALL} s. Is its registry within reach?") from None
     if ended.returncode:
-        raise UsageError(f"`{' '.join(command)}` failed: {(ended.stderr or ended.stdout).strip()[-500:]}")
+        raise UsageError(f"{shown} failed: {(ended.stderr or ended.stdout).strip()[-500:]}")

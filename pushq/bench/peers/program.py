@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
@@ -13,6 +12,7 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from pushq.bench.machine import cpu_seconds
 from pushq.errors import PushqError
 
 SECONDS_TO_ANSWER = 180.0
@@ -36,7 +36,7 @@ class Program:
             try:
                 line = await self._answers.receive_until(b"\n", LONGEST_ANSWER)
             except (anyio.EndOfStream, anyio.IncompleteRead):
-                raise PushqError(f"The benchmark's program for {self._name} ended; its errors are above.") from None
+                raise self._ended() from None
             return dict(json.loads(line))
         raise PushqError(f"The benchmark's program for {self._name} did not answer in {SECONDS_TO_ANSWER:g} s.")
 
@@ -53,8 +53,16 @@ class Program:
             await self._process.wait()
 
     def cpu_seconds(self) -> float:
-        """Seconds of CPU of the program and of all that it has started, in user and system mode."""
-        return sum(map(_cpu_seconds, _tree(self._process.pid)))
+        """Seconds of CPU of the program and of all that it has started."""
+        return cpu_seconds(self._process.pid)
+
+    def check_alive(self) -> None:
+        """Raises PushqError if the program has ended by itself."""
+        if self._process.returncode is not None:
+            raise self._ended()
+
+    def _ended(self) -> PushqError:
+        return PushqError(f"The benchmark's program for {self._name} ended; its errors are above.")
 
 
 @asynccontextmanager
@@ -70,14 +78,3 @@ async def running(command: Sequence[str], name: str) -> AsyncIterator[Program]:
             if process.returncode is None:
                 process.kill()
             await process.aclose()
-
-
-def _tree(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(descendant for child in children for descendant in _tree(int(child)))]
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Of all threads, in nanoseconds by the scheduler."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9

@@ -34,10 +34,10 @@ async def working(url: str, configuration: Mapping[str, Any], tally: Any) -> Asy
     async def stamp(job: Job) -> None:
         tally.picked_up(int(job.payload))
 
-    running = asyncio.create_task(pgqueuer.run(**configuration))
-    yield
-    pgqueuer.shutdown.set()
-    await running
+    async with asyncio.TaskGroup() as group:
+        group.create_task(pgqueuer.run(**configuration))
+        yield
+        pgqueuer.shutdown.set()
 
 
 class Producer:
