@@ -237,6 +237,8 @@ def _said_in(error: Said) -> str | None:
 
 def _message(error: BaseException) -> str:
     """The first line of an error, or the type of an empty one. Never the DETAIL, which shows rows."""
+    if isinstance(error, asyncpg.InternalClientError):  # whose text is about the driver's own states
+        return "the connection ended in the middle of a statement"
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__).rstrip(".")
 

@@ -15,7 +15,9 @@ from pushq.exporter.lines import LineWriter, instant, printable, shown
 from pushq.exporter.records import log_records
 
 SAID_EVERY = 60.0
-"""Seconds between two lines of one topic, whose events are published again and again."""
+"""Seconds between two lines of one topic and reason, whose events are published again and again."""
+MOST_REASONS = 3
+"""So many reasons of a topic are told in SAID_EVERY seconds. An outage's first reason is seldom the lasting one."""
 
 
 @contextmanager
@@ -38,7 +40,8 @@ def log_events(
 class Log:
     """A subscriber.
 
-    Events of a topic are logged once a minute. Outages of the database are logged by the supervisor alone.
+    Events of a topic are logged once a minute for each reason. Outages of the database are logged by the supervisor
+    alone.
     """
 
     def __init__(self, form: str, level: str, source: str, writer: LineWriter, errors: str = "brief") -> None:
@@ -48,7 +51,7 @@ class Log:
         self._writer = writer
         self._tells_all = errors == "full"
         self._dropped = 0
-        self._silent_until: dict[str, float] = {}  # by topic
+        self._silent_until: dict[str, dict[str, float]] = {}  # by topic and reason
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, JobsEnded):
@@ -76,9 +79,13 @@ class Log:
             return self._silent_until.pop(event.ends, None) is None
         if not event.topic:
             return False
-        if time.monotonic() < self._silent_until.get(event.topic, 0.0):
+        now = time.monotonic()
+        told = {why: until for why, until in self._silent_until.get(event.topic, {}).items() if now < until}
+        self._silent_until[event.topic] = told
+        reason = getattr(event, "reason", "")
+        if reason in told or len(told) >= MOST_REASONS:
             return True
-        self._silent_until[event.topic] = time.monotonic() + SAID_EVERY
+        told[reason] = now + SAID_EVERY
         return False
 
 

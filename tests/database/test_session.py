@@ -85,6 +85,19 @@ def test_what_the_driver_says_by_itself_is_no_answer_but_for_a_value_that_it_doe
     assert Session("postgresql://h/d", "test")._raised(error).state == state
 
 
+async def test_the_driver_s_word_about_its_own_states_is_told_as_a_lost_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(_seconds: float) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    session = Session("postgresql://h/d", "test")
+    monkeypatch.setattr(session, "_connect", fail)
+
+    with pytest.raises(DatabaseAway, match="is away: the connection ended in the middle of a statement"):
+        await session.fetch("select 1")
+
+
 def said(severity: str, state: str) -> asyncpg.PostgresError:
     error = asyncpg.PostgresError.new({"S": severity, "V": severity, "C": state, "M": "no"})
     assert isinstance(error, asyncpg.PostgresError)

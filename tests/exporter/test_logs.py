@@ -22,7 +22,7 @@ from pushq.events import (
     publish,
 )
 from pushq.exporter.lines import LineWriter
-from pushq.exporter.logs import Log, log_events
+from pushq.exporter.logs import MOST_REASONS, Log, log_events
 
 ENDED = JobEnded(UUID(int=0), "mail", "default", 1, "failed", 0.25, "ValueError")
 
@@ -125,6 +125,14 @@ def test_what_lasts_is_said_once_a_minute_for_each_thing_it_is_about_and_by_ever
         "statement rejected",
         "outcomes put aside jobs=1",
     ]
+
+
+def test_what_lasts_is_said_again_when_its_reason_changes_and_a_flood_of_reasons_is_not() -> None:
+    changing = ["cut", "read-only", "cut", "read-only", "full"]
+    lines = logged(*map(DatabaseLost, changing), DatabaseBack(3.0), DatabaseLost("cut"))
+
+    assert [line.rpartition("=")[2] for line in lines] == ["cut", "read-only", "full", "3.000", "cut"]
+    assert len(logged(*[DatabaseLost(str(n)) for n in range(50)])) == MOST_REASONS
 
 
 def test_that_a_chore_is_done_again_is_said_where_it_was_said_to_be_undone() -> None:
