@@ -183,7 +183,8 @@ class Session:
         state = (error.sqlstate or "") if is_answer else ""
         message, where = _message(error), describe(self._url)
         if error.sqlstate == READ_ONLY:
-            return kind(f"{where} takes no writes: {message}; give the URL of the primary.", state)
+            # Not the message, which names the statement: an outage has one reason.
+            return kind(f"{where} takes no writes, only read-only transactions; give the URL of the primary.", state)
         sentences: Mapping[type[PushqError], str] = {
             DatabaseAway: f"{blame(self._url)} is away: {message}.",
             DatabaseRefused: f"{blame(self._url)} refused us: {message}.",

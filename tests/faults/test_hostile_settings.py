@@ -151,7 +151,7 @@ async def test_a_role_that_may_only_read_is_refused_in_a_sentence(database_url: 
         ended = pushq("supervise", TASKS, "--http-port", "0", url=url)
 
     assert ended.returncode == 1
-    assert "in a read-only transaction" in ended.stderr
+    assert "only read-only transactions" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -166,7 +166,7 @@ async def test_a_database_that_is_made_read_only_for_a_while_is_waited_out(
         await connection.execute(f"alter database {database} set default_transaction_read_only = on")
         await connection.execute(f"select pg_terminate_backend(pid) {OURS}")
         waiting = await insert(connection, "echo", 5)  # our own session was there before
-        wait_until(lambda: "read-only transaction" in supervisor.said)
+        wait_until(lambda: "only read-only transactions" in supervisor.said)
         wait_until(lambda: supervisor.get("/readyz")[0] == 503)
         await connection.execute(f"alter database {database} reset default_transaction_read_only")
         rows = await finished(connection, *napping, *waiting)
