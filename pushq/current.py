@@ -11,11 +11,14 @@ _running: ContextVar[Job] = ContextVar("pushq_job")
 
 
 def current_job() -> Job:
-    """The job whose handler is running in this task or thread. Raises PushqError outside of a handler."""
+    """The job whose handler is running in this task or thread.
+
+    Raises PushqError outside of a handler, and in a handler of batches, which has its jobs as an argument.
+    """
     try:
         return _running.get()
     except LookupError:
-        raise PushqError("current_job() is for handlers: no job is running here.") from None
+        raise PushqError("current_job() is for handlers of one job: no job is running here.") from None
 
 
 set_current_job = _running.set
@@ -23,5 +26,5 @@ set_current_job = _running.set
 
 
 def job_here() -> Job | None:
-    """The current job, or None outside of a handler."""
+    """The current job, or None outside of a handler, and in a handler of batches."""
     return _running.get(None)

@@ -255,7 +255,10 @@ class PoolShown(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerShown(Event):
-    """A busy worker of a shown pool. seconds: of the attempt so far. traceback: the handler's frames."""
+    """A busy worker of a shown pool. seconds: of the attempt so far. traceback: the handler's frames.
+
+    batch: how many jobs the handler has taken, of which the first is shown; None: the handler takes one.
+    """
 
     is_always_logged: ClassVar[bool] = True
     id: UUID
@@ -264,6 +267,7 @@ class WorkerShown(Event):
     attempt: int
     seconds: float
     traceback: str
+    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from logging import Logger, getLogger
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from uuid import UUID
 
 from pushq.lifespan import resources_here
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 
 class Status(StrEnum):
@@ -35,12 +44,13 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 """From a status to the possible next statuses. A finished job is queued again only by `pushq.retry`."""
 
 
-class Job(NamedTuple):
+class Job(NamedTuple, Generic[T]):
     """A claimed job, as `current_job()` and the middleware get it. The fields are columns of `pushq.jobs`.
 
     id: the row's id. task: the task's name. queue: the queue from which the job was claimed. payload: JSON text,
     decoded by the worker, so that a hostile payload hurts only its own job; None: the payload is too large to come with
-    the claim, and the worker fetches it at the start. attempt: runs so far, this one included. failures: failed
+    the claim, and the worker fetches it at the start; in a list for a batch handler: decoded, a `T`, or a dict without
+    annotation. attempt: runs so far, this one included. failures: failed
     attempts so far. crashes: attempts so far that ended with their process. max_attempts: failures after which the job
     is failed; None: the task's. timeout: limit of the attempt; None: the task's. tenant_id: the owner. correlation_id:
     the producer's own reference. token: the claim's token.
@@ -49,7 +59,7 @@ class Job(NamedTuple):
     id: UUID
     task: str
     queue: str
-    payload: str | None
+    payload: T
     attempt: int
     failures: int
     crashes: int

@@ -83,6 +83,22 @@ Ending = Returned | Raised | TimedOut | Stopped
 """How a handler's call ended."""
 
 
+def endings_of_batch(returned: object, size: int) -> list[Returned | Raised]:
+    """How each job of a batch ended, by what the handler returned: a list with an item for each, or None.
+
+    An exception in the list counts as raised for its job. Any other value than such a list is everybody's error.
+    """
+    if returned is None:
+        return [Returned(None)] * size
+    if type(returned) not in (list, tuple):  # isinstance() would run code of the value's class
+        wrong = f"a {short_name_of(returned)}"
+    elif len(items := list(returned)) != size:  # type: ignore[call-overload]
+        wrong = f"{len(items):,} items"
+    else:
+        return [Raised(one) if issubclass(type(one), BaseException) else Returned(one) for one in items]
+    return [Raised(TypeError(f"the handler returned {wrong} for {size:,} jobs; return an item for each"))] * size
+
+
 class Kind(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -126,6 +142,11 @@ class Outcome:
 def released(job: Job) -> Outcome:
     """The outcome of a job that is given back: due again, at no charge."""
     return Outcome(job, Kind.RELEASED)
+
+
+def unbegun(job: Job) -> Outcome:
+    """The outcome of a job for which there was no thread: given back as well, and told to the worker."""
+    return Outcome(job, Kind.RELEASED, error_type="NoThread")
 
 
 def decide(job: Job, ending: Ending, *, max_attempts: int, backoff: Backoff) -> Outcome:

@@ -59,7 +59,7 @@ def text_of(value: object) -> str:
     )
 
 
-def name_of(error: BaseException) -> str:
+def name_of(error: object) -> str:
     """The class of an exception as MODULE.NAME; for Python's own and pushq's, as NAME."""
     kind = type(error)
     module, name = guarded(
@@ -68,9 +68,9 @@ def name_of(error: BaseException) -> str:
     return name if module in ("builtins", "pushq.errors") else f"{module}.{name}"
 
 
-def short_name_of(error: BaseException) -> str:
-    """The name of an exception's class, without modules. Storable."""
-    return storable_text(name_of(error).rpartition(".")[2], LONGEST_NAME)
+def short_name_of(value: object) -> str:
+    """The name of an object's class, without modules. Storable."""
+    return storable_text(name_of(value).rpartition(".")[2], LONGEST_NAME)
 
 
 def describe_error(error: BaseException, longest: int = LONGEST_ERROR) -> str:

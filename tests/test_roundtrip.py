@@ -328,7 +328,7 @@ def test_what_is_iterated_over_comes_as_something_to_iterate_over() -> None:
     ids=str,
 )  # fmt: skip
 def test_for_most_types_nothing_is_asked_of_the_value(annotation: Any) -> None:
-    assert not task_of(annotation).doubts
+    assert not task_of(annotation).form.doubts
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_for_most_types_nothing_is_asked_of_the_value(annotation: Any) -> None:
 def test_of_models_without_serializers_of_their_own_no_more_is_asked_than_their_type(
     annotation: Any, value: object
 ) -> None:
-    (is_sure,) = task_of(annotation).doubts.values()
+    (is_sure,) = task_of(annotation).form.doubts.values()
 
     assert is_sure(value)
 

@@ -199,12 +199,12 @@ def test_an_option_out_of_range_is_refused_in_a_sentence(options: dict[str, Any]
         ("time_limit", "did you mean timeout?"),
         ("qeue", "did you mean queue?"),
         ("priority", "a job has it: dataclasses.replace(task.job(…), priority=…)."),
-        ("serializer", "there are queue, max_attempts, timeout, backoff."),
+        ("serializer", "there are queue, max_attempts, timeout, backoff, batch."),
     ],
 )
 def test_an_option_that_there_is_not_is_answered_with_the_one_that_was_meant(option: str, remedy: str) -> None:
     with pytest.raises(TasksError) as refused:
-        Tasks().register("it", **{option: 3})  # type: ignore[arg-type]
+        Tasks().register("it", **{option: 3})  # type: ignore[call-overload]
     assert str(refused.value) == f"Task 'it': register() has no option '{option}'; {remedy}"
 
 

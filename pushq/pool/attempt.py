@@ -14,7 +14,7 @@ import anyio
 from pushq.errors import PayloadError
 from pushq.job import Job
 from pushq.middleware import Middleware
-from pushq.outcome import Ending, Kind, Outcome, Raised, Returned, Stopped, TimedOut, decide
+from pushq.outcome import Ending, Kind, Outcome, Raised, Returned, Stopped, TimedOut, decide, unbegun
 from pushq.pool.forks import end_child, forked
 from pushq.pool.leftovers import Contexts, time_limit
 from pushq.task import Task
@@ -24,7 +24,7 @@ CANCELLED = (asyncio.CancelledError, futures.CancelledError)
 
 
 class Attempt:
-    """One call of a job's handler.
+    """One call of a job's handler. The handler of a batch is called by a BatchAttempt.
 
     given: the payload's text, until the text is decoded. limit: the handler's time. began, until: instants of
     `time.monotonic()`. errors: raised by the handler, and to be raised again in the middleware; None without a
@@ -45,6 +45,11 @@ class Attempt:
         self._contexts = contexts
         self._stop = stop
 
+    @property
+    def size(self) -> int:
+        """How many jobs the handler is called for."""
+        return 1
+
     def start_clock(self) -> None:
         """The handler is called now."""
         self.until = monotonic() + self.limit.total_seconds() if self.limit else inf
@@ -53,7 +58,7 @@ class Attempt:
         """Calls an `async def`, in a task and a context of its own."""
         try:
             self._contexts.enter(self.job)
-            value = await self.task.function(**self.task.arguments(self.given.pop()))
+            value = await self.task.function(**self.task.form.arguments(self.given.pop()))
         except BaseException as error:  # noqa: BLE001 - SystemExit too: only our own parent stops us
             self._note_raised(error)
         else:
@@ -87,7 +92,7 @@ class Attempt:
         """Calls a `def`, in a thread and a context of its own."""
         try:
             self._contexts.enter(self.job)
-            value = self.task.function(**self.task.arguments(self.given.pop()))
+            value = self.task.function(**self.task.form.arguments(self.given.pop()))
         except BaseException as error:  # noqa: BLE001 - as above
             self._note_raised(error)
         else:
@@ -96,10 +101,18 @@ class Attempt:
     def end(self, ending: Ending) -> None:
         """Decides the outcome. The clock tells whether a limit was kept: a blocked loop could not cancel in time."""
         ended = monotonic()
-        if self.limit and ended >= self.until:
-            ending = TimedOut(self.limit, ending.error if isinstance(ending, Raised) else None)
+        ending = self._in_time(ending, ended)
         self.outcome = decide(self.job, ending, max_attempts=self.task.max_attempts, backoff=self.task.backoff)
         self.outcome.ended = ended
+
+    def end_unbegun(self) -> None:
+        """No thread was left to call the handler."""
+        self.outcome = unbegun(self.job)
+
+    def _in_time(self, ending: Ending, ended: float) -> Ending:
+        if self.limit and ended >= self.until:
+            return TimedOut(self.limit, ending.error if isinstance(ending, Raised) else None)
+        return ending
 
     def _note_raised(self, error: BaseException) -> None:
         if forked:

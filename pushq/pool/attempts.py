@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
-from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -15,12 +14,14 @@ from anyio import to_thread
 from anyio._backends._asyncio import _task_states
 from anyio.lowlevel import checkpoint
 
+from pushq.batch import BatchForm
 from pushq.errors import PayloadError, UnexpectedState
 from pushq.events import NoThread, publish
 from pushq.job import Job
 from pushq.middleware import Middleware
 from pushq.outcome import Outcome, Raised, Stopped, released
 from pushq.pool.attempt import Attempt
+from pushq.pool.batch import BatchAttempt
 from pushq.pool.leftovers import Contexts
 from pushq.pool.loop import PoolLoop
 from pushq.task import Task
@@ -52,20 +53,44 @@ class Attempts:
         """Makes an attempt at a job. If the pool stops before the attempt begins, the job is released."""
         attempt = Attempt(job, task, self._contexts, self._stop)
         if not attempt.given:
-            await self._load(attempt)
+            found = await self._load(job, task)
+            if isinstance(found, PayloadError):
+                attempt.end(Raised(found))
+            elif found:
+                attempt.given.append(found)
         if not attempt.given or self._stop.is_set():
             return attempt.outcome or released(job)
-        if not task.is_async and not self._middleware:
-            await self._call_in_thread(attempt)
-        else:
-            begun = self._loop.begin(self._on_loop(attempt), self._contexts.copy(), task.name)
-            if not begun.done():
-                await self._wait_ended(begun, attempt)
-            if not attempt.outcome:
-                begun.result()  # raises: a fault of the pool, not of the handler
+        await self._carry_out(attempt)
         assert attempt.outcome
         attempt.outcome.began = attempt.began
         return attempt.outcome
+
+    async def make_batch(self, jobs: Sequence[Job], task: Task[..., Any]) -> list[Outcome]:
+        """Makes one attempt at jobs whose handler takes batches. Returns an outcome for each."""
+        assert isinstance(task.form, BatchForm)
+        loaded = [job if job.payload else job._replace(payload=await self._load(job, task)) for job in jobs]
+        if not (ours := [job for job in loaded if job.payload]):
+            return [released(job) for job in jobs]
+        attempt = BatchAttempt(ours, task, task.form, self._contexts, self._stop)
+        for job in ours:
+            if isinstance(job.payload, PayloadError):
+                attempt.end_one(job, Raised(job.payload))
+        if not self._stop.is_set():
+            await self._carry_out(attempt)
+        for outcome in attempt.outcomes.values():
+            outcome.began = attempt.began
+        return [attempt.outcomes.get(job.id) or released(job) for job in jobs]
+
+    async def _carry_out(self, attempt: Attempt) -> None:
+        """Calls the handler, on the loop or in a thread. Then the attempt has an outcome."""
+        if not attempt.task.is_async and not self._middleware:
+            await self._call_in_thread(attempt)
+            return
+        begun = self._loop.begin(self._on_loop(attempt), self._contexts.copy(), attempt.task.name)
+        if not begun.done():
+            await self._wait_ended(begun, attempt)
+        if not attempt.outcome:
+            begun.result()  # raises: a fault of the pool, not of the handler
 
     def _on_loop(self, attempt: Attempt) -> Coroutine[Any, Any, None]:
         run = attempt.run_in_time if attempt.limit else attempt.run
@@ -98,15 +123,15 @@ class Attempts:
         on_loop = [(attempt, task) for task, attempt in list(self._waiting.items())]
         return on_loop + [(attempt, None) for attempt in list(self._called)]
 
-    async def _load(self, attempt: Attempt) -> None:
+    async def _load(self, job: Job, task: Task[..., Any]) -> str | PayloadError | None:
+        """A payload that did not come with the claim. None: the pool stops, or the job is no longer ours."""
         with self._stoppable():
             try:
-                payload = await self._load_payload(attempt.job)
-                attempt.given += [payload] if payload else []
+                return await self._load_payload(job)
             except UnexpectedState as error:
                 reason = str(error).rstrip(".")
-                refused = PayloadError(f"The payload of task {attempt.task.name!r} cannot be read: {reason}.")
-                attempt.end(Raised(refused))
+                return PayloadError(f"The payload of task {task.name!r} cannot be read: {reason}.")
+        return None
 
     async def _wait_ended(self, task: asyncio.Task[None], attempt: Attempt) -> None:
         self._waiting[task] = attempt
@@ -136,7 +161,7 @@ class Attempts:
                 await to_thread.run_sync(attempt.call, limiter=self._threads)
             except (RuntimeError, MemoryError) as error:  # the handler was not called
                 publish(NoThread(str(error) or type(error).__name__))
-                attempt.outcome = replace(released(attempt.job), error_type="NoThread")
+                attempt.end_unbegun()
             finally:
                 self._called.discard(attempt)
         if not attempt.outcome:  # was cancelled before the call began

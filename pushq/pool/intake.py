@@ -7,6 +7,9 @@ The intake also decides how many jobs to claim: one for each free worker, and as
 HORIZON at the recent pace. So quick jobs are claimed by thousands, and no job waits long in memory while another pool
 could run the job. Jobs that take longer than HORIZON are claimed one by one. The pace counts only while claims come
 back full: without a backlog, nothing is left to claim ahead. The claimer gives back jobs that wait too long after all.
+
+A worker whose handler takes batches helps itself to many jobs at once. All these figures are then multiplied by the
+number of jobs that the worker took last.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ class Intake:
         self._jobs: deque[Job] = deque()
         self._arrivals: deque[tuple[int, float]] = deque()  # by claim: how many jobs had come by then, and when
         self._come = 0
+        self._helping = self._helped = 1  # jobs that a worker takes at once, by the last take and by the one before
         self._pace = _Pace(workers)
         self._idle: list[anyio.Event] = []  # of waiting workers: the last to come is the first to go
         self._claim_below = 0  # the claimer is woken when no more jobs than this are left
@@ -69,12 +73,24 @@ class Intake:
     def _take(self) -> Job:
         job = self._jobs.popleft()
         self.busy += 1
+        self._helped, self._helping = self._helping, 1
         if len(self._jobs) <= self._claim_below:
             self._has_room.set()
         return job
 
+    def take_more(self, task: str, most: int) -> list[Job]:
+        """Returns jobs of the same task, in their order, for the worker that has just taken one."""
+        taken, others = list[Job](), list[Job]()
+        while self._jobs and len(taken) < most:
+            job = self._jobs.popleft()
+            (taken if job.task == task else others).append(job)
+        self._jobs.extendleft(reversed(others))
+        self._helping = min(most + 1, max(self._helped, GROWTH * (len(taken) + 1)))
+        self._has_room.set()
+        return taken
+
     def done(self) -> None:
-        """Notes that a worker has ended its job."""
+        """Notes that a worker has ended its job, or its batch."""
         self.busy -= 1
         self._pace.ended += 1
 
@@ -111,11 +127,11 @@ class Intake:
     @property
     def room(self) -> int:
         """How many jobs to claim now."""
-        ahead = self._pace.ahead()
+        ahead = min(self._pace.ahead() * self._helping, FURTHEST_AHEAD)
         self._claim_below = max(0, ahead - LARGEST_CLAIM, ahead // 2)
         if len(self._jobs) > self._claim_below:
             return 0
-        return min(self.workers - self.busy + ahead - len(self._jobs), LARGEST_CLAIM)
+        return min((self.workers - self.busy) * self._helping + ahead - len(self._jobs), LARGEST_CLAIM)
 
     async def wait_room(self) -> None:
         while self.room <= 0:

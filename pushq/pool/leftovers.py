@@ -39,9 +39,13 @@ class Contexts:
     def copy(self) -> Context:
         return self._context.copy()
 
-    def enter(self, job: Job) -> None:
-        """Prepares the current copy. Decimal's context is an object, shared by all copies, and so copied here."""
-        set_current_job(job)
+    def enter(self, job: Job | None) -> None:
+        """Prepares the current copy. Decimal's context is an object, shared by all copies, and so copied here.
+
+        job: None for a batch.
+        """
+        if job:
+            set_current_job(job)
         if self._decimal:
             decimal.setcontext(self._decimal.copy())
 

@@ -19,9 +19,10 @@ from typing import Any
 from pushq.events import PoolShown, WorkerShown, publish
 from pushq.pool.attempt import Attempt
 from pushq.pool.attempts import Attempts
+from pushq.pool.batch import BatchAttempt
 from pushq.trace import Place, stack
 
-_CALLS_HANDLERS = {Attempt.run.__code__, Attempt.call.__code__}
+_CALLS_HANDLERS = {kind.__code__ for one in (Attempt, BatchAttempt) for kind in (one.run, one.call)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class Roster:
         publish(PoolShown(busy=len(running)))
         for one in running:
             job, seconds = one.attempt.job, monotonic() - one.attempt.began
-            publish(WorkerShown(job.id, job.task, job.queue, job.attempt, seconds, stack(one.places)))
+            batch = one.attempt.size if one.attempt.task.batch else None
+            publish(WorkerShown(job.id, job.task, job.queue, job.attempt, seconds, stack(one.places), batch))
 
 
 def _running(attempts: Attempts) -> list[_Running]:

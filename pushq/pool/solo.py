@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
+from typing import Any
 from uuid import UUID, uuid4
 
 import anyio
@@ -21,7 +22,7 @@ from pushq.pool.attempts import Attempts
 from pushq.pool.finisher import apart_delay, write_out
 from pushq.pool.intake import Intake
 from pushq.pool.store import Claimant, Store
-from pushq.task import Tasks
+from pushq.task import Task, Tasks
 
 MOST_PASSED_OVER = 100
 """Suspects that cannot be claimed, in the life of a solo pool. After that many, the pool ends."""
@@ -44,7 +45,7 @@ async def run_suspects(
                 publish(trouble(error))
                 return
             intake.busy = len(suspects)  # the supervisor starts another solo pool for the next suspect
-            made = [await attempts.make(job, tasks.find(job.task)) for job in suspects]
+            made = [outcome for job in suspects for outcome in await _make(attempts, job, tasks.find(job.task))]
             unwritten = await write_out(outcomes, made)
         await _write_again_and_again(outcomes, unwritten)
         if any(outcome.error_type and outcome.kind is Kind.RELEASED for outcome in made):
@@ -53,6 +54,11 @@ async def run_suspects(
         if not suspects:
             return
         await anyio.lowlevel.checkpoint()
+
+
+async def _make(attempts: Attempts, job: Job, task: Task[..., Any]) -> list[Outcome]:
+    """A suspect runs alone, also if the handler takes batches."""
+    return await attempts.make_batch([job], task) if task.batch else [await attempts.make(job, task)]
 
 
 async def _claim(claims: Store, claimant: Claimant, passed_over: list[UUID]) -> list[Job]:

@@ -199,5 +199,5 @@ def _jobs(rows: Iterable[Any]) -> list[Job]:
     """The statements return a job's columns in the order of Job's fields, a timeout in seconds."""
     return [
         job if job.timeout is None else job._replace(timeout=timedelta(seconds=job.timeout))  # type: ignore[arg-type]
-        for job in map(Job._make, rows)
+        for job in map(Job[str | None]._make, rows)
     ]

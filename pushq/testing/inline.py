@@ -11,9 +11,11 @@ from uuid import uuid4
 import anyio
 from anyio import to_thread
 
+from pushq.batch import BatchForm
 from pushq.current import set_current_job
 from pushq.job import Job, NewJob
 from pushq.lifespan import set_resources
+from pushq.outcome import Raised, endings_of_batch
 from pushq.queue import encoded
 from pushq.task import Task, Tasks
 
@@ -25,10 +27,10 @@ async def run(tasks: Tasks, job: NewJob, *, attempt: int = 1, resources: Any = E
     """Runs the handler of a job, and returns what the handler returns. There is no database.
 
     The payload goes through JSON and the handler's annotations, as in a pool. `current_job()` is the job, in its
-    `attempt`, with one failure fewer behind it. The middleware and the lifespan of the registry are entered.
-    `resources` takes the place of what the lifespan yields. Raises what the handler raises, also Retry and Cancel;
-    TimeoutError after the timeout; PayloadError for a payload that does not fit; TasksError for a task that is not
-    registered.
+    `attempt`, with one failure fewer behind it. A handler of batches gets a list of one job. The middleware and the
+    lifespan of the registry are entered. `resources` takes the place of what the lifespan yields. Raises what the
+    handler raises, also Retry and Cancel; TimeoutError after the timeout; PayloadError for a payload that does not fit;
+    TasksError for a task that is not registered.
     """
     async with shared(tasks, resources):
         return await call(tasks, _claimed(job, attempt))
@@ -63,15 +65,31 @@ async def call(tasks: Tasks, job: Job) -> Any:
 
 
 async def _call(tasks: Tasks, task: Task[..., Any], job: Job, returned: list[Any], raised: list[BaseException]) -> None:
-    set_current_job(job)
+    if not task.batch:
+        set_current_job(job)
     try:
         async with AsyncExitStack() as around:
             if tasks.middleware_of_app:
                 await around.enter_async_context(tasks.middleware_of_app(job))
-            call = partial(task.function, **task.arguments(job.payload or "{}"))
-            returned.append(await (call() if task.is_async else to_thread.run_sync(call)))
+            call = partial(task.function, **_arguments(task, job))
+            value = await (call() if task.is_async else to_thread.run_sync(call))
+            returned.append(_only(value) if task.batch else value)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by the caller, without a group around it
         raised.append(error)
+
+
+def _arguments(task: Task[..., Any], job: Job) -> dict[str, Any]:
+    if isinstance(task.form, BatchForm):
+        return task.form.call_with([task.form.decoded(job)])
+    return task.arguments(job.payload or "{}")
+
+
+def _only(returned: object) -> object:
+    """The one result of a batch of one job. Raises what stands in its place."""
+    (ending,) = endings_of_batch(returned, 1)
+    if isinstance(ending, Raised):
+        raise ending.error
+    return ending.value
 
 
 def _claimed(job: NewJob, attempt: int) -> Job:

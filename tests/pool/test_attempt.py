@@ -6,9 +6,9 @@ import asyncio
 import contextvars
 import decimal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -21,24 +21,9 @@ from pushq.job import Job
 from pushq.outcome import Outcome
 from pushq.pool.attempts import Attempts
 from pushq.pool.loop import PoolLoop
+from tests.support.loops import on_a_pool_s_loop
 
 tasks = Tasks()
-
-
-def on_a_pool_s_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, PoolLoop)
-        await to_thread.run_sync(int)
-        loop.hide_tasks()
-        await test()
-
-    @wraps(test)
-    def runs() -> None:
-        anyio.run(run, backend_options={"loop_factory": PoolLoop})
-
-    del runs.__wrapped__  # or pytest would see a coroutine function
-    return runs
 
 
 def job(task: Task[..., Any], payload: str | None = "{}") -> Job:

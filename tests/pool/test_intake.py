@@ -150,3 +150,55 @@ async def test_each_worker_is_given_a_job_and_none_is_forgotten_when_handlers_wa
         intake.close()
 
     assert most == 20
+
+
+# Batches ------------------------------------------------------------------------------------------------------------
+
+
+async def take_batch(intake: Intake, most: int) -> int:
+    assert await intake.take()
+    size = 1 + len(intake.take_more("a", most - 1))
+    intake.done()
+    return size
+
+
+async def test_a_worker_takes_the_jobs_of_a_task_and_leaves_the_others_in_their_order() -> None:
+    intake = Intake(2)
+    jobs = [job._replace(task="a" if number % 3 else "b") for number, job in enumerate(some_jobs(12))]
+    intake.put(jobs, room=12)
+    first = await intake.take()
+    assert first is jobs[0]
+    assert intake.take_more("b", 2) == [jobs[3], jobs[6]]
+    assert intake.busy == 1
+    assert intake.give_back() == [job for job in jobs if job not in (jobs[0], jobs[3], jobs[6])]
+
+
+async def test_batches_are_claimed_for_in_growing_numbers_and_no_more_when_a_worker_takes_one_job(
+    clock: Clock,
+) -> None:
+    intake, rooms, sizes = Intake(4), list[int](), list[int]()
+    for _ in range(4):
+        rooms.append(intake.room)
+        intake.put(some_jobs(rooms[-1]), room=rooms[-1])
+        while intake.longest_wait or len(intake._jobs):
+            sizes.append(await take_batch(intake, 500))
+        clock.now += 10  # each batch takes long: nothing is claimed ahead
+    assert rooms == [4, 64, 1024, LARGEST_CLAIM]
+    assert sizes[:3] == [4, 64, 500]
+
+    intake.put(some_jobs(1), room=2000)
+    await run(intake, 1)
+    assert intake.room == 4
+
+
+async def test_quick_batches_are_claimed_ahead_up_to_the_same_bound(clock: Clock) -> None:
+    intake = Intake(1)
+    for _ in range(20):
+        room = intake.room
+        intake.put(some_jobs(room), room=room)
+        while intake._jobs:
+            await take_batch(intake, 500)
+            clock.now += 0.01
+    assert intake._claim_below > 0
+    intake.put(some_jobs(FURTHEST_AHEAD), room=0)
+    assert intake.room == 0

@@ -23,7 +23,7 @@ from weakref import WeakSet
 import anyio
 import anyio.from_thread
 
-from pushq import Cancel, Retry, Tasks, current_job
+from pushq import Cancel, Job, Retry, Tasks, current_job
 from pushq.backoff import exponential
 
 tasks = Tasks()
@@ -460,6 +460,17 @@ async def end(seconds: float, how: str) -> int:
             case "cancel":
                 raise Cancel("as it was told to")
     return current_job().attempt
+
+
+@tasks.register("in.batches", batch=100, max_attempts=3, backoff=at_once)
+async def in_batches(jobs: list[Job[dict[str, str]]]) -> list[object]:
+    """Ends each job as its payload says, by default with the size of the batch."""
+    await asyncio.sleep(0.02)
+    if any(job.payload.get("how") == "die" for job in jobs):
+        os.kill(os.getpid(), signal.SIGKILL)
+    ends = {"fail": ValueError("as it was told to"), "cancel": Cancel("as it was told to"), "snooze": Retry()}
+    told = [ends.get(job.payload.get("how", "")) if job.attempt == 1 else None for job in jobs]
+    return [end or len(jobs) for end in told]
 
 
 newer_tasks = Tasks()
