@@ -33,7 +33,7 @@ class BatchForm(PayloadForm):
         """The payload of one job: the one argument, or the fields by name. Raises PayloadError."""
         if len(args) > 1 or (args and kwargs):
             raise PayloadError(f"Task {self.task!r} takes batches: give the payload of one job, or its fields by name.")
-        payload = PayloadForm.payload(self, *(args or [kwargs]))["payload"]
+        payload = PayloadForm.payload(self, payload=args[0] if args else kwargs)["payload"]
         if not isinstance(payload, dict):
             raise PayloadError(f"The payload of task {self.task!r} is to be an object, not {type(payload).__name__}.")
         return payload

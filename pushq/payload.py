@@ -18,19 +18,22 @@ from pushq.handler import code_of, place_of
 from pushq.lifespan import asked_for, resources_here
 from pushq.roundtrip import Check, alike, doubts, loses, read, unreadable
 from pushq.storable import refuse_nul
+from pushq.written import with_text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PayloadForm:
     """Turns the arguments of one task into a payload, and a payload into arguments.
 
-    task: the task's name. signature: the parameters that a payload fills. model: has a field for each. parameters:
-    (parameter, field of the model). resources: parameters that the lifespan fills, each with its type. doubts: fields
-    whose values may come back changed from JSON.
+    task: the task's name. signature: the parameters that a payload fills. named, required: names of those that a call
+    may and must give. model: has a field for each. parameters: (parameter, field of the model). resources: parameters
+    that the lifespan fills, each with its type. doubts: fields whose values may come back changed from JSON.
     """
 
     task: str
     signature: inspect.Signature
+    named: frozenset[str]
+    required: frozenset[str]
     model: type[BaseModel]
     parameters: tuple[tuple[str, str], ...]
     resources: Mapping[str, Any]
@@ -42,13 +45,13 @@ class PayloadForm:
         model = self._checked(self.model.__pydantic_validator__.validate_python, given)
         try:
             text, doubtful = self._written(model)
-            payload: dict[str, Any] = read(text)
-            refuse_nul(text.decode())
+            payload = read(text)
+            refuse_nul(written := text.decode())
         except (ValueError, TypeError) as error:
             raise PayloadError(f"Arguments of task {self.task!r} cannot be JSON: {error}.") from None
         if doubtful:
             self._refuse_changed(doubtful, given, model, text)
-        return payload
+        return with_text(payload, written)
 
     def arguments(self, payload: str) -> dict[str, Any]:
         """The handler's arguments, from a payload's JSON text. Raises PayloadError, as `Task.arguments` says."""
@@ -60,6 +63,8 @@ class PayloadForm:
         return arguments if model.model_extra is None else arguments | model.model_extra
 
     def _given(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if not args and self.required <= kwargs.keys() <= self.named:  # five times as fast as what follows
+            return kwargs
         try:
             given = self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -140,9 +145,12 @@ def parts_of(
     """The fields of a form whose payloads fill these parameters. Raises TasksError."""
     model = _model(name, function, parameters, hints)
     names = tuple((field.alias or own, own) for own, field in model.model_fields.items())
+    ordinary = [one for one in parameters if one.kind is not one.VAR_KEYWORD]
     return {
         "task": name,
         "signature": inspect.Signature(parameters),
+        "named": frozenset(one.name for one in ordinary),
+        "required": frozenset(one.name for one in ordinary if one.default is one.empty),
         "model": model,
         "parameters": names,
         "resources": resources,

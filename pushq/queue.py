@@ -12,6 +12,7 @@ from pushq.job import NewJob
 from pushq.producers import COPY, COPY_SYNC, INSERT, INSERT_SYNC
 from pushq.producers.connections import AsyncConnection, HasSetAutocommit, SyncConnection
 from pushq.producers.rows import parts
+from pushq.written import text_of
 
 
 class Queue:
@@ -101,6 +102,8 @@ def _row(job: NewJob, queue: str | None) -> tuple[object, ...]:
 
 def encoded(job: NewJob) -> str:
     """The payload as JSON text. Raises PayloadError."""
+    if text := text_of(job.payload):
+        return text
     try:
         return _encode(dict(job.payload))
     except (TypeError, ValueError, RecursionError) as error:
