@@ -37,6 +37,8 @@ _ELSEWHERE = {
     "jobs": ("list", "ls", "show", "status"),
 }
 """The names of commands in other queues."""
+_URLS = ("--broker", "--database", "--database-url", "--db", "--db-url", "--dsn", "--postgres-url", "--url", "-d")
+"""The names of options for the URL, which no command of pushq has."""
 
 
 class _Commands(click.Group):
@@ -61,6 +63,11 @@ class _Commands(click.Group):
         try:
             _refuse_a_namesake()
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.option_name not in _URLS:
+                raise
+            remedy = "Set PUSHQ_DATABASE_URL: whoever lists processes sees the options of a command."
+            raise click.UsageError(f"No such option {error.option_name!r}. {remedy}", error.ctx) from None
         except PushqError as error:
             click.echo(f"pushq: {error}", err=True)
             sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -325,6 +325,15 @@ def test_what_other_queues_call_a_command_is_answered_with_its_name_here(command
     assert ended.exit_code == 2
 
 
+@pytest.mark.parametrize("command", [["migrate"], ["supervise", "app.jobs:tasks"], ["jobs"], ["enqueue", "x"]])
+def test_a_url_among_the_options_is_answered_with_where_it_belongs(command: list[str]) -> None:
+    ended = invoke(*command, "--database-url", "postgresql://app:secret@localhost/app")
+
+    assert "No such option '--database-url'. Set PUSHQ_DATABASE_URL: whoever lists processes sees" in ended.stderr
+    assert "secret" not in ended.stderr
+    assert ended.exit_code == 2
+
+
 def test_parameters_that_are_for_libpq_do_no_harm(database_url: str) -> None:
     extra = "&channel_binding=require&connect_timeout=5&keepalives_idle=30&gssencmode=disable"
     with supervising(database_url + extra):
