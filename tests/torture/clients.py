@@ -67,7 +67,16 @@ def orders(seed: int, count: int) -> list[Order]:
     return [_order(chance, kind) for kind in kinds]
 
 
-USUAL = {"nothing": 55.0, "nap": 22.0, "fail": 6.0, "fail.once": 4.0, "snooze": 4.0, "thread": 4.0, "large": 1.0}
+USUAL = {
+    "nothing": 50.0,
+    "nap": 15.0,
+    "batch": 12.0,
+    "fail": 6.0,
+    "fail.once": 4.0,
+    "snooze": 4.0,
+    "thread": 4.0,
+    "large": 1.0,
+}
 RARE = {"nap.long": 0.015, "block": 0.008, "stubborn": 0.012, "poison": 0.016, "die": 0.002, "unreadable": 0.002}
 """What share of the jobs."""
 
@@ -76,6 +85,10 @@ RARE = {"nap.long": 0.015, "block": 0.008, "stubborn": 0.012, "poison": 0.016, "
 TASKS = {"nap.long": "nap", "unreadable": "nothing"}
 PAYLOADS: dict[str, Callable[[random.Random], dict[str, object]]] = {
     "nap": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
+    "batch": lambda chance: {
+        "seconds": chance.uniform(0.002, 0.1),
+        "how": chance.choice(("nap", "nap", "fail", "snooze")),
+    },
     "nap.long": lambda chance: {"seconds": chance.choice((2.5, 7.0))},
     "snooze": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "thread": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},

@@ -12,14 +12,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from pushq import Retry, Tasks, current_job
+from pushq import Job, Retry, Tasks, current_job
 from pushq.backoff import exponential
 from tests.torture.planted import plant
 from tests.torture.schedule import ALLOWED
@@ -50,19 +50,20 @@ setattr(anyio.to_thread, "run_sync", _run_in_thread_if_there_is_one)  # noqa: B0
 
 
 @contextmanager
-def recorded(lasts: float = 0.0) -> Iterator[None]:
+def recorded(lasts: float = 0.0, of: Job | None = None) -> Iterator[list[Exception]]:
     """One line at the begin and one at the end, each by one write, which a death does not cut in two.
 
-    lasts: for how many seconds it means to run, which faults go by.
+    lasts: for how many seconds it means to run, which faults go by. of: a job of a batch. Yields a list for the error
+    that a batch returns in place of raising it.
     """
-    job, began_at = current_job(), time.monotonic()
+    job, began_at, errors = of or current_job(), time.monotonic(), list[Exception]()
     run = {"job": str(job.id), "attempt": job.attempt, "token": str(job.token), "host": _HOST, "pid": os.getpid()}
     run |= {"began_at": began_at}
     _say(run | {"wall": time.time(), "lasts": lasts})
     returned = False
     try:
-        yield
-        returned = True
+        yield errors
+        returned = not errors
     finally:
         _say(run | {"ended_at": time.monotonic(), "returned": returned})
 
@@ -146,6 +147,20 @@ async def poison(kind: str) -> object:
 async def take_a_large_payload(text: str) -> int:
     with recorded():
         return len(text)
+
+
+@tasks.register("batch", batch=40, max_attempts=ALLOWED["batch"], backoff=soon)
+async def in_batches(jobs: list[Job[dict[str, Any]]]) -> list[object]:
+    """Each job ends as its payload says: with a nap, by an error at first, or by a snooze at first."""
+    with ExitStack() as runs:
+        errors = [runs.enter_context(recorded(job.payload["seconds"], job)) for job in jobs]
+        await asyncio.sleep(max(job.payload["seconds"] for job in jobs))
+        for job, mine in zip(jobs, errors, strict=True):
+            if job.payload["how"] == "fail" and job.failures == 0:
+                mine.append(ValueError(f"as it was told to, under token {job.token}"))
+            elif job.payload["how"] == "snooze" and job.attempt == 1:
+                mine.append(Retry(after=timedelta(milliseconds=20)))
+    return [mine[0] if mine else {"token": str(job.token)} for job, mine in zip(jobs, errors, strict=True)]
 
 
 plant(os.environ.get("PUSHQ_TEST_PLANTED"))

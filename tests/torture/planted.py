@@ -27,6 +27,7 @@ from pushq.errors import DatabaseTrouble
 from pushq.link import Link, Message
 from pushq.outcome import Kind, Outcome
 from pushq.pool.attempts import Attempts
+from pushq.pool.batch import BatchAttempt
 from pushq.pool.finisher import Unwritten
 from pushq.pool.in_doubt import InDoubt
 from pushq.pool.lookback import Lookback, Span
@@ -47,6 +48,19 @@ def plant(name: str | None) -> None:
     """Raises KeyError for an unknown name; does nothing for none."""
     if name:
         BUGS[name]()
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
+def _items_of_others() -> None:
+    """The items of a batch's list are counted from another job on."""
+    rightly = BatchAttempt._note_returned
+
+    def shifted(self: BatchAttempt, value: object) -> None:
+        rightly(self, [*value[1:], *value[:1]] if isinstance(value, list) else value)
+
+    setattr(BatchAttempt, "_note_returned", shifted)  # noqa: B010 - mypy would refuse the assignment
 
 
 # The fence ------------------------------------------------------------------------------------------------------------
@@ -307,6 +321,7 @@ def _replace(owner: object, name: str, new: object) -> None:
 
 
 BUGS: dict[str, Callable[[], None]] = {
+    "items-of-others": _items_of_others,
     "finish-without-token": _finish_without_token,
     "same-token-for-all": _same_token_for_all,
     "claim-without-lock": _claim_without_lock,
