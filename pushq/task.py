@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, Generic, Never, ParamSpec, TypeVar, overload
@@ -17,6 +16,7 @@ from pushq.handler import caller, is_async, parameters_of, place_of
 from pushq.job import NewJob
 from pushq.lifespan import Lifespan, misfit
 from pushq.middleware import Middleware
+from pushq.once import yielding_once
 from pushq.payload import PayloadForm, form_of
 
 P = ParamSpec("P")
@@ -115,9 +115,9 @@ class Tasks:
 
         `async def` runs on the event loop, `def` in a thread. queue: for jobs built in Python. max_attempts: failures
         after which a job is failed. timeout: limit of one attempt; None: no limit. backoff: failures so far → delay;
-        the default doubles from 2 seconds to an hour. batch: the handler takes a list of 1 to `batch` jobs, at most
-        2,000, and returns a list as long, or None. Each item is one job's result, or a Retry, Cancel or other exception
-        in the place of a raised one. Raises TasksError for a function or option that cannot work.
+        the default doubles from 2 seconds to an hour. batch: the handler takes a list of up to `batch` jobs, at most
+        2,000, and returns an item for each, or None. An item is a job's result. An exception, also Retry and Cancel,
+        counts as if the job had raised it. Raises TasksError for a function or option that cannot work.
         """
         _refuse_unknown(name, unknown)
         _check_options(name, queue, max_attempts, timeout, backoff, batch)
@@ -174,7 +174,7 @@ class Tasks:
                 f"There are two functions under @tasks.{kind}: {place_of(other)} and {place_of(function)}; "
                 "enter one inside of the other."
             )
-        return asynccontextmanager(function) if inspect.isasyncgenfunction(function) else function
+        return yielding_once(kind, function) if inspect.isasyncgenfunction(function) else function
 
     def misfit(self, value: object = None) -> TasksError | None:
         """What is wrong with resources that tasks ask for: there is no lifespan, or its value is of another type."""

@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "settings", "backoff", "place", "roundtrip", "storable", "trace", "written"),
     ("local",),
     ("lifespan", "job", "middleware", "handler"),
-    ("payload", "batch"),
+    ("payload", "batch", "once"),
     ("current", "task", "outcome"),
     ("events",),
     ("database",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any, Protocol, get_args
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pushq import Job, Resource, Tasks, injected
 from pushq.errors import PayloadError, PushqError, TasksError
 from pushq.lifespan import resources_here, set_resources
+from pushq.once import yielding_once
 
 
 class Client:
@@ -129,3 +131,34 @@ def test_what_nobody_can_tell_at_run_time_is_no_misfit(kind: Any) -> None:
 def test_outside_of_a_pool_there_are_no_resources() -> None:
     with pytest.raises(PushqError, match=r"put @tasks\.lifespan above an async context manager"):
         resources_here()
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "middleware"])
+async def test_what_yields_never_or_twice_is_told_with_its_place(kind: str) -> None:
+    async def wrong(*_: Job, times: int) -> AsyncIterator[None]:
+        for _time in range(times):
+            yield
+
+    for times, told in ((0, "has ended without a `yield`"), (2, "has yielded a second time")):
+        function: Any = partial(wrong, times=times)
+        arguments = [None] if kind == "middleware" else []
+        around = yielding_once(kind, function)(*arguments)
+        with pytest.raises(TasksError, match=rf"@tasks\.{kind}: .*wrong {told}; each way through it yields once"):
+            async with around:
+                pass
+
+
+async def test_what_is_raised_inside_passes_through_as_it_is() -> None:
+    @asynccontextmanager
+    async def as_contextlib_would() -> AsyncIterator[None]:
+        yield
+
+    async def own() -> AsyncIterator[None]:
+        yield
+
+    for error in (RuntimeError("generator didn't stop"), StopAsyncIteration(), GeneratorExit(), ValueError()):
+        for around in (as_contextlib_would(), yielding_once("lifespan", own)()):
+            with pytest.raises(type(error)) as raised:
+                async with around:
+                    raise error
+            assert raised.value is error
