@@ -16,6 +16,7 @@ from types import CodeType, CoroutineType, FunctionType, MethodType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from pushq.errors import TasksError
+from pushq.trace import traceback_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,7 +147,8 @@ def _awaited(coroutine: CoroutineType[Any, Any, Any]) -> object:
         try:
             return await coroutine, None
         except BaseException as error:  # noqa: BLE001 - raised by the caller, without the frames in between
-            return None, error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+            frames = traceback_of(error)  # an exception's own attributes may be code that raises
+            return None, BaseException.with_traceback(error, frames.tb_next if frames else None)
 
     ended: tuple[object, BaseException | None] | None = None
     try:
@@ -155,7 +157,7 @@ def _awaited(coroutine: CoroutineType[Any, Any, Any]) -> object:
         if inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED:
             raise
     value, error = ended or asyncio.run(wait())
-    if error:
+    if error is not None:
         raise error
     return value
 

@@ -81,7 +81,10 @@ class Job(NamedTuple, Generic[T]):
 
     @property
     def logger(self) -> Logger:
-        """The logger `pushq.task.NAME` of the job's task. Each record knows the job's id, task and attempt."""
+        """The logger `pushq.task.NAME` of the job's task.
+
+        In a handler of one job, each record knows the job's id, task and attempt.
+        """
         return getLogger(f"pushq.task.{self.task}")
 
 

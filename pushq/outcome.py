@@ -23,7 +23,7 @@ from pushq.storable import (
     storable_text,
     text_of,
 )
-from pushq.trace import trace
+from pushq.trace import trace, traceback_of
 
 LONGEST_DELAY = timedelta(days=365)
 
@@ -175,7 +175,7 @@ def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
             return _failed_or_retried(job, error, most, backoff)
         case TimedOut(after, at):
             error = TimeoutError(f"the attempt took longer than {after.total_seconds():g} s")
-            error = error.with_traceback(at.__traceback__ if at else None)
+            error = error.with_traceback(None if at is None else traceback_of(at))
             return _failed_or_retried(job, error, most, backoff)
         case Stopped():
             return released(job)

@@ -36,6 +36,14 @@ class Trace:
     place: str
 
 
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """An exception's traceback, without running code of the exception's class."""
+    return _TRACEBACK.__get__(error)  # type: ignore[no-any-return]
+
+
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+
+
 def trace(error: BaseException) -> Trace | None:
     """The trace of an exception. None: no code of the user raised it, or looking at it fails. Raises nothing."""
     try:
@@ -47,7 +55,7 @@ def trace(error: BaseException) -> Trace | None:
 def _trace(error: BaseException) -> Trace | None:
     frames = _of_the_user(error)
     if frames is None:
-        return _trace(error.__cause__) if error.__cause__ else None
+        return _trace(error.__cause__) if error.__cause__ is not None else None
     told = TracebackException(type(error), error, frames, limit=-MOST_FRAMES, compact=True)
     text = _DETAIL.sub("", "".join(told.format()))
     return Trace(_end_of(text), _said(_places(error, frames)[0]))
@@ -55,7 +63,7 @@ def _trace(error: BaseException) -> Trace | None:
 
 def _of_the_user(error: BaseException) -> TracebackType | None:
     """The traceback from the first frame of the user's code, or None."""
-    frames = error.__traceback__
+    frames = traceback_of(error)
     while frames and frames.tb_frame.f_code.co_filename.startswith(_OURS):
         frames = frames.tb_next
     return frames

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
@@ -49,6 +49,7 @@ def decoded(task: Task[..., Any], payload: str) -> Any:
         (Sequence[Job[Letter]], Letter(to="ada")),
         (list[Job[dict[str, str]]], {"to": "ada"}),
         (list[Job], {"to": "ada"}),
+        (Annotated[list[Annotated[Job[Annotated[Mail, "a mail"]], "a job"]], "some"], Mail(to="ada")),
         (list, {"to": "ada"}),
         (None, {"to": "ada"}),
     ],
@@ -74,10 +75,14 @@ def test_a_payload_that_does_not_fit_is_refused_where_the_job_is_made_and_where_
     with pytest.raises(PayloadError, match="give the payload of one job, or its fields by name"):
         send.job(Mail(to="ada"), copies=2)
     with pytest.raises(PayloadError, match="is to be an object, not list"):
-        batch(_of_lists).job([1])
+        batch(_of_anything).job([1])
+    with pytest.raises(PayloadError, match="The payload of task 'mail' has no 'copis'"):
+        send.job(to="ada", copis=2)
+    with pytest.raises(PayloadError, match="The payload of task 'mail' has no 'copis'"):
+        send.job({"to": "ada", "copis": 2})
 
 
-def _of_lists(jobs: list[Job[list[int]]]) -> None: ...
+def _of_anything(jobs: list[Job[Any]]) -> None: ...
 
 
 def test_a_job_s_payload_is_all_of_the_payload() -> None:
@@ -106,6 +111,8 @@ async def _none() -> None: ...
 async def _any(**jobs: Any) -> None: ...
 async def _mails(jobs: list[Mail]) -> None: ...
 async def _one(job: Job[Mail]) -> None: ...
+async def _number(jobs: list[Job[int]]) -> None: ...
+async def _list(jobs: list[Job[list[int]]]) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -116,6 +123,8 @@ async def _one(job: Job[Mail]) -> None: ...
         (_any, "_any takes batches, and so one argument"),
         (_mails, r"parameter 'jobs' of tests.test_batch._mails takes a batch; annotate it as list[Job[T]]"),
         (_one, r"parameter 'job' of tests.test_batch._one takes a batch; annotate it as list[Job[T]]"),
+        (_number, "takes a batch, and a payload is an object, never a int"),
+        (_list, "takes a batch, and a payload is an object, never a list"),
     ],
 )
 def test_a_function_that_cannot_take_a_batch_is_refused(function: Callable[..., Any], sentence: str) -> None:

@@ -36,6 +36,7 @@ from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
 from pushq.pool.lifespan import Lifespan
 from pushq.pool.listener import Listener
+from pushq.pool.loads import Loads
 from pushq.pool.outbox import Outbox
 from pushq.pool.roster import Roster
 from pushq.pool.solo import run_suspects
@@ -201,6 +202,7 @@ class Pool:
         return Claimer(
             self.claims,
             self.claimant,
+            loads=Loads(self.tasks),
             intake=self.intake,
             outbox=self.outbox,
             doorbell=self.doorbell,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent import futures
 from math import inf
 from time import monotonic
@@ -50,6 +50,11 @@ class Attempt:
         """How many jobs the handler is called for."""
         return 1
 
+    @property
+    def calls(self) -> Sequence[Callable[[], None]]:
+        """The calls to make in a thread, one after the other, for a `def`."""
+        return (self.call,)
+
     def start_clock(self) -> None:
         """The handler is called now."""
         self.until = monotonic() + self.limit.total_seconds() if self.limit else inf
@@ -83,7 +88,7 @@ class Attempt:
                 if raised:
                     raise raised[0]
         except BaseException as error:  # noqa: BLE001 - as above
-            if error not in raised:
+            if not any(error is one for one in raised):  # `in` would run code of the exception
                 self._note_raised(error)
         finally:
             raised.clear()  # else an error would hold its frames, and the frames this attempt
@@ -101,18 +106,14 @@ class Attempt:
     def end(self, ending: Ending) -> None:
         """Decides the outcome. The clock tells whether a limit was kept: a blocked loop could not cancel in time."""
         ended = monotonic()
-        ending = self._in_time(ending, ended)
+        if self.limit and ended >= self.until:
+            ending = TimedOut(self.limit, ending.error if isinstance(ending, Raised) else None)
         self.outcome = decide(self.job, ending, max_attempts=self.task.max_attempts, backoff=self.task.backoff)
         self.outcome.ended = ended
 
     def end_unbegun(self) -> None:
         """No thread was left to call the handler."""
         self.outcome = unbegun(self.job)
-
-    def _in_time(self, ending: Ending, ended: float) -> Ending:
-        if self.limit and ended >= self.until:
-            return TimedOut(self.limit, ending.error if isinstance(ending, Raised) else None)
-        return ending
 
     def _note_raised(self, error: BaseException) -> None:
         if forked:

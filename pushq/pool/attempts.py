@@ -68,14 +68,17 @@ class Attempts:
     async def make_batch(self, jobs: Sequence[Job], task: Task[..., Any]) -> list[Outcome]:
         """Makes one attempt at jobs whose handler takes batches. Returns an outcome for each."""
         assert isinstance(task.form, BatchForm)
-        loaded = [job if job.payload else job._replace(payload=await self._load(job, task)) for job in jobs]
-        if not (ours := [job for job in loaded if job.payload]):
-            return [released(job) for job in jobs]
-        attempt = BatchAttempt(ours, task, task.form, self._contexts, self._stop)
-        for job in ours:
-            if isinstance(job.payload, PayloadError):
-                attempt.end_one(job, Raised(job.payload))
-        if not self._stop.is_set():
+        loaded, refused = list[Job](), list[tuple[Job, PayloadError]]()
+        for job in jobs:
+            payload = job.payload or await self._load(job, task)
+            if isinstance(payload, PayloadError):
+                refused.append((job, payload))
+            elif payload:
+                loaded.append(job._replace(payload=payload))
+        attempt = BatchAttempt([*loaded, *(job for job, _ in refused)], task, task.form, self._contexts, self._stop)
+        for job, error in refused:
+            attempt.end_one(job, Raised(error))
+        if loaded and not self._stop.is_set():
             await self._carry_out(attempt)
         for outcome in attempt.outcomes.values():
             outcome.began = attempt.began
@@ -154,16 +157,19 @@ class Attempts:
 
     async def _call_in_thread(self, attempt: Attempt) -> None:
         """Waits until the call returns, even if stopped. A handler can ask anyio whether its time is over."""
-        attempt.start_clock()
-        with self._stoppable(attempt.until):
-            self._called.add(attempt)
-            try:
-                await to_thread.run_sync(attempt.call, limiter=self._threads)
-            except (RuntimeError, MemoryError) as error:  # the handler was not called
-                publish(NoThread(str(error) or type(error).__name__))
-                attempt.end_unbegun()
-            finally:
-                self._called.discard(attempt)
+        for call in attempt.calls:
+            attempt.start_clock()
+            with self._stoppable(attempt.until):
+                self._called.add(attempt)
+                try:
+                    await to_thread.run_sync(call, limiter=self._threads)
+                except (RuntimeError, MemoryError) as error:  # the handler was not called
+                    publish(NoThread(str(error) or type(error).__name__))
+                    attempt.end_unbegun()
+                finally:
+                    self._called.discard(attempt)
+            if attempt.outcome or self._stop.is_set():
+                break
         if not attempt.outcome:  # was cancelled before the call began
             attempt.end(Stopped())
 

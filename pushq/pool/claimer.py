@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from time import monotonic
@@ -22,6 +23,7 @@ from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
 from pushq.pool.in_doubt import InDoubt
 from pushq.pool.intake import Intake
+from pushq.pool.loads import Loads
 from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
 from pushq.pool.passed_over import PassedOver
@@ -46,6 +48,7 @@ class Claimer:
         store: Store,
         claimant: Claimant,
         *,
+        loads: Loads,
         intake: Intake,
         outbox: Outbox,
         doorbell: Doorbell,
@@ -54,6 +57,7 @@ class Claimer:
     ) -> None:
         self._store = store
         self._claimant = claimant
+        self._loads = loads
         self._intake = intake
         self._outbox = outbox
         self._gate = gate
@@ -143,15 +147,30 @@ class Claimer:
         with anyio.CancelScope(shield=True):
             # Rows may make a claim too slow. So after each failure fewer jobs are claimed, at last one alone.
             jobs = await self._in_doubt.take_back() or await self._take(max(1, room >> self._failures))
-        self._intake.put(jobs, room=room)
+            is_full = len(jobs) >= room
+            if is_full:
+                await self._fill_batches(jobs)
+        self._intake.put(self._loads.of(jobs), is_full=is_full)
         if jobs:
             publish(JobsClaimed(len(jobs)))
             self._sleeper.note_jobs(len(jobs))
-        if len(jobs) < room:
+        if not is_full:
             self._saturated_since = None
         elif self._saturated_since is None:
             self._saturated_since = anyio.current_time()
         return len(jobs)
+
+    async def _fill_batches(self, jobs: list[Job]) -> None:
+        """Adds to the claimed jobs what their batches have room for. Jobs in trouble are left to the next claim."""
+        for task, room in self._loads.wanted(jobs).items():
+            token, span = uuid4(), self._lookback.span
+            claimant = replace(self._claimant, tasks=(task,))
+            try:
+                jobs += await self._store.claim(claimant, token, room, span.since, span.until)
+            except DatabaseTrouble as error:
+                if not error.state:
+                    self._in_doubt.note(token)
+                return
 
     async def _take(self, limit: int) -> list[Job]:
         jobs = await self._look(limit)

@@ -15,13 +15,23 @@ os.register_at_fork(after_in_child=lambda: forked.append(os.getpid()))
 
 def end_child(error: BaseException | None) -> NoReturn:
     """Ends the child as the interpreter would, when the handler has returned (None) or raised."""
-    code: object = 0
-    if isinstance(error, SystemExit):
-        code = error.code or 0
-    elif error:
-        code = "".join(traceback.format_exception(error))
-    if not isinstance(code, int):
-        sys.stderr.write(f"{code}\n")
+    try:
+        code = _code(error)
+    except BaseException:  # noqa: BLE001 - the exception's methods are the user's code, and the child must end
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)
+    os._exit(code)
+
+
+def _code(error: BaseException | None) -> int:
+    """The exit code. Says what is to be said."""
+    code: object = 0
+    if issubclass(type(error), SystemExit):
+        code = error.code or 0  # type: ignore[union-attr]
+    elif error is not None:
+        code = "".join(traceback.format_exception(error))
+    if isinstance(code, int):
+        return code
+    sys.stderr.write(f"{code}\n")
+    return 1

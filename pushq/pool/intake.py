@@ -8,8 +8,8 @@ HORIZON at the recent pace. So quick jobs are claimed by thousands, and no job w
 could run the job. Jobs that take longer than HORIZON are claimed one by one. The pace counts only while claims come
 back full: without a backlog, nothing is left to claim ahead. The claimer gives back jobs that wait too long after all.
 
-A worker whose handler takes batches helps itself to many jobs at once. All these figures are then multiplied by the
-number of jobs that the worker took last.
+A load is what a worker takes at once: a job, or a list of jobs for a handler that takes batches. All figures here count
+loads.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from pushq.job import Job
+from pushq.pool.loads import Load
 
 HORIZON = 0.1
 """Seconds of work to claim ahead, at most."""
 TURN = 0.002
 """Seconds that workers run handlers without a wait before the event loop goes round."""
 FURTHEST_AHEAD = 4000
-"""Jobs to claim ahead, at most."""
+"""Loads to claim ahead, at most."""
 LARGEST_CLAIM = 2000
 """Jobs to claim with one statement, at most."""
 GROWTH = 4
-"""Jobs to claim ahead, at most, for each job that has just ended: a few quick jobs prove little."""
+"""Loads to claim ahead, at most, for each load that has just ended: a few quick ones prove little."""
 
 
 class Intake:
-    """The jobs that wait for a worker, and the workers that wait for a job."""
+    """The loads that wait for a worker, and the workers that wait for a load."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.busy = 0
-        self._jobs: deque[Job] = deque()
-        self._arrivals: deque[tuple[int, float]] = deque()  # by claim: how many jobs had come by then, and when
+        self._loads: deque[Load] = deque()
+        self._arrivals: deque[tuple[int, float]] = deque()  # by claim: how many loads had come by then, and when
         self._come = 0
-        self._helping = self._helped = 1  # jobs that a worker takes at once, by the last take and by the one before
         self._pace = _Pace(workers)
         self._idle: list[anyio.Event] = []  # of waiting workers: the last to come is the first to go
-        self._claim_below = 0  # the claimer is woken when no more jobs than this are left
+        self._claim_below = 0  # the claimer is woken when no more loads than this are left
         self._has_room = anyio.Event()
         self._turn_ends = 0.0
         self._is_letting = False  # whether a worker lets others run, and will go on at once
@@ -55,42 +55,30 @@ class Intake:
 
     # The workers' side ----------------------------------------------------------------------------------------
 
-    def take_now(self) -> Job | None:
-        """Returns the next job for a worker. None: no job is there, or the worker's turn has ended."""
-        return self._take() if self._jobs and monotonic() < self._turn_ends else None
+    def take_now(self) -> Load | None:
+        """Returns the next load for a worker. None: no load is there, or the worker's turn has ended."""
+        return self._take() if self._loads and monotonic() < self._turn_ends else None
 
-    async def take(self) -> Job | None:
-        """Returns the next job for a worker, or None when the intake is closed and empty."""
+    async def take(self) -> Load | None:
+        """Returns the next load for a worker, or None when the intake is closed and empty."""
         if monotonic() >= self._turn_ends:
             await self._let_others_run()
-        while not self._jobs:
+        while not self._loads:
             if self._is_closed:
                 return None
             self._has_room.set()
             await self._wait()
         return self._take()
 
-    def _take(self) -> Job:
-        job = self._jobs.popleft()
+    def _take(self) -> Load:
+        load = self._loads.popleft()
         self.busy += 1
-        self._helped, self._helping = self._helping, 1
-        if len(self._jobs) <= self._claim_below:
+        if len(self._loads) <= self._claim_below:
             self._has_room.set()
-        return job
-
-    def take_more(self, task: str, most: int) -> list[Job]:
-        """Returns jobs of the same task, in their order, for the worker that has just taken one."""
-        taken, others = list[Job](), list[Job]()
-        while self._jobs and len(taken) < most:
-            job = self._jobs.popleft()
-            (taken if job.task == task else others).append(job)
-        self._jobs.extendleft(reversed(others))
-        self._helping = min(most + 1, max(self._helped, GROWTH * (len(taken) + 1)))
-        self._has_room.set()
-        return taken
+        return load
 
     def done(self) -> None:
-        """Notes that a worker has ended its job, or its batch."""
+        """Notes that a worker has ended its load."""
         self.busy -= 1
         self._pace.ended += 1
 
@@ -118,8 +106,8 @@ class Intake:
         self._wake_one()
 
     def _wake_one(self) -> None:
-        """Wakes a worker if jobs are left. Each woken worker wakes the next, since its own handler may wait."""
-        if self._jobs and self._idle:
+        """Wakes a worker if loads are left. Each woken worker wakes the next, since its own handler may wait."""
+        if self._loads and self._idle:
             self._idle.pop().set()
 
     # The claimer's side ---------------------------------------------------------------------------------------
@@ -127,29 +115,29 @@ class Intake:
     @property
     def room(self) -> int:
         """How many jobs to claim now."""
-        ahead = min(self._pace.ahead() * self._helping, FURTHEST_AHEAD)
+        ahead = self._pace.ahead()
         self._claim_below = max(0, ahead - LARGEST_CLAIM, ahead // 2)
-        if len(self._jobs) > self._claim_below:
+        if len(self._loads) > self._claim_below:
             return 0
-        return min((self.workers - self.busy) * self._helping + ahead - len(self._jobs), LARGEST_CLAIM)
+        return min(self.workers - self.busy + ahead - len(self._loads), LARGEST_CLAIM)
 
     async def wait_room(self) -> None:
         while self.room <= 0:
             self._has_room = anyio.Event()
             await self._has_room.wait()
 
-    def put(self, jobs: Sequence[Job], *, room: int) -> None:
-        """Adds claimed jobs. room: as it was when the jobs were claimed."""
-        self._jobs.extend(jobs)
-        self._come += len(jobs)
+    def put(self, loads: Sequence[Load], *, is_full: bool) -> None:
+        """Adds what a claim has brought. is_full: whether the claim has brought as much as there was room for."""
+        self._loads.extend(loads)
+        self._come += len(loads)
         self._arrivals.append((self._come, monotonic()))
-        self._pace.note_claim(is_full=len(jobs) >= room)
+        self._pace.note_claim(is_full=is_full)
         self._wake_one()
 
     @property
     def longest_wait(self) -> float:
-        """Seconds that the first of the waiting jobs has waited for a worker."""
-        begun = self._come - len(self._jobs)
+        """Seconds that the first of the waiting loads has waited for a worker."""
+        begun = self._come - len(self._loads)
         while self._arrivals and self._arrivals[0][0] <= begun:
             self._arrivals.popleft()
         return monotonic() - self._arrivals[0][1] if self._arrivals else 0.0
@@ -160,8 +148,8 @@ class Intake:
 
     def give_back(self) -> list[Job]:
         """Takes out the jobs that no worker has begun."""
-        jobs = list(self._jobs)
-        self._jobs.clear()
+        jobs = [job for load in self._loads for job in (load if isinstance(load, list) else (load,))]
+        self._loads.clear()
         return jobs
 
     def close(self) -> None:
@@ -190,7 +178,8 @@ class _Pace:
         if not self._is_trusted:
             return 0
         now = monotonic()
-        count, seconds = self.ended - self._began[0], now - self._began[1]
+        # One load of each worker may have begun long before.
+        count, seconds = max(0, self.ended - self._began[0] - self._workers), now - self._began[1]
         expected = count * HORIZON / max(seconds, 0.001)
         if seconds >= HORIZON:
             self._began, self._last_span = (self.ended, now), expected

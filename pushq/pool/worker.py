@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pushq.job import Job
 from pushq.outcome import Kind, released
 from pushq.pool.attempts import Attempts
 from pushq.pool.intake import Intake
 from pushq.pool.outbox import Outbox
-from pushq.task import Task, Tasks
+from pushq.task import Tasks
 
 
 class Worker:
@@ -22,16 +20,15 @@ class Worker:
         self._outbox = outbox
 
     async def run(self) -> None:
-        """Runs jobs until the intake is closed and empty."""
-        while job := self._intake.take_now() or await self._intake.take():
-            task = self._tasks.find(job.task)
-            if task.batch:
-                await self._run_batch(job, task, task.batch)
+        """Takes loads until the intake is closed and empty."""
+        while load := self._intake.take_now() or await self._intake.take():
+            if isinstance(load, list):
+                await self._run_batch(load)
                 continue
             try:
-                outcome = await self._attempts.make(job, task)
+                outcome = await self._attempts.make(load, self._tasks.find(load.task))
             except BaseException:
-                self._outbox.put(released(job))
+                self._outbox.put(released(load))
                 raise
             self._outbox.put(outcome)
             if outcome.error_type and outcome.kind is Kind.RELEASED:
@@ -40,12 +37,10 @@ class Worker:
             if self._outbox.is_full:
                 await self._outbox.wait_room()
 
-    async def _run_batch(self, first: Job, task: Task[..., Any], most: int) -> None:
-        """Runs a job together with the jobs of its task that wait behind it."""
-        jobs = [first, *self._intake.take_more(task.name, most - 1)]
+    async def _run_batch(self, jobs: list[Job]) -> None:
         outcomes = [released(job) for job in jobs]
         try:
-            outcomes = await self._attempts.make_batch(jobs, task)
+            outcomes = await self._attempts.make_batch(jobs, self._tasks.find(jobs[0].task))
         finally:
             for outcome in outcomes:
                 self._outbox.put(outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from pushq.batch import BatchForm
 from pushq.current import set_current_job
 from pushq.job import Job, NewJob
 from pushq.lifespan import set_resources
-from pushq.outcome import Raised, endings_of_batch
+from pushq.outcome import Raised, Returned, endings_of_batch
 from pushq.queue import encoded
 from pushq.task import Task, Tasks
 
@@ -54,28 +55,36 @@ async def call(tasks: Tasks, job: Job) -> Any:
     """Calls the handler of a claimed job, in a task and a context of its own, within the job's time."""
     task = tasks.find(job.task)
     limit = job.timeout or task.timeout
-    returned: list[Any] = []
-    raised: list[BaseException] = []
+    ended = list[Returned | Raised]()  # by the handler, or in its place by the middleware
     with anyio.fail_after(limit.total_seconds() if limit else None):
         async with anyio.create_task_group() as group:
-            group.start_soon(_call, tasks, task, job, returned, raised)
-    if raised:
-        raise raised[0]
-    return returned[0]
+            group.start_soon(_call, tasks, task, job, ended)
+    match ended:
+        case [*_, Raised(error)]:
+            raise error
+        case [*_, Returned(value)]:
+            return value
+    raise CancelledError
 
 
-async def _call(tasks: Tasks, task: Task[..., Any], job: Job, returned: list[Any], raised: list[BaseException]) -> None:
+async def _call(tasks: Tasks, task: Task[..., Any], job: Job, ended: list[Returned | Raised]) -> None:
+    """An exception counts even if the middleware swallows it, and what the middleware raises counts in its place."""
     if not task.batch:
         set_current_job(job)
     try:
         async with AsyncExitStack() as around:
             if tasks.middleware_of_app:
                 await around.enter_async_context(tasks.middleware_of_app(job))
-            call = partial(task.function, **_arguments(task, job))
-            value = await (call() if task.is_async else to_thread.run_sync(call))
-            returned.append(_only(value) if task.batch else value)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by the caller, without a group around it
-        raised.append(error)
+            try:
+                call = partial(task.function, **_arguments(task, job))
+                value = await (call() if task.is_async else to_thread.run_sync(call))
+                ended.append(Returned(_only(value) if task.batch else value))
+            except BaseException as error:
+                ended.append(Raised(error))
+                raise
+    except (Exception, SystemExit, CancelledError, GeneratorExit) as error:  # noqa: BLE001 - raised by the caller
+        if not ended or not (isinstance(ended[0], Raised) and ended[0].error is error):
+            ended.append(Raised(error))
 
 
 def _arguments(task: Task[..., Any], job: Job) -> dict[str, Any]:

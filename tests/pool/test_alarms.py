@@ -23,6 +23,7 @@ from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
+from pushq.pool.loads import Loads
 from pushq.pool.outbox import Outbox
 from pushq.pool.store import Claimant, Outlook
 from pushq.settings import Settings
@@ -140,6 +141,7 @@ def _watched(monkeypatch: pytest.MonkeyPatch, disturbances: frozenset[str], *, h
         one = Claimer(
             store,
             Claimant("here", 1, ("default",), ("echo",)),
+            loads=Loads(()),
             intake=Intake(10),
             outbox=Outbox(),
             doorbell=bell,

@@ -165,6 +165,35 @@ async def test_the_coroutine_that_a_def_returns_is_run_on_the_pool_s_loop_in_its
     assert outcomes[1].error == "TimeoutError: the attempt took longer than 0.05 s"
 
 
+class Falsy(Exception):
+    def __bool__(self) -> bool:
+        return False
+
+
+class Untouchable(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(7)
+
+
+@on_a_pool_s_loop
+async def test_an_error_counts_whatever_its_class_says_wherever_it_is_raised() -> None:
+    for kind in (Falsy, Untouchable):
+
+        def fail(kind: type[Exception] = kind) -> None:
+            raise kind
+
+        async def fail_on_the_loop(kind: type[Exception] = kind) -> None:
+            raise kind
+
+        def fail_behind_a_def(kind: type[Exception] = kind) -> Any:
+            return fail_on_the_loop(kind)
+
+        for function in (fail, fail_on_the_loop, fail_behind_a_def):
+            it = handler(function)
+            outcome = await (await attempts()).make(job(it), it)
+            assert outcome.kind == "failed", (kind, function)
+
+
 @on_a_pool_s_loop
 async def test_handlers_find_no_tasks_but_those_that_handlers_have_made() -> None:
     @handler

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import json
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -14,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from pydantic import BaseModel, field_validator
 
 from pushq import Cancel, Job, Retry, Task, Tasks, current_job
 from pushq.backoff import exponential
@@ -144,7 +147,7 @@ async def test_nobody_is_called_for_jobs_none_of_which_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-def test_the_shortest_of_the_timeouts_is_everybody_s(is_async: bool) -> None:
+def test_the_shortest_timeout_stops_the_handler_and_charges_only_those_whose_own_has_passed(is_async: bool) -> None:
     async def wait(jobs: Numbers) -> None:
         await asyncio.sleep(60 * len(jobs))
 
@@ -156,7 +159,76 @@ def test_the_shortest_of_the_timeouts_is_everybody_s(is_async: bool) -> None:
     async def run() -> None:
         limits = [None, timedelta(milliseconds=20), timedelta(hours=1)]
         outcomes = await made(batch(wait if is_async else block), some("{}", "{}", "{}", timeouts=limits))
-        assert {(outcome.kind, outcome.error_type) for outcome in outcomes} == {("retried", "TimeoutError")}
+        others = "released" if is_async else "succeeded"
+        assert kinds(outcomes) == [others, "retried", others]
+        assert outcomes[1].error == "TimeoutError: the attempt took longer than 0.02 s"
+
+    run()
+
+
+@on_a_pool_s_loop
+async def test_a_job_that_the_handler_does_not_get_sets_no_limit() -> None:
+    @batch
+    async def it(jobs: Numbers) -> None:
+        await asyncio.sleep(0.03 * len(jobs))
+
+    outcomes = await made(it, some('{"n": "x"}', "{}", timeouts=[timedelta(milliseconds=1), None]))
+    assert kinds(outcomes) == ["failed", "succeeded"]
+
+
+class Slow(BaseModel):
+    n: int
+
+    @field_validator("n")
+    @classmethod
+    def take_long(cls, n: int) -> int:
+        time.sleep(0.01)
+        return n
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_the_timeout_limits_the_handler_and_not_the_reading_of_payloads(is_async: bool) -> None:
+    async def nothing(jobs: list[Job[Slow]]) -> None:
+        await asyncio.sleep(0.001 * len(jobs))
+
+    def nothing_in_a_thread(jobs: list[Job[Slow]]) -> None:
+        assert jobs
+
+    @on_a_pool_s_loop
+    async def run() -> None:
+        it = Tasks().register("it", batch=100, timeout=timedelta(milliseconds=50))(
+            nothing if is_async else nothing_in_a_thread
+        )
+        assert kinds(await made(it, numbered(*range(10)))) == ["succeeded"] * 10
+
+    run()
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, MemoryError, KeyError])
+def test_whatever_a_validator_raises_hurts_only_its_own_job(error: type[BaseException]) -> None:
+    class Hostile(BaseModel):
+        n: int
+
+        @field_validator("n")
+        @classmethod
+        def refuse_two(cls, n: int) -> int:
+            if n == 2:
+                raise error
+            return n
+
+    def it(jobs: list[Job[Hostile]]) -> list[int]:
+        return [job.payload.n for job in jobs]
+
+    async def it_on_the_loop(jobs: list[Job[Hostile]]) -> list[int]:
+        return it(jobs)
+
+    @on_a_pool_s_loop
+    async def run() -> None:
+        for function in (it, it_on_the_loop):
+            function.__annotations__["jobs"] = list[Job[Hostile]]
+            first, second, third = await made(batch(function), numbered(1, 2, 3))
+            assert (first.result, third.result) == ("1", "3")
+            assert second.kind in ("failed", "retried")
 
     run()
 
@@ -213,6 +285,109 @@ async def test_each_job_has_the_middleware_around_it_with_its_own_error() -> Non
         ("retried", "ValueError"),
     ]
     assert seen == [(4, ValueError), (3, ValueError), (2, None)]
+
+
+class Falsy(Exception):
+    def __len__(self) -> int:
+        return 0
+
+
+class Untouchable(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(7)
+
+    def __eq__(self, other: object) -> bool:
+        raise SystemExit(8)
+
+    __hash__ = Exception.__hash__
+
+
+@pytest.mark.parametrize("kind", [Falsy, Untouchable])
+def test_a_middleware_sees_an_error_whatever_the_error_does_when_looked_at(kind: type[Exception]) -> None:
+    error = kind()
+
+    class Around:
+        def __init__(self, seen: list[object]) -> None:
+            self.seen = seen
+
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, kind: object, *_: object) -> None:
+            self.seen.append(kind)
+
+    def raising(jobs: Numbers) -> list[object]:
+        if len(jobs) > 1:
+            raise error
+        return [error]
+
+    @on_a_pool_s_loop
+    async def run() -> None:
+        for jobs in (numbered(1), numbered(1, 2)):
+            seen = list[object]()
+            outcomes = await made(batch(raising), jobs, middleware=lambda _: Around(seen))  # noqa: B023 - ends here
+            assert seen == [kind] * len(jobs)
+            assert {outcome.error_type for outcome in outcomes} <= {kind.__name__, "SystemExit"}
+
+    run()
+
+
+@on_a_pool_s_loop
+async def test_a_middleware_is_not_entered_for_a_job_whose_payload_cannot_be_loaded() -> None:
+    seen = list[object]()
+
+    @asynccontextmanager
+    async def around(job: Job) -> AsyncIterator[None]:
+        seen.append(job.payload)
+        yield
+
+    async def load(job: Job) -> str | None:
+        raise UnexpectedState(f"a broken page of {job.id}.")
+
+    outcomes = await made(batch(_nothing), some("{}", None), middleware=around, load=load)
+    assert (seen, kinds(outcomes)) == (["{}"], ["succeeded", "failed"])
+
+
+@on_a_pool_s_loop
+async def test_what_a_failed_batch_held_is_gone_without_the_garbage_collector() -> None:
+    kept = list[weakref.ref[object]]()
+
+    class Held:
+        pass
+
+    @batch
+    async def it(jobs: Numbers) -> None:
+        held = Held()
+        kept.append(weakref.ref(held))
+        raise ValueError(len(jobs))
+
+    gc.disable()
+    try:
+        await made(it, numbered(1, 2))
+        assert kept[0]() is None
+    finally:
+        gc.enable()
+
+
+@on_a_pool_s_loop
+async def test_an_error_of_all_is_looked_at_once() -> None:
+    looks = list[int]()
+
+    class Told(Exception):
+        def __str__(self) -> str:
+            looks.append(1)
+            return "told"
+
+    @batch
+    async def it(jobs: Numbers) -> None:
+        raise Told(len(jobs))
+
+    once = len(looks)
+    await made(it, numbered(1))
+    once, before = len(looks) - once, len(looks)
+    outcomes = await made(it, numbered(*range(50)))
+    assert len(looks) - before == once
+    assert {outcome.error for outcome in outcomes} == {outcomes[0].error}
+    assert [outcome.job.id for outcome in outcomes] == [UUID(int=n) for n in range(1, 51)]
 
 
 @on_a_pool_s_loop

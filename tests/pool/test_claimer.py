@@ -14,6 +14,7 @@ from pushq.pool import claimer
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.intake import Intake
+from pushq.pool.loads import Loads
 from pushq.pool.outbox import Outbox
 from pushq.pool.store import Claimant
 from tests.support.jobs import Connection, count, has_count, insert
@@ -39,6 +40,7 @@ async def claiming(url: str, connection: Connection) -> AsyncIterator[list[Event
     one = Claimer(
         Store(session),
         Claimant("here", 1, ("default",), ("echo",)),
+        loads=Loads(()),
         intake=intake,
         outbox=Outbox(),
         doorbell=Doorbell(),

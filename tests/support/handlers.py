@@ -465,7 +465,7 @@ async def end(seconds: float, how: str) -> int:
 @tasks.register("in.batches", batch=100, max_attempts=3, backoff=at_once)
 async def in_batches(jobs: list[Job[dict[str, str]]]) -> list[object]:
     """Ends each job as its payload says, by default with the size of the batch."""
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(float(jobs[0].payload.get("seconds", "0.02")))
     if any(job.payload.get("how") == "die" for job in jobs):
         os.kill(os.getpid(), signal.SIGKILL)
     ends = {"fail": ValueError("as it was told to"), "cancel": Cancel("as it was told to"), "snooze": Retry()}

@@ -40,7 +40,8 @@ def pushq(*arguments: str, url: str | None = None, **settings: str) -> subproces
 
 def environment(url: str | None, **settings: str) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PUSHQ_", "PG"))}
-    given = {f"PUSHQ_{name}": value for name, value in settings.items()}
+    any_port = {"HTTP_PORT": "0"}  # the usual one may be somebody's
+    given = {f"PUSHQ_{name}": value for name, value in (any_port | settings).items()}
     return clean | given | ({"PUSHQ_DATABASE_URL": url} if url else {})
 
 

@@ -6,7 +6,9 @@ import asyncio
 import subprocess
 import sys
 import time
+from asyncio import CancelledError
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -116,6 +118,33 @@ async def test_inline_the_lifespan_and_the_middleware_are_entered_or_resources_a
     assert around == ["before sum", "after"] * 2
     with pytest.raises(TasksError, match="is to be a list, and the lifespan yields a str"):
         await run(shared, total.job(10), resources="none")
+
+
+async def test_inline_an_exception_counts_even_if_the_middleware_swallows_it() -> None:
+    odd = Tasks()
+
+    @odd.middleware
+    async def swallow(job: Job) -> AsyncIterator[None]:
+        with suppress(ValueError, CancelledError):
+            yield
+        if job.task == "another":
+            raise KeyError(job.task)
+
+    @odd.register("fail")
+    async def fail() -> None:
+        raise ValueError
+
+    @odd.register("another")
+    async def another() -> None:
+        raise ValueError
+
+    @odd.register("batch", batch=10)
+    async def batch(jobs: list[Job]) -> list[BaseException]:
+        return [CancelledError() for _ in jobs]
+
+    for job, error in ((fail.job(), ValueError), (another.job(), KeyError), (batch.job(), CancelledError)):
+        with pytest.raises(error):
+            await run(odd, job)
 
 
 # A queue -------------------------------------------------------------------------------------------------------------
