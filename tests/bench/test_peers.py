@@ -1,4 +1,4 @@
-"""The comparison with peers. pushq alone goes through it here; the peers need their registries: `make bench-peers`."""
+"""The comparison with peers: what it says of a machine that lacks something. `tests/prove/bench` runs the contests."""
 
 from __future__ import annotations
 
@@ -11,41 +11,13 @@ import asyncpg
 import pytest
 
 from pushq.bench.ground import database_in, with_socket_as_host
-from pushq.bench.measure import measure
 from pushq.bench.peers.catalogue import PEERS, PUSHQ
-from pushq.bench.peers.contest import contests
 from pushq.bench.peers.installed import Installed
 from pushq.bench.peers.program import running
-from pushq.bench.pgbench import Pgbench
-from pushq.bench.run import Record, Scope, Teller
 from pushq.errors import PushqError, UsageError
 from tests.support.commands import invoke
 from tests.support.server import Server
 from tests.support.waiting import eventually
-
-
-async def test_pushq_goes_through_every_contest(server: Server, tmp_path: Path) -> None:
-    scenarios = contests(Installed(tmp_path), [PUSHQ])
-
-    report = await measure(
-        server.url,
-        Pgbench.find(Path(server.bin_directory)),
-        scenarios,
-        Scope(rounds=1, scale=0.005),
-        record=Record(),
-        teller=Teller(),
-        has_all_the_time=True,
-    )
-
-    assert not report.failures
-    figures = {(figure.measure.scenario, figure.measure.name): figure.median for figure in report.figures}
-    assert {scenario for scenario, _ in figures} == {scenario.name for scenario in scenarios}
-    for name in ("100 jobs", "500 jobs"):
-        assert 100 < figures["drain", name] < 1_000_000
-    assert 0 < figures["pick-up", "200/s, p50"] < figures["pick-up", "200/s, p99"] < 5000
-    assert 50 < figures["insert", "8 clients"] < 100_000
-    assert 100 < figures["bulk", "500 jobs"] < 1_000_000
-    assert 0 <= figures["idle", "CPU s a minute"] < 60
 
 
 @pytest.mark.parametrize("system", [PUSHQ, *PEERS], ids=lambda system: system.name)
