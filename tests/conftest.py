@@ -7,6 +7,7 @@ for a server of their own.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -41,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for place, item in enumerate(long):
         short.insert(place * apart, item)
     items[:] = short
+
+
+def pytest_collection_finish() -> None:
+    """The collected tests live as long as the process: looking at them again and again finds no garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
