@@ -98,7 +98,8 @@ class NewJob:
     tenant may have this key. tenant_id: the owner. correlation_id: a reference of your own. id: for a job whose id you
     choose.
 
-    Raises ValueError for a `run_at` without a time zone. To change a job, use `dataclasses.replace`.
+    Raises ValueError for a `run_at` without a time zone, and TypeError for a value of another type. To change a job,
+    use `dataclasses.replace`.
     """
 
     task: str
@@ -114,7 +115,25 @@ class NewJob:
     id: UUID | None = None
 
     def __post_init__(self) -> None:
-        if self.run_at is not None and self.run_at.utcoffset() is None:
+        if not isinstance(self.payload, dict):
+            _refuse("payload", self.payload, Mapping, "a dict: {'user_id': 42}")
+        if self.priority != 0:
+            _refuse("priority", self.priority, int, "an int: -10")
+        if self.timeout is not None:
+            _refuse("timeout", self.timeout, timedelta, "a timedelta: timedelta(seconds=30)")
+        if self.max_attempts is not None:
+            _refuse("max_attempts", self.max_attempts, int, "an int: 5")
+        if self.tenant_id is not None:
+            _refuse("tenant_id", self.tenant_id, str, "a str: 'acme'")
+        if self.run_at is None:
+            return
+        _refuse("run_at", self.run_at, datetime, "a datetime: datetime.now(UTC) + timedelta(hours=1)")
+        if self.run_at.utcoffset() is None:
             raise ValueError(
                 f"run_at={self.run_at.isoformat()} has no time zone; give one, for example datetime.now(UTC)."
             )
+
+
+def _refuse(name: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"A job's {name} is {example}, not of type {type(value).__name__}.")

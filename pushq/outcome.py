@@ -31,15 +31,16 @@ LONGEST_DELAY = timedelta(days=365)
 class Retry(Exception):
     """Raise Retry in a handler to run the job again after a delay. Counts as no failure.
 
-    after: the delay. Raises ValueError for a delay that is not between 0 and a year.
+    after: the delay. None: the task's backoff, for as many failures as the job has attempts. Raises ValueError for a
+    delay that is not between 0 and a year.
     """
 
-    after = timedelta(0)  # for a subclass that does not call __init__
+    after: timedelta | None = None  # for a subclass that does not call __init__
 
-    def __init__(self, after: timedelta = timedelta(0)) -> None:
-        if _delay_or_none(after) is None:
+    def __init__(self, after: timedelta | None = None) -> None:
+        if after is not None and _delay_or_none(after) is None:
             raise ValueError(f"Retry(after={after!r}): a delay is a timedelta between 0 and a year.")
-        super().__init__(f"again after {after}")
+        super().__init__("again after the task's backoff" if after is None else f"again after {after}")
         self.after = after
 
 
@@ -165,7 +166,7 @@ def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
     if isinstance(ending, Returned):
         return _returned(job, ending.value)
     match ending:
-        case Raised(Retry() as retry) if (delay := _delay_or_none(retry.after)) is not None:
+        case Raised(Retry() as retry) if (delay := _snooze(job, retry.after, backoff)) is not None:
             return Outcome(job, Kind.SNOOZED, delay.total_seconds())
         case Raised(Cancel() as cancel):
             return Outcome(job, Kind.CANCELLED, error=storable_text(text_of(cancel.reason)), error_type="Cancel")
@@ -179,6 +180,10 @@ def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
             return _failed_or_retried(job, error, most, backoff)
         case Stopped():
             return released(job)
+
+
+def _snooze(job: Job, after: object, backoff: Backoff) -> timedelta | None:
+    return _delay(backoff, max(1, job.attempt))[0] if after is None else _delay_or_none(after)
 
 
 _UNRUN = (CoroutineType, GeneratorType, AsyncGeneratorType)

@@ -18,10 +18,13 @@ from pushq.written import text_of
 class Queue:
     """Inserts jobs.
 
-    name: the queue of every job. None: each job's own queue.
+    name: the queue of every job. None: each job's own queue. Raises TypeError or ValueError for what is no name of a
+    queue.
     """
 
     def __init__(self, name: str | None = None) -> None:
+        if name is not None:
+            _refuse_no_name(name)
         self._name = name
 
     async def insert(self, job: NewJob, *, connection: AsyncConnection) -> UUID | None:
@@ -77,8 +80,22 @@ class Queue:
         return COPY_SYNC.way(connection.__class__)(connection, parts(jobs, encoded, self._name))
 
 
+def _refuse_no_name(name: object) -> None:
+    """Never shows the value: it may be a URL with a password."""
+    instead = "Queue() takes the name of a queue; give the connection to insert(job, connection=…)."
+    if not isinstance(name, str):
+        raise TypeError(f"A {type(name).__name__} is no name of a queue. {instead}")
+    if "://" in name or not name.isprintable() or not 1 <= len(name) <= 200:
+        kind = "A URL is no name of a queue." if "://" in name else "A queue's name has 1 to 200 printable characters."
+        raise ValueError(f"{kind} {instead}")
+
+
 def columns_of(jobs: Iterable[NewJob], queue: str | None = None) -> list[list[object]]:
     """One list a column, as insert.sql takes them; none if there is no job. queue: instead of the jobs' own."""
+    if isinstance(jobs, NewJob):
+        raise TypeError(
+            "Queue.insert_many takes several jobs, and was given one: use insert, or put the job in a list."
+        )
     return [list(column) for column in zip(*[_row(job, queue) for job in jobs], strict=True)]
 
 

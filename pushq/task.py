@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from typing import Any, Generic, Never, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Never, ParamSpec, TypeVar, overload
 
 from pushq.backoff import Backoff, exponential
 from pushq.batch import LARGEST_BATCH, batch_form_of
@@ -48,6 +48,12 @@ class Task(Generic[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.original(*args, **kwargs)
 
+    if not TYPE_CHECKING:  # type checkers know that the attribute does not exist
+
+        def __getattr__(self, name: str) -> Never:
+            instead = "; write `await Queue().insert(task.job(…), connection=connection)`" if name in _SENDING else ""
+            raise AttributeError(f"A Task has no {name!r}{instead}.")
+
     def job(self, /, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """A job that calls the handler with these arguments, on the task's queue. Nothing is inserted.
 
@@ -64,6 +70,9 @@ class Task(Generic[P, R]):
         """
         return self.form.arguments(payload)
 
+
+_SENDING = ("apply_async", "defer", "defer_async", "delay", "enqueue", "kick", "kiq", "push", "send", "spawn", "submit")
+"""Other job queues' names for an insertion."""
 
 _NO_FUNCTION: Any = None
 """The argument of a decorator that is called with empty brackets."""
@@ -269,7 +278,9 @@ def _check_options(
     if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or not 1 <= max_attempts <= 10_000:
         raise TasksError(f"Task {name!r}: max_attempts is between 1 and 10,000, not {max_attempts!r}.")
     if timeout is not None and (not isinstance(timeout, timedelta) or timeout <= timedelta(0)):
-        raise TasksError(f"Task {name!r}: timeout is a timedelta above zero, or None, not {timeout!r}.")
+        raise TasksError(
+            f"Task {name!r}: timeout is a timedelta above zero, for example timedelta(seconds=30), not {timeout!r}."
+        )
     if backoff is not None and not callable(backoff):
         raise TasksError(f"Task {name!r}: backoff is a function, for example exponential(), not {backoff!r}.")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,8 @@ LONGEST = 16 * 1024
 MOST_FRAMES = 60
 
 _PACKAGE = Path(__file__).parent
-_OURS = (f"{_PACKAGE / 'pool'}/", f"{_PACKAGE / 'task.py'}", f"{_PACKAGE / 'handler.py'}")
-"""Files whose frames lie between the event loop and the user's code."""
+_OURS = (f"{_PACKAGE / 'pool'}/", *map(str, _PACKAGE.glob("*.py")))
+"""Files whose frames lie between the event loop and the user's code. What fails in them alone has no place."""
 _LIBRARIES = ("<", *(f"{sysconfig.get_path(scheme)}/" for scheme in ("stdlib", "platstdlib", "purelib", "platlib")))
 _CUT = "… (cut)\n"
 _DETAIL = re.compile(r"\nDETAIL:[^\n]*")
@@ -86,7 +87,12 @@ def _places(error: BaseException, frames: TracebackType) -> list[tuple[str, int]
     found = [(frame.tb_frame.f_code.co_filename, frame.tb_lineno) for frame in reversed([*_each(frames)])]
     if isinstance(error, SyntaxError) and error.filename:  # the innermost frame is the importer's
         found.insert(0, (error.filename, error.lineno or 1))
-    return [place for place in found if not place[0].startswith(_LIBRARIES)] or found[:1]
+    return [place for place in found if _is_the_user_s(place[0])] or found[:1]
+
+
+def _is_the_user_s(file: str) -> bool:
+    """A file of the user's has a whole path. What a library has compiled may have a path of where it was built."""
+    return not file.startswith(_LIBRARIES) and file.startswith(os.sep)
 
 
 def _said(place: tuple[str, int]) -> str:

@@ -193,8 +193,18 @@ def test_retry_and_cancel_may_have_subclasses_that_forget_their_parent() -> None
         def __init__(self) -> None:
             pass
 
-    assert decided(Raised(Later())) == Outcome(JOB, Kind.SNOOZED)
+    assert decided(Raised(Later())).kind is Kind.SNOOZED
     assert decided(Raised(Enough())).error == "cancelled by its handler"
+
+
+def test_a_retry_without_a_delay_takes_the_task_s_backoff_by_its_attempts() -> None:
+    """Else a bare `raise Retry` would run again and again, as fast as a pool can."""
+    for attempt, seconds in ((1, 60.0), (3, 180.0)):
+        outcome = decide(
+            JOB._replace(attempt=attempt), Raised(Retry()), max_attempts=1, backoff=lambda n: timedelta(minutes=n)
+        )
+        assert (outcome.kind, outcome.delay) == (Kind.SNOOZED, seconds)
+    assert decided(Raised(Retry(timedelta(0)))) == Outcome(JOB, Kind.SNOOZED)
 
 
 def test_a_retry_with_a_delay_that_is_none_is_a_failure() -> None:

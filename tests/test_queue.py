@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import asyncpg
 import pytest
 
 from pushq import NewJob, Queue
 from pushq.errors import PayloadError
+from pushq.queue import columns_of
 from tests.support.jobs import Connection, count
 
 
@@ -43,3 +47,38 @@ async def test_a_payload_that_is_not_json_is_refused(connection: Connection) -> 
 async def test_what_is_no_job_is_refused_with_what_makes_one(connection: Connection) -> None:
     with pytest.raises(TypeError, match=r"takes a job, not a builtin_function_or_method: task\.job\(…\)"):
         await Queue().insert(len, connection=connection)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["postgresql://app:secret@localhost/app", "", "a\nb", "x" * 201, 7, b"mail"])
+def test_what_is_no_name_of_a_queue_is_refused_without_being_shown(name: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"Queue\(\) takes the name of a queue") as refused:
+        Queue(name)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"payload": [1]}, "A job's payload is a dict: {'user_id': 42}, not of type list."),
+        ({"priority": "high"}, "A job's priority is an int: -10, not of type str."),
+        ({"priority": True}, "A job's priority is an int: -10, not of type bool."),
+        ({"timeout": 30}, "A job's timeout is a timedelta: timedelta(seconds=30), not of type int."),
+        ({"max_attempts": "5"}, "A job's max_attempts is an int: 5, not of type str."),
+        ({"tenant_id": 7}, "A job's tenant_id is a str: 'acme', not of type int."),
+        (
+            {"run_at": "tomorrow"},
+            "A job's run_at is a datetime: datetime.now(UTC) + timedelta(hours=1), not of type str.",
+        ),
+    ],
+)
+def test_a_value_of_another_type_is_refused_where_the_job_is_made(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(TypeError) as refused:
+        NewJob("mail.send", **values)
+    assert str(refused.value) == sentence
+    with pytest.raises(TypeError):
+        replace(NewJob("mail.send"), **values)
+
+
+async def test_one_job_in_place_of_several_is_answered_with_what_takes_one() -> None:
+    with pytest.raises(TypeError, match="insert_many takes several jobs, and was given one: use insert"):
+        columns_of(NewJob("mail.send"))  # type: ignore[arg-type]

@@ -330,3 +330,9 @@ def test_running_out_of_memory_is_not_the_payload_s_fault() -> None:
     handler.__annotations__["a"] = Annotated[str, AfterValidator(exhausts)]
     with pytest.raises(MemoryError):
         Tasks().register("it")(handler).arguments('{"a": ""}')
+
+
+def test_another_queue_s_name_for_an_insertion_is_answered_with_ours() -> None:
+    with pytest.raises(AttributeError, match=r"A Task has no 'delay'; write `await Queue\(\).insert\(task.job"):
+        welcome.delay(1)  # type: ignore[attr-defined]
+    assert not hasattr(welcome, "anything")

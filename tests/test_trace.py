@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pushq import Tasks
+from pushq.errors import PayloadError
 from pushq.trace import LONGEST, Trace, trace
 
 HERE = str(Path(__file__).relative_to(Path.cwd()))
@@ -120,3 +123,31 @@ def test_an_error_that_cannot_be_shown_still_has_its_place() -> None:
 @pytest.mark.parametrize("error", [ValueError("never raised"), Secretive()], ids=["never raised", "secretive"])
 def test_an_error_without_a_traceback_has_no_trace(error: BaseException) -> None:
     assert trace(error) is None
+
+
+def test_the_place_is_no_file_of_a_compiled_library() -> None:
+    """Whose frames have the path of where the library was built."""
+    code = compile("def fail():\n    raise ValueError", "asyncpg/protocol/protocol.pyx", "exec")
+    there: dict[str, Any] = {}
+    exec(code, there)
+
+    def call() -> None:
+        there["fail"]()
+
+    try:
+        call()
+    except ValueError as error:
+        found = trace(error)
+    assert found
+    assert found.place.startswith("tests/test_trace.py:")
+
+
+def test_what_fails_in_pushq_s_own_files_alone_has_no_place() -> None:
+    @Tasks().register("it")
+    async def it(n: int) -> None: ...
+
+    with pytest.raises(PayloadError) as refused:
+        it.arguments("{}")
+    frames = refused.value.__traceback__
+    assert frames
+    assert trace(refused.value.with_traceback(frames.tb_next)) is None

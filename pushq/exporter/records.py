@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from pushq.current import job_here
@@ -22,14 +24,27 @@ _FIELDS = {"id": "pushq_job", "task": "pushq_task", "attempt": "pushq_attempt"}
 @contextmanager
 def log_records(form: str, level: str, source: str, write: Callable[[str], None]) -> Iterator[None]:
     """Logs records inside the block, in place of Python's last resort, which writes the bare message and may block."""
-    make, last_resort = logging.getLogRecordFactory(), logging.lastResort
+    make, last_resort, configure = logging.getLogRecordFactory(), logging.lastResort, logging.basicConfig
     logging.setLogRecordFactory(_knowing_its_job(make))
     logging.lastResort = _Records(form, level, source, write)
+    logging.basicConfig = _if_asked_to(configure)
     try:
         yield
     finally:
+        logging.basicConfig = configure
         logging.lastResort = last_resort
         logging.setLogRecordFactory(make)
+
+
+def _if_asked_to(configure: Callable[..., None]) -> Callable[..., None]:
+    """As basicConfig, unless `logging` itself calls: `logging.info(…)` would configure `logging` for good."""
+
+    @wraps(configure)
+    def basic_config(**how: Any) -> None:
+        if sys._getframe(1).f_globals is not vars(logging):  # noqa: SLF001
+            configure(**how)
+
+    return basic_config
 
 
 def make_records_from(level: str) -> None:

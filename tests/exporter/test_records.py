@@ -157,6 +157,20 @@ def test_to_configure_it_later_still_does_what_it_does() -> None:
     assert own.getvalue() == "after\n"
 
 
+def test_the_functions_of_logging_itself_configure_nothing() -> None:
+    """`logging.info(…)` calls `basicConfig()` where the root has no handler."""
+
+    def log() -> None:
+        logging.info("by the module")  # noqa: LOG015 - as a beginner does
+        logger.info("by a logger")
+        assert not logging.root.handlers
+
+    first, second = logged(log)
+
+    assert re.search(r"info    \[pool 1\] root: by the module id=\S+ task=mail.welcome attempt=3$", first)
+    assert re.search(r"info    \[pool 1\] app.mail: by a logger id=\S+ task=mail.welcome attempt=3$", second)
+
+
 def test_a_library_that_says_nothing_for_itself_is_not_a_configuration() -> None:
     logging.getLogger("some.library").addHandler(logging.NullHandler())
 

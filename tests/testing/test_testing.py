@@ -227,7 +227,7 @@ async def test_a_job_without_end_ends_the_drain_with_a_sentence(queue: TestQueue
 
     @again.register("again")
     async def once_more() -> None:
-        raise Retry
+        raise Retry(timedelta(0))
 
     await queue.insert(once_more.job())
     with pytest.raises(AssertionError, match="1000 attempts, and still jobs are due"):
