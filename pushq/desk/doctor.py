@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pushq.database.schema import faults
 from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.database.url import describe
-from pushq.desk.waiting import duration
+from pushq.desk.waiting import duration, why_never
 from pushq.errors import DatabaseAway, DatabaseRefused, DatabaseTrouble, RowsHidden, SchemaError
 
 LONG_TRANSACTION = 300.0
@@ -21,6 +22,8 @@ FULL_NOTIFICATION_QUEUE = 0.1
 """Share of the notification queue in use. At 0.5, INSERTs wake nobody."""
 DAYS_AHEAD = 1
 """Days whose partitions must exist, besides today's. The sweeper makes three."""
+MOST_LINES = 200
+"""Tasks in queues whose waiting jobs are looked at."""
 _DEADLINE = 10.0
 
 
@@ -194,6 +197,27 @@ async def _supervisors(patient: Patient) -> AsyncIterator[Finding]:
         yield Finding("supervisors", True, f"{row['alive']} alive{paused}")
 
 
+async def _jobs(patient: Patient) -> AsyncIterator[Finding]:
+    """Jobs for which a supervisor lives, and that none will ever run."""
+    lines = await patient.rows("doctor_lines", MOST_LINES)
+    prospects = await patient.rows("prospects", [line["task"] for line in lines], [line["queue"] for line in lines])
+    waiting = [
+        (prospect, reason)
+        for prospect in prospects
+        if prospect["is_anybody_alive"] and not (prospect["is_paused"] or prospect["are_all_paused"])
+        if (reason := why_never(prospect))
+    ]
+    for prospect, reason in waiting[:5]:
+        task, queue = prospect["task"], prospect["queue"]
+        says = f"jobs of task {task!r} wait in queue {queue!r}: {reason}"
+        cancel = f"`pushq jobs cancel --task {shlex.quote(task)} --queue {shlex.quote(queue)}`"
+        yield Finding("jobs", False, says, f"start a supervisor that knows the task and serves the queue, or {cancel}")
+    if len(waiting) > 5:
+        yield Finding("jobs", False, f"so do jobs of {len(waiting) - 5} more tasks and queues", "see `pushq jobs`")
+    if not waiting:
+        yield Finding("jobs", True, "none waits for a supervisor that knows its task")
+
+
 def _some(names: Sequence[str], shown: int = 5) -> str:
     rest = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
@@ -210,4 +234,5 @@ _CHECKS: dict[str, Callable[[Patient], AsyncIterator[Finding]]] = {
     "days": _days,
     "listeners": _listeners,
     "supervisors": _supervisors,
+    "jobs": _jobs,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -19,9 +20,10 @@ from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
 
 WEEK = 604_800.0
+LONG_DUE = datetime(2026, 1, 1, tzinfo=UTC)
 EXAMINED = [
     "server", "schema", "rights", "row security", "settings", "publications", "transactions", "notifications", "days",
-    "listeners", "supervisors",
+    "listeners", "supervisors", "jobs",
 ]  # fmt: skip
 
 
@@ -115,6 +117,25 @@ async def test_an_old_transaction_is_found_with_its_pid(
     assert says.startswith(f"transaction of pid {pid} (role ")
     assert "vacuum waits for it" in says
     assert remedy == f"select pg_terminate_backend({pid})"
+
+
+async def test_jobs_that_no_living_supervisor_will_run_are_found_each_with_the_reason(
+    database_url: str, connection: Connection
+) -> None:
+    await insert(connection, "ecko", 2, run_at=LONG_DUE)
+    await insert(connection, "echo", queue="else", run_at=LONG_DUE)
+    await insert(connection, "ecko", queue="later")
+    await insert(connection, "ecko", queue="paused", run_at=LONG_DUE)
+    await connection.execute("select pushq.pause('paused')")
+    with supervising(database_url):
+        says = {one.says: one.remedy for one in await examine(database_url, WEEK) if one.check == "jobs"}
+
+    assert says.keys() == {
+        "jobs of task 'ecko' wait in queue 'default': no supervisor has ever known a task 'ecko'; did you mean 'echo'?",
+        "jobs of task 'echo' wait in queue 'else': the supervisors that know task 'echo' serve other queues: default",
+    }
+    assert all("`pushq jobs cancel --task ec" in str(remedy) for remedy in says.values())
+    assert any("--queue else`" in str(remedy) for remedy in says.values())
 
 
 async def test_a_deaf_pool_is_found(database_url: str, connection: Connection) -> None:
