@@ -324,13 +324,14 @@ class LifespanCut(Event):
 
 @dataclass(frozen=True, slots=True)
 class PoolDied(Event):
-    """A pool's process ended by itself. requeued, failed: the numbers of its jobs."""
+    """A pool's process ended by itself. requeued, failed: the numbers of its jobs. tasks: of these, at most five."""
 
     level: ClassVar[Level] = "error"
     pool: int
     exit: str
     requeued: int
     failed: int
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

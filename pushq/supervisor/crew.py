@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -179,7 +180,8 @@ class Crew:
             taken = await wait_out(lambda: self._store.requeue([self._name], pool=pool.number, crashed=True))
             self._accountable.discard(pool.number)
             failed = sum(job.status == "failed" for job in taken)
-            publish(PoolDied(pool.number, how, len(taken) - failed, failed))
+            tasks = tuple(name for name, _ in Counter(job.task for job in taken).most_common(5))
+            publish(PoolDied(pool.number, how, len(taken) - failed, failed, tasks))
             if taken:
                 self._charges += 1
                 self._no_solo_before = 0.0

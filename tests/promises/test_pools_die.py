@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import time
@@ -25,6 +26,8 @@ async def test_the_jobs_of_a_killed_pool_are_requeued_within_a_second_and_all_su
         await has_count(connection, 200, "crashes = 1", within=1)
         seconds = time.monotonic() - killed_at
         rows = await finished(connection, *jobs)
+        died = r'pool died pool=1 exit="signal SIGKILL" requeued=200 failed=0 tasks=sleep$'
+        assert re.search(died, supervisor.said, re.MULTILINE)
 
     assert seconds < 1
     assert {(row["status"], row["attempt"], row["crashes"], row["failures"]) for row in rows} == {
