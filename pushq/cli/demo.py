@@ -76,6 +76,7 @@ async def _show(
     click.echo(f"{len(files):,} jobs, one a file: insert into pushq.jobs (task, payload) select …")
     await _run(demo, files, progress)
     click.echo("\n" + table(await demo.summary()))
+    click.echo("All jobs came at once, so most waited for a worker. Jobs of files that do not decode were retried.")
     await _show_pick_ups(demo)
     await _show_metrics(demo)
     _show_psql(server, keep=keep)
