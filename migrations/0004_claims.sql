@@ -132,8 +132,8 @@ end;
 -- Locks up to `most` due jobs of priority 0, and returns the ids: queue by queue, and in a queue by run_at. The order may be
 -- off by a hundredth of the time for which the queue's oldest job has been due.
 --
--- The lines of a queue take turns. A turn lasts until the first job of the second line, and at least for that hundredth, so
--- that tasks whose jobs were inserted alternately do not need a turn a job. A recursion yields the turns one by one, as its
+-- The lines of a queue are merged by run_at, in turns. A turn ends where the second line begins, or after that hundredth if
+-- that is later, so that tasks whose jobs were inserted alternately share a turn. A recursion yields the turns one by one, as its
 -- rows are read. heads: when the oldest job of each line is due, in this turn or later; null: the line has no more jobs.
 create function pushq.lock_ordinary(queues text[], tasks text[], most int, since timestamptz, due_by timestamptz)
 returns uuid[]

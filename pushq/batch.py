@@ -28,10 +28,10 @@ _LISTS = (list, Sequence, Collection, Iterable)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchForm(PayloadForm):
-    """Turns what one job is about into a payload, and a claimed job into a job for the handler's list.
+    """Turns one job's arguments into a payload, and a claimed job into an item of the handler's list.
 
-    jobs: the handler's parameter for the list. names: the keys of a payload, if they are known. pydantic's
-    models ignore other keys, which are most often misspelt.
+    jobs: the handler's parameter for the list. names: the known keys of a payload. Other keys are refused, since
+    pydantic's models would ignore a misspelt key.
     """
 
     jobs: str

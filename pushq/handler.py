@@ -63,7 +63,7 @@ def parameters_of(name: str, function: Callable[..., object]) -> list[inspect.Pa
         return list(inspect.signature(function).parameters.values())
     except ValueError:
         raise TasksError(
-            f"Task {name!r}: {place_of(function)} does not tell its parameters; call it from a def."
+            f"Task {name!r}: {place_of(function)} has no readable signature; wrap the function in a def."
         ) from None
 
 

@@ -48,12 +48,11 @@ class Job(NamedTuple, Generic[T]):
     """A claimed job, as `current_job()` and the middleware get it. The fields are columns of `pushq.jobs`.
 
     id: the row's id. task: the task's name. queue: the queue from which the job was claimed. payload: JSON text,
-    decoded by the worker, so that a hostile payload hurts only its own job; None: the payload is too large to come with
-    the claim, and the worker fetches it at the start; in a list for a batch handler: decoded, a `T`, or a dict without
-    annotation. attempt: runs so far, this one included. failures: failed
-    attempts so far. crashes: attempts so far that ended with their process. max_attempts: failures after which the job
-    is failed; None: the task's. timeout: limit of the attempt; None: the task's. tenant_id: the owner. correlation_id:
-    the producer's own reference. token: the claim's token.
+    decoded by the worker, so that a hostile payload hurts only its own job; None: too large for the claim, and fetched
+    at the start; in the list of a batch handler: decoded, a `T`, or a dict without annotation. attempt: runs so far,
+    this one included. failures: failed attempts so far. crashes: attempts so far that ended with their process.
+    max_attempts: failures after which the job is failed; None: the task's. timeout: limit of the attempt; None: the
+    task's. tenant_id: the owner. correlation_id: the producer's own reference. token: the claim's token.
     """
 
     id: UUID

@@ -1,4 +1,4 @@
-"""Async generators that yield once, as context managers. What is wrong with the generator is said with its place."""
+"""Async generators that yield once, as context managers. Errors name the generator."""
 
 from __future__ import annotations
 

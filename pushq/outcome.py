@@ -87,7 +87,7 @@ Ending = Returned | Raised | TimedOut | Stopped
 def endings_of_batch(returned: object, size: int) -> list[Returned | Raised]:
     """How each job of a batch ended, by what the handler returned: a list with an item for each, or None.
 
-    An exception in the list counts as raised for its job. Any other value than such a list is everybody's error.
+    An exception in the list counts as raised for its job. Any other value fails every job of the batch.
     """
     if returned is None:
         return [Returned(None)] * size
@@ -159,7 +159,7 @@ def decide(job: Job, ending: Ending, *, max_attempts: int, backoff: Backoff) -> 
         return _decided(job, ending, job.max_attempts or max_attempts, backoff)
     except BaseException as broken:  # noqa: BLE001 - the handler's exception may raise when looked at
         name = short_name_of(broken)
-        return Outcome(job, Kind.FAILED, error=f"What the handler raised cannot be looked at: {name}", error_type=name)
+        return Outcome(job, Kind.FAILED, error=f"The handler's exception cannot be inspected: {name}", error_type=name)
 
 
 def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
@@ -194,7 +194,7 @@ def _returned(job: Job, value: object) -> Outcome:
         return Outcome(job, Kind.SUCCEEDED)
     if type(value) in _UNRUN:  # isinstance() would run code of the value's class
         kind = type(value).__name__
-        return _failed(job, TypeError(f"the handler returned a {kind}, which nothing runs; return what comes of it"))
+        return _failed(job, TypeError(f"the handler returned a {kind}, which nobody awaits; return its result"))
     try:
         return Outcome(job, Kind.SUCCEEDED, result=storable_result(value))
     except ResultError as error:

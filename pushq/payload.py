@@ -25,9 +25,10 @@ from pushq.written import with_text
 class PayloadForm:
     """Turns the arguments of one task into a payload, and a payload into arguments.
 
-    task: the task's name. signature: the parameters that a payload fills. named, required: names of those that a call
-    may and must give. model: has a field for each. parameters: (parameter, field of the model). resources: parameters
-    that the lifespan fills, each with its type. doubts: fields whose values may come back changed from JSON.
+    task: the task's name. signature: the parameters that a payload fills. named: those that a call may give.
+    required: those without a default. model: has a field for each. parameters: (parameter, field of the model).
+    resources: parameters that the lifespan fills, each with its type. doubts: fields whose values may come back changed
+    from JSON.
     """
 
     task: str
@@ -114,7 +115,7 @@ class PayloadForm:
         try:
             back = self._checked(self.model.__pydantic_validator__.validate_json, payload)
         except PayloadError as error:
-            raise PayloadError(f"The handler could not read what JSON would hold of these arguments: {error}") from None
+            raise PayloadError(f"These arguments could not be read back from JSON: {error}") from None
         arguments = {field: argument for argument, field in self.parameters}
         for name in names:
             argument = arguments.get(name, name)  # each of **kwargs has its own name
@@ -122,8 +123,7 @@ class PayloadForm:
             if alike(given[argument], comes) or (alike(was, comes) and not loses(given[argument], comes)):
                 continue
             raise PayloadError(
-                f"Argument {argument!r} of task {self.task!r} would reach the handler as something else than was "
-                f"given: {_change(was, comes)}."
+                f"Argument {argument!r} of task {self.task!r} would reach the handler changed: {_change(was, comes)}."
             )
 
 
@@ -164,7 +164,7 @@ def hints_of(name: str, function: Callable[..., object]) -> dict[str, Any]:
     except Exception as error:  # an annotation is evaluated, and may raise anything
         raise TasksError(
             f"Task {name!r}: an annotation of {place_of(function)} cannot be resolved: {error}; "
-            "define or import what it names above the handler, not only for type checkers."
+            "define or import those names above the handler, outside of `if TYPE_CHECKING`."
         ) from error
 
 
@@ -231,4 +231,4 @@ def _change(was: object, comes: object) -> str:
     kind, other = type(was).__name__, type(comes).__name__
     if kind != other:
         return f"a {kind} comes back from JSON as a {other}; pass a {other}, or annotate the parameter as {kind}"
-    return f"JSON does not hold all of this {kind}; pass what it is made of, or give it a serializer that writes all"
+    return f"JSON cannot hold every part of this {kind}; pass its fields, or give it a serializer of them all"

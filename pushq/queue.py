@@ -70,8 +70,8 @@ class Queue:
         jobs: may be a generator, which makes jobs while the server inserts those before. connection: a connection or
         pool of asyncpg, or an AsyncConnection of psycopg 3.
 
-        Returns how many jobs were inserted. Raises like insert. COPY leaves nothing out: a unique_key or id that an
-        unfinished job has raises the driver's UniqueViolationError, where insert_many would leave out the job.
+        Returns how many jobs were inserted. Raises like insert. COPY leaves nothing out: if an unfinished
+        job has the unique_key or id, the driver raises UniqueViolationError. insert_many would leave the job out.
         """
         return await COPY.way(connection.__class__)(connection, parts(jobs, encoded, self._name))
 

@@ -196,8 +196,8 @@ class Tasks:
                     )
                 if value is not None and misfit(value, kind):
                     return TasksError(
-                        f"Task {task.name!r}: parameter {parameter!r} is to be a {getattr(kind, '__name__', kind)}, "
-                        f"and the lifespan yields a {type(value).__name__}."
+                        f"Task {task.name!r}: parameter {parameter!r} needs a {getattr(kind, '__name__', kind)}, "
+                        f"but the lifespan yields a {type(value).__name__}."
                     )
         return None
 
@@ -303,5 +303,5 @@ def _check_context(kind: str, function: Any, arguments: int) -> None:
     try:
         inspect.signature(function).bind(*[None] * arguments)
     except TypeError:
-        takes = "takes the Job alone" if arguments else "takes no argument"
-        raise TasksError(f"@tasks.{kind}: {place} must be one that {takes}.") from None
+        takes = "the Job alone" if arguments else "no argument"
+        raise TasksError(f"@tasks.{kind}: {place} must take {takes}.") from None

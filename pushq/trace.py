@@ -91,7 +91,7 @@ def _places(error: BaseException, frames: TracebackType) -> list[tuple[str, int]
 
 
 def _is_the_user_s(file: str) -> bool:
-    """A file of the user's has a whole path. What a library has compiled may have a path of where it was built."""
+    """A file of the user's has a whole path. Compiled code of a library may carry a path of the build."""
     return not file.startswith(_LIBRARIES) and file.startswith(os.sep)
 
 

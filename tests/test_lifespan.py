@@ -60,10 +60,10 @@ def plain_generator() -> Iterator[None]:
         ("lifespan", plain_generator, "is no async context manager"),
         ("lifespan", contextlib.contextmanager(plain_generator), "is no async context manager"),
         ("lifespan", "app:lifespan", "@tasks.lifespan stands above a function, not 'app:lifespan'."),
-        ("lifespan", a_middleware, "must be one that takes no argument."),
+        ("lifespan", a_middleware, "must take no argument."),
         ("lifespan", None, "@tasks.lifespan() has brackets; write @tasks.lifespan above the function."),
         ("middleware", None, "@tasks.middleware() has brackets; write @tasks.middleware above the function."),
-        ("middleware", a_generator, "must be one that takes the Job alone."),
+        ("middleware", a_generator, "must take the Job alone."),
         ("middleware", coroutine, "is no async context manager"),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_resource_that_nothing_yields_or_of_another_type_is_a_misfit() -> None
     tasks.lifespan(a_generator)
     assert tasks.misfit() is None
     assert tasks.misfit(Client()) is None
-    assert "is to be a Client, and the lifespan yields a str." in str(tasks.misfit("client"))
+    assert "needs a Client, but the lifespan yields a str." in str(tasks.misfit("client"))
 
 
 @pytest.mark.parametrize("kind", [Sends, dict[str, int]])

@@ -171,9 +171,9 @@ class Unreadable(Retry):
         (Unsayable, "its message cannot be shown: SystemExit"),
         (Subtle, "Subtle: subtle"),
         (lambda: Nameless("n"), "Exception: n"),
-        (Faceless, "cannot be looked at: SystemExit"),
+        (Faceless, "cannot be inspected: SystemExit"),
         (lambda: Closed("closed", [ValueError("inside")]), "ValueError: inside"),
-        (Unreadable, "cannot be looked at: SystemExit"),
+        (Unreadable, "cannot be inspected: SystemExit"),
         (lambda: Cancel(Unsayable()), "its message cannot be shown"),  # type: ignore[arg-type]
     ],
     ids=["message", "message of str's own kind", "type's name", "class", "group", "delay", "reason"],
@@ -336,7 +336,7 @@ def test_what_nobody_has_run_is_not_called_work_that_is_done() -> None:
     coroutine = forgotten()
     for value, kind in ((coroutine, "coroutine"), ((n for n in range(3)), "generator")):
         outcome = decided(Returned(value))
-        error = f"TypeError: the handler returned a {kind}, which nothing runs; return what comes of it"
+        error = f"TypeError: the handler returned a {kind}, which nobody awaits; return its result"
         assert (outcome.kind, outcome.error) == (Kind.FAILED, error)
     coroutine.close()
 

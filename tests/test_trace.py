@@ -22,7 +22,7 @@ class Unspeakable(Exception):
 
 
 class Secretive(Exception):
-    """Its traceback cannot be looked at."""
+    """Its traceback cannot be inspected."""
 
     @property
     def __traceback__(self) -> None:  # type: ignore[override]

@@ -103,7 +103,7 @@ async def _with_settings(
 def _ask(settings: Mapping[str, str], version: int) -> str:
     """A statement that fails with a division by zero unless each setting holds.
 
-    Each setting is compared with itself made anew, so that spellings do not matter: "1s" is "1000ms". The statement is
+    The server compares each setting with the same value set anew, so that "1s" equals "1000ms". The statement is
     a simple query, because another server process may answer for a prepared one. asyncpg returns no rows of a simple
     query; hence the division. transaction_timeout is set in the same round trip.
     """

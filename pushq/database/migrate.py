@@ -184,7 +184,7 @@ async def _refuse_unfit(session: Session, url: str | None) -> None:
     if server["encoding"] != "UTF8":  # no other encoding stores every text
         raise SchemaError(
             f"{describe(url)} is encoded in {server['encoding']}; pushq needs UTF8. "
-            "Make one with `create database … encoding 'UTF8' template template0`."
+            "Make a UTF8 database with `create database … encoding 'UTF8' template template0`."
         )
 
 

@@ -28,11 +28,11 @@ _SENTENCES = {
     "differs": f"has another {{}} than the migrations make; {_HOW}",
     "own": "has columns of your own, whose values are lost when a job finishes: {}; keep such values in your own "
     "table, by the job's id, or let the column be generated.",
-    "right": f"keeps rights from its roles: {{}}; {_ROLES}.",
-    "open": f"lets everybody do too much: {{}}; revoke it from public, or {_ROLES}.",
-    "hidden": "hides the rows of {} by row-level security, for which nobody has written a policy; "
-    f"{_ROLES}, which switches it off there.",
-    "owner": "has parts that belong to others than the table of jobs: {}; `alter … owner to` its owner.",
+    "right": f"lacks rights of the roles: {{}}; {_ROLES}.",
+    "open": f"lets everybody do too much: {{}}; revoke these rights from public, or {_ROLES}.",
+    "hidden": "hides the rows of {} by row-level security without a policy; "
+    f"{_ROLES}, which disables row-level security there.",
+    "owner": "has parts with another owner than the table of jobs: {}; `alter … owner to` its owner.",
     "day": "has days without an index by which their jobs are found: {}; `create index on` each `(id)`.",
     "row": "has lost rows that belong to the schema: {}; run `pushq migrate`.",
 }

@@ -1,9 +1,8 @@
 """One connection to the database, opened at the first use and discarded at the first doubt.
 
 A part of pushq that talks to the database owns a Session for life; the connections behind the session come and go.
-Every wait for the driver has a deadline. Every error that means "the database is away" is raised as DatabaseAway, so
-that callers have one failure to wait out. Every other error of the server is raised as another DatabaseTrouble. Only
-bugs raise Python's own errors.
+Every wait for the driver has a deadline. Every error of the server or the driver is raised as a DatabaseTrouble, whose
+subclasses tell callers what to do: DatabaseAway is waited out. Only bugs raise Python's own errors.
 """
 
 from __future__ import annotations
@@ -58,8 +57,7 @@ The SQLSTATE is the one for values that exceed a limit, and messages are transla
 """
 
 # The planner's statistics of a table that empties and fills within seconds are always stale. Each statement is written
-# for one plan, by index, and these settings keep the plan. Scans of a table without an index start at the beginning for
-# all.
+# for one plan, by index, and these settings keep the plan. Every sequential scan starts at the first page.
 _PLANS = {
     "jit": "off",
     "enable_seqscan": "off",
@@ -166,7 +164,7 @@ class Session:
             raised = self._raised(error)
             if not isinstance(raised, StatementRolledBack | DatabaseRefused):
                 self.discard()
-            raise raised from (None if isinstance(raised, ValueRefused) else error)  # whose DETAIL shows values
+            raise raised from (None if isinstance(raised, ValueRefused) else error)  # its DETAIL shows values
         except _NO_ANSWER as error:
             self.discard()
             raise DatabaseAway(f"{blame(self._url)} is away: {_message(error)}.") from error

@@ -329,7 +329,9 @@ def _check_user(parts: SplitResult, given: Mapping[str, str]) -> None:
     try:
         getpass.getuser()
     except (KeyError, OSError):
-        raise _refusal(f"names no user, and ours, {os.getuid()}, has no name; write postgresql://USER@…") from None
+        raise _refusal(
+            f"names no user, and the process's user id {os.getuid()} has no name; write postgresql://USER@…"
+        ) from None
 
 
 def _refusal(reason: str) -> SettingsError:

@@ -58,8 +58,8 @@ class Listing:
             self.rows = kept
 
 
-# The best plan depends on the filters, which every plan must know. No statement may read a table of jobs as a whole.
-# An order is an index's, so that a limit ends the reading.
+# Plans are made for the filters given. No statement may read a table of jobs as a whole. Rows come in the order of an
+# index, so that a limit ends the scan.
 PLANS = {"enable_sort": "off", "enable_bitmapscan": "off", "plan_cache_mode": "force_custom_plan"}
 
 
@@ -74,7 +74,7 @@ class Desk:
     @classmethod
     @asynccontextmanager
     async def opened(cls, url: str | None) -> AsyncIterator[Self]:
-        """Opens the sessions. Inside the block: DatabaseTrouble, UsageError for a refused value, and SchemaError.
+        """Opens the sessions. The block may raise DatabaseTrouble, UsageError for a refused value, and SchemaError.
 
         The schema is checked only when a name is missing, since a producer may insert without the right to check.
         """
@@ -83,7 +83,7 @@ class Desk:
         try:
             yield cls(session, url, changes)
         except ValueRefused as error:
-            raise UsageError(f"The database refused it: {error}.") from None
+            raise UsageError(f"The database refused a value: {error}.") from None
         except PayloadError as error:
             raise UsageError(str(error)) from None
         except UnexpectedState as error:

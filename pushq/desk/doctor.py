@@ -213,7 +213,9 @@ async def _jobs(patient: Patient) -> AsyncIterator[Finding]:
         cancel = f"`pushq jobs cancel --task {shlex.quote(task)} --queue {shlex.quote(queue)}`"
         yield Finding("jobs", False, says, f"start a supervisor that knows the task and serves the queue, or {cancel}")
     if len(waiting) > 5:
-        yield Finding("jobs", False, f"so do jobs of {len(waiting) - 5} more tasks and queues", "see `pushq jobs`")
+        yield Finding(
+            "jobs", False, f"jobs wait in {len(waiting) - 5} more pairs of task and queue", "see `pushq jobs`"
+        )
     if not waiting:
         yield Finding("jobs", True, "none waits for a supervisor that knows its task")
 

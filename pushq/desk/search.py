@@ -21,7 +21,7 @@ FIRST_LOOK = 1_000
 LONGEST_LOOK = 20_000
 """Jobs that a statement looks at, at most."""
 PACE = 0.015
-"""Seconds that a statement may take: the next one looks at as many jobs as the last one's pace allows."""
+"""Seconds that a statement may take. The pace of a statement sets the size of the next."""
 FEW_QUEUED = 3_000
 """Jobs that the indexes of claims are followed to, at most."""
 LINES = 1_000

@@ -161,7 +161,7 @@ def _label(name: str, value: str) -> str:
 
 def _from_table(table: _Table | None) -> Iterator[_Family]:
     """Every metric of the table, also the metrics without a sample."""
-    up = "Whether the database answered this scrape. Where it did not, nothing is shown of the table."
+    up = "Whether the database answered this scrape. If not, the metrics of the table are missing."
     yield _Family(GaugeMetricFamily("pushq_database_up", up, value=int(table is not None)))
     yield from _gauges(table)
     tallies = table.tallies if table else ()
@@ -264,7 +264,7 @@ def _from_process(figures: ProcessFigures) -> Iterator[_Family]:
     workers.add_metric(["idle"], max(figures.workers - figures.busy, 0))
     workers.add_metric(["busy"], figures.busy)
     wakeups = CounterMetricFamily(
-        "pushq_wakeups", "Times an idle pool looked for jobs again, by what made it.", labels=["source"]
+        "pushq_wakeups", "Times an idle pool looked for jobs again, by cause.", labels=["source"]
     )
     for source in WAKEUPS:
         wakeups.add_metric([source], figures.wakeups.get(source, 0))

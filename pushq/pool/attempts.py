@@ -104,7 +104,7 @@ class Attempts:
         )
 
     def begin_from(self, context: Context) -> None:
-        """Attempts from now on get copies of this context: here, and by workers that the current task starts."""
+        """Later attempts copy this context, here and in workers that the current task starts."""
         for variable, value in context.items():
             variable.set(value)
         self._contexts = Contexts()

@@ -1,4 +1,4 @@
-"""Writes outcomes in batches: a batch is all that has gathered while the last batch was written.
+"""Writes outcomes in batches: a batch is all that has gathered while the previous batch was written.
 
 A row locked by another transaction holds up the row's own outcome, and no other: the outcome is written when the row is
 free. The finisher stops waiting for a lock before the server would look for deadlocks. So no transaction that locks
@@ -42,14 +42,14 @@ apart_delay = exponential(timedelta(seconds=0.5), longest=timedelta(seconds=30))
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """Outcomes of a batch that are not stored: locked by other sessions, or undone, since at least one is at fault."""
+    """Outcomes of a batch that are not stored: locked by other sessions, or undone because of at least one row."""
 
     locked: Sequence[Outcome] = ()
     undone: Sequence[Outcome] = ()
 
 
 async def finish(store: Store, apart: Store, outbox: Outbox) -> list[Outcome]:
-    """Writes outcomes until the outbox is closed and empty. Returns outcomes that could not be stored to the last.
+    """Writes outcomes until the outbox is closed and empty. Returns outcomes that could not be stored in the end.
 
     apart: on a connection that is opened at its first use.
     """
@@ -82,7 +82,7 @@ async def write(store: Store, batch: Sequence[Outcome]) -> Unwritten:
         refused = await store.finish(batch)
         undone = await _undone(store, refused)
     except DatabaseTrouble as error:
-        if await _is_in_a_row(store, error, began):
+        if await _is_a_row_s_fault(store, error, began):
             return Unwritten(undone=batch)
         if type(error) is StatementRolledBack:
             return await wait_out(partial(_write_what_is_free, store, batch, began), longest=LOCKED_AGAIN)
@@ -98,8 +98,8 @@ async def _undone(store: Store, refused: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in refused if outcome.job.fence in held]
 
 
-async def _is_in_a_row(store: Store, error: DatabaseTrouble, began: float) -> bool:
-    """Whether a row is at fault for a failed write, tried since `began`. Else any write would fail now."""
+async def _is_a_row_s_fault(store: Store, error: DatabaseTrouble, began: float) -> bool:
+    """Whether a row made the write fail, which was tried since `began`. If not, any write would fail now."""
     if not error.state or not (is_rejection(error) or anyio.current_time() - began > PATIENCE):
         return False
     try:
@@ -122,7 +122,7 @@ async def _write_what_is_free(store: Store, batch: Sequence[Outcome], began: flo
     try:
         return Unwritten(locked, await _write_again(store, free))
     except DatabaseTrouble as error:
-        if not await _is_in_a_row(store, error, began):
+        if not await _is_a_row_s_fault(store, error, began):
             raise
         return Unwritten(locked, free)
 

@@ -50,7 +50,7 @@ class Intake:
         self._claim_below = 0  # the claimer is woken when no more loads than this are left
         self._has_room = anyio.Event()
         self._turn_ends = 0.0
-        self._is_letting = False  # whether a worker lets others run, and will go on at once
+        self._is_yielding = False  # whether a worker has yielded to the loop, and will go on at once
         self._is_closed = False
 
     # The workers' side ----------------------------------------------------------------------------------------
@@ -83,12 +83,12 @@ class Intake:
         self._pace.ended += 1
 
     async def _let_others_run(self) -> None:
-        """Ends a worker's turn. The worker goes on at once, so that no other worker need be woken to help."""
-        self._is_letting = True
+        """Yields to the event loop once, and then the same worker goes on. So no other worker need be woken."""
+        self._is_yielding = True
         try:
             await checkpoint()
         finally:
-            self._is_letting = False
+            self._is_yielding = False
         self._turn_ends = monotonic() + TURN
         self._wake_one()
 
@@ -101,7 +101,7 @@ class Intake:
             finally:
                 if event in self._idle:
                     self._idle.remove(event)
-            if not self._is_letting:
+            if not self._is_yielding:
                 break
         self._wake_one()
 

@@ -19,7 +19,7 @@ MOST_ASIDE = 10_000
 
 
 class Outbox:
-    """A batch is all that has gathered while the last batch was written."""
+    """A batch is all that has gathered while the previous batch was written."""
 
     def __init__(self) -> None:
         self._outcomes: deque[Outcome] = deque()

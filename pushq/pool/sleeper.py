@@ -5,9 +5,9 @@ a pool that runs dry passes through three stages, with a claim after each step:
 
     lingers ───▶ opens the gate ───▶ sleeps ───▶ is woken by the bell or an alarm
 
-The pool *lingers* for 30 ms, in steps of 3 ms, so that a busy system does not flap. The pool *opens the gate*, in the
-steps told in `gate.py`, and from now on inserters ring. Then the pool *sleeps* until the bell rings or the first
-alarm goes off:
+The pool *lingers* for 3 ms a claimed job, 30 ms at most, so that a busy system does not flap. The pool *opens the
+gate*, in the steps told in `gate.py`, and from now on inserters ring. Then the pool *sleeps* until the bell rings or
+the first alarm goes off:
 
     timer    the next job is due
     poll     the last look is too long ago, or a job that was passed over may be tried again
@@ -18,7 +18,7 @@ Each alarm counts from an instant of its own, never from the beginning of the sl
 a rare alarm for ever.
 
 Inserters that ring hundreds of times a second hold one another up, since notifying commits run one after another. So a
-pool that the bell wakes too often shuts the gate, and lingers.
+pool that takes hundreds of jobs a second in small claims shuts the gate, and lingers.
 
 A pool without a gate only polls. Where the database objects to a step of the waiting, the pool polls too.
 """
@@ -99,9 +99,6 @@ class Sleeper:
         self._in_doubt = in_doubt
         self._outage = outage
         self._lingers_until = 0.0
-        self._is_gate_shut = (
-            False  # whether this pool has shut the gate for a stream, and has not opened the gate since
-        )
         self._claims = deque[tuple[float, int]](maxlen=STREAM_CLAIMS)  # of the last claims: when, and how many jobs
         self._unrest = 0  # how many waits in a row have failed
         self._unrest_since = 0.0

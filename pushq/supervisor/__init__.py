@@ -94,7 +94,8 @@ class Supervisor:
     async def _begin(self, signals: AsyncIterator[signal.Signals]) -> bool:
         """Sends the first heartbeat. Returns False if a signal came before the database answered.
 
-        Signals are received from the first await on. A Ctrl-C that cancelled an await instead might be swallowed.
+        Signals are received from the first await on. asyncio's own Ctrl-C cancels an await, and the cancellation might
+        be swallowed.
         """
         fault: PushqError | None = None
         async with anyio.create_task_group() as group:

@@ -29,8 +29,8 @@ respawn_delay = exponential(timedelta(seconds=1), longest=timedelta(seconds=30))
 SETTLED_AFTER = 60.0
 """Seconds of life after which the death of a pool counts as the first again."""
 STEADY_AFTER = 5.0
-"""Seconds without a pool held up before the log says that pools go on. On a nearly full disk every second write
-succeeds."""
+"""Seconds without a pool held up before the log says that pools go on. On a nearly full disk, writes
+succeed and fail in turn."""
 
 
 class Crew:
@@ -116,7 +116,7 @@ class Crew:
     def _may_pass(self, unable: Unable) -> bool:
         """Whether to start another pool, as after a death.
 
-        Not before a first pool was ready. Not if the working directory is gone: only a new supervisor gets another.
+        Not before a first pool was ready. Not if the working directory is gone: only a new supervisor gets a directory.
         """
         return unable.may_pass and bool(self._known.tasks) and _has_directory()
 

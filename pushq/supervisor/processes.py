@@ -152,7 +152,7 @@ class PoolProcess:
 
     async def show(self) -> None:
         """Tells the pool to log what the workers are doing. A pool that cannot answer is made to dump its stacks."""
-        asking, self._asking = self._asking, None  # None: a question is under way, whose answer serves both
+        asking, self._asking = self._asking, None  # None: somebody is asking; the answer serves both
         if asking is None or self._process is None:
             return
         if not await _has_answered(asking) and self.ready and self._process.returncode is None:

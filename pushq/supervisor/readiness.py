@@ -1,6 +1,6 @@
 """Whether a supervisor is ready, and why not: the one place that decides, for /readyz and for systemd.
 
-A supervisor is ready when every pool claims, and every pool hears notifications or has found none and polls instead. A
+A supervisor is ready when every pool claims, and every pool hears notifications, or knows that none arrive and polls. A
 busy pool stays ready, and so does a pool whose loop a handler blocks. Anybody may read the reasons, so reasons name no
 database, host or user; the log does.
 """

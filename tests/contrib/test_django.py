@@ -277,7 +277,7 @@ def test_an_error_s_class_can_be_had_whatever_the_row_says(onlooker: Any) -> Non
         "tests.contrib.shop.tasks.OutOfStock: of apples": tasks.OutOfStock,
         "PayloadError: b: missing": PayloadError,
         "ProcessDied: the process that ran the job died (crash 3 of 3)": Exception,
-        "What the handler raised cannot be looked at: tests.Odd": Exception,
+        "What the handler raised cannot be inspected: tests.Odd": Exception,
     }
     for error, kind in kinds.items():
         result = tasks.add.enqueue(1, 2)

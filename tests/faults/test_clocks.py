@@ -54,7 +54,7 @@ async def test_results_instants_leases_and_metrics_are_as_ever_whatever_the_cloc
             _check(by_kind, began, ended)
             _check_metrics(hosts["decade_fast"], queue)
 
-        # One dies. Those that are left to declare it dead are ten years behind it, among others.
+        # One host dies. The hosts that must declare it dead have clocks that are years behind.
         await insert(connection, "sleep", queue="decade_fast", payload={"seconds": 60})
         await has_count(connection, 1, "status = 'running'")
         hosts["decade_fast"].kill_all()

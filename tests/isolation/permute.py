@@ -115,10 +115,11 @@ class Ran:
 
 
 def interleavings(sessions: Sessions, *, begins_apart: bool = True) -> list[Schedule]:
-    """Every order of the sessions' steps; or of those in which a begin is followed by its statement at once.
+    """Every order of the sessions' steps.
 
-    A begin takes no snapshot and no lock: its place matters only to now(). Of sessions that do the same, one is first.
-    PUSHQ_TEST_SCHEDULE leaves that one.
+    begins_apart: False leaves out orders in which a begin is not followed by its statement at once. A begin takes no
+    snapshot and no lock, so its place matters only to now(). Sessions that do the same keep their order.
+    PUSHQ_TEST_SCHEDULE chooses one schedule.
     """
     runs = [[run for one in session for run in _runs(one, begins_apart)] for session in sessions]
     schedules = [

@@ -85,8 +85,8 @@ DROP_THE_INDEX_OF_A_DAY = """
 OTHERS = {
     "alter table pushq.jobs add note text": "a job finishes: note; keep such values in your own table, by the job's",
     "alter table pushq.jobs add note text, add stars int not null default 1": "when a job finishes: note, stars; keep",
-    "alter table pushq.jobs enable row level security": "hides the rows of jobs by row-level security, for which",
-    "alter table pushq.tasks owner to {observer}": "belong to others than the table of jobs: tasks to {observer}; `",
+    "alter table pushq.jobs enable row level security": "hides the rows of jobs by row-level security without a policy",
+    "alter table pushq.tasks owner to {observer}": "with another owner than the table of jobs: tasks to {observer}; `",
     "alter function pushq.make_days(int) owner to {worker}": "make_days() to {worker}; `alter … owner to` its owner.",
     "delete from pushq.migrations where version = 2": "lost rows that belong to the schema: migrations 2; run `pushq",
     DROP_THE_INDEX_OF_A_DAY: "has days without an index by which their jobs are found: pushq.jobs_",
@@ -95,9 +95,9 @@ OTHERS = {
 SAID = {
     **{change: f"lacks {what}; {HOW}" for change, what in LACKS.items()},
     **{change: f"has another {what} than the migrations make; {HOW}" for change, what in DIFFERS.items()},
-    **{change: f"keeps rights from its roles: {what}; {ROLES}." for change, what in RIGHTS.items()},
+    **{change: f"lacks rights of the roles: {what}; {ROLES}." for change, what in RIGHTS.items()},
     **{
-        change: f"lets everybody do too much: {what}; revoke it from public, or {ROLES}."
+        change: f"lets everybody do too much: {what}; revoke these rights from public, or {ROLES}."
         for change, what in OPEN.items()
     },
     **OTHERS,

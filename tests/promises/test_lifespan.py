@@ -99,7 +99,7 @@ async def test_a_lifespan_of_another_type_than_a_task_asks_for_is_refused_in_a_s
     ended = pushq("supervise", TASKS, "--http-port", "0", url=database_url)
     assert ended.returncode == 2
     assert ended.stderr.endswith(
-        "pushq: Task 'greet': parameter 'shared' is to be a Shared, and the lifespan yields a str.\n"
+        "pushq: Task 'greet': parameter 'shared' needs a Shared, but the lifespan yields a str.\n"
     )
 
 

@@ -106,7 +106,7 @@ async def test_after_a_restore_without_privileges_the_printed_roles_make_the_rig
     subprocess.run(psql, input=text, check=True, capture_output=True)
 
     keeps, opens = await faults(empty_database_url)
-    assert "keeps rights from its roles: everybody: select on gate_N; as the owner run what `pushq migrate" in keeps
+    assert "lacks rights of the roles: everybody: select on gate_N; as the owner run what `pushq migrate" in keeps
     assert "lets everybody do too much: execute on make_days(integer), execute on retire_days(interval); " in opens
     async with a_login_each(admin, empty_database_url) as logins:
         assert await faults(empty_database_url) == []

@@ -9,7 +9,7 @@ from tests.support.jobs import Connection
 
 
 async def spoil(connection: Connection, function: str, sound: str, by: str) -> str:
-    """Replaces a part of a function wherever it stands there; how the function was, to make it sound again."""
+    """Replaces every occurrence of a text in a function. Returns the old definition, to restore the function."""
     definition: str = await connection.fetchval("select pg_get_functiondef($1::text::regproc)", function)
     assert sound in definition, f"{sound!r} is not in {function}: plant this bug elsewhere"
     await connection.execute(definition.replace(sound, by))

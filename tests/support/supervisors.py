@@ -83,7 +83,7 @@ class RunningSupervisor:
         wait_until(lambda: self.get("/readyz")[0] == 200, within=20)
 
     def wait_told(self, told: socket.socket, state: bytes) -> None:
-        """Waits for what it tells systemd, which costs neither of us anything meanwhile: a third of all it does."""
+        """Waits until the supervisor tells systemd this state. The wait costs no CPU, as asking /readyz would."""
         told.setblocking(False)
 
         def look() -> bool:

@@ -31,7 +31,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run_in_virtual_time(main: Callable[[Callable[[], float]], Coroutine[Any, Any, T]]) -> T:
-    """What main returns, which is given the clock: to be put in the place of time.monotonic."""
+    """Runs main(clock), and returns its result. clock takes the place of time.monotonic."""
     selector = _Selector()
     with asyncio.Runner(loop_factory=lambda: _Loop(selector)) as runner:
         return runner.run(main(lambda: selector.now))

@@ -116,7 +116,7 @@ async def test_inline_the_lifespan_and_the_middleware_are_entered_or_resources_a
     assert await run(shared, total.job(10)) == 13
     assert await run(shared, total.job(10), resources=[5]) == 15
     assert around == ["before sum", "after"] * 2
-    with pytest.raises(TasksError, match="is to be a list, and the lifespan yields a str"):
+    with pytest.raises(TasksError, match="needs a list, but the lifespan yields a str"):
         await run(shared, total.job(10), resources="none")
 
 

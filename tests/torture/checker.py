@@ -59,8 +59,8 @@ belongs to it, a delete without an insert."""
 
 
 class Step(NamedTuple):
-    """before is after in an insert, and after is before in a delete. stood: the row by the steps before this one, in
-    the same place; held: the token of the claim that then held the job."""
+    """A change of a row. An insert repeats after as before, a delete before as after. stood: the row that earlier steps
+    left in that table. held: the token of the claim that then held the job."""
 
     kind: Kind
     transaction: int
@@ -118,7 +118,7 @@ class Story:
             self.abandoned.add(before.attempt)
 
     def knows(self, run: Run) -> bool:
-        """Whether the database knows the claim of a run; of one that does not tell its token, one of its attempt."""
+        """Whether the database knows the claim of a run. Without a token, the attempt's number is compared."""
         return run.attempt in self.claims if run.token is None else (run.token, run.attempt) in self.claimed
 
     @property
@@ -239,8 +239,8 @@ class Circumstances:
         return row.max_attempts or self.history.allowed.get(row.task, self.history.failures_allowed)
 
     def ended_at(self, run: Run) -> float:
-        """When a run was over. One that never said so lasted until its process died; where that is not known, at least
-        until the last that was heard from the process."""
+        """When a run was over. A run without a recorded end lasted until its process died, or at least until the last
+        record of the process."""
         if run.ended_at is not None:
             return run.ended_at
         return self._last_words[run.host, run.pid] if run.died_at is None else run.died_at
@@ -265,7 +265,7 @@ class Circumstances:
     def was_forgotten(self, lost: Run, *others: Run) -> bool:
         """Whether the server may have crashed and forgotten the claim of `lost`, before the others were claimed.
 
-        It was committed at most a second before the crash, which the excuse includes, and its run begins soon after.
+        The forgotten claim was committed within the second before the crash. Its run begins soon after the claim.
         """
         return any(
             crash.began_at <= lost.began_at <= self._held_up_until(lost.host, crash.ended_at) + LATE
@@ -313,8 +313,8 @@ def lost_inserts(story: Story, _: Circumstances) -> Iterator[Violation]:
 
 
 def lost_jobs(story: Story, _: Circumstances) -> Iterator[Violation]:
-    """A job that was committed stands in a day at the end, whatever was answered. That it stands there only once is a
-    matter of GHOST and FENCE, and that nothing but a retry takes it out of its day, too."""
+    """A job that was committed stands in a day at the end, whatever was answered. GHOST and FENCE check that the job
+    stands there once, and that only a retry takes the job out of its day."""
     if not (story.is_invited and story.births):
         return
     if row := story.stands.get(False):
@@ -324,9 +324,9 @@ def lost_jobs(story: Story, _: Circumstances) -> Iterator[Violation]:
 
 
 def outcomes_without_a_run(story: Story, _: Circumstances) -> Iterator[Violation]:
-    """What an attempt came to is what its handler did: a job that succeeded, that its handler cancelled, or that goes
-    on after a failure, has a run of that attempt that ended, and that returned where it succeeded. (One that failed for
-    good may have had a payload that no handler takes, and one that goes on at no charge may never have begun.)"""
+    """An outcome needs a run that matches. A success, a cancel by the handler and a retry after a failure need a run
+    that ended, and a success a run that returned. (A job that failed for good may have had a payload that no handler
+    takes. A job that goes on at no charge may never have begun.)"""
     ended = {run.token or run.attempt for run in story.runs if run.ended_at is not None}
     raised = _tokens_of_those_that_raised(story)
     for step in story.steps:
@@ -390,10 +390,9 @@ def runs_too_early(story: Story, _: Circumstances) -> Iterator[Violation]:
 
 
 def overlapping_runs(story: Story, circumstances: Circumstances) -> Iterator[Violation]:
-    """Two attempts at a job do not run at the same time. The one with the lower number has lost the job, which is
-    excused if its host had sent no heartbeat for long enough, if it was cancelled by hand and its handler runs on,
-    or if the server crashed and forgot its claim. That a frozen server excuses nobody is on purpose: a sweeper must not
-    declare dead whom it could not hear."""
+    """Two attempts at a job do not run at the same time. The lower attempt has lost the job. Excuses: a host
+    without heartbeats for long enough, a cancel by hand, and a claim that a crash of the server forgot. A frozen server
+    is no excuse: a sweeper must not declare dead a supervisor that the sweeper could not hear."""
     running: list[Run] = []
     for run in story.runs:
         running = [other for other in running if circumstances.ended_at(other) > run.began_at]
@@ -634,8 +633,8 @@ def _may_charge(step: Step) -> set[tuple[int, int]]:
 
 
 def limits(story: Story, circumstances: Circumstances) -> Iterator[Violation]:
-    """A job goes on while its failures and its crashes are below what is allowed, and ends when one of them comes to
-    that; crashes end it no sooner."""
+    """A job goes on while its failures and its crashes are below the limits, and ends when either reaches its limit.
+    Fewer crashes never end a job."""
     history = circumstances.history
     for step in story.steps:
         row, before = step.after, step.before

@@ -101,7 +101,7 @@ async def main(file: str, command: str, url: str, options: Mapping[str, Any]) ->
 
 
 def _adapter(file: str) -> Adapter:
-    """The adapter in a file. It is not imported by name: its name is that of the package that it imports."""
+    """The adapter in a file, loaded by its path: by name, pgqueuer.py would shadow the package pgqueuer."""
     spec = importlib.util.spec_from_file_location("adapter", file)
     assert spec is not None
     assert spec.loader is not None
