@@ -133,6 +133,11 @@ class Outcome:
     ended: float = 0.0
 
     @property
+    def is_unbegun(self) -> bool:
+        """Whether there was no thread to call the handler."""
+        return self.error_type is not None and self.kind is Kind.RELEASED
+
+    @property
     def size(self) -> int:
         """Characters of error, traceback and result."""
         if self.error or self.result:

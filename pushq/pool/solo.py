@@ -17,7 +17,7 @@ from pushq.database.patience import is_rejection, trouble
 from pushq.errors import DatabaseTrouble
 from pushq.events import JobsPassedOver, publish
 from pushq.job import Job
-from pushq.outcome import Kind, Outcome
+from pushq.outcome import Outcome
 from pushq.pool.attempts import Attempts
 from pushq.pool.finisher import apart_delay, write_out
 from pushq.pool.intake import Intake
@@ -48,7 +48,7 @@ async def run_suspects(
             made = [outcome for job in suspects for outcome in await _make(attempts, job, tasks.find(job.task))]
             unwritten = await write_out(outcomes, made)
         await _write_again_and_again(outcomes, unwritten)
-        if any(outcome.error_type and outcome.kind is Kind.RELEASED for outcome in made):
+        if any(outcome.is_unbegun for outcome in made):
             await attempts.rest()
         intake.busy = 0
         if not suspects:

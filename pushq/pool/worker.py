@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pushq.job import Job
-from pushq.outcome import Kind, released
+from pushq.outcome import released
 from pushq.pool.attempts import Attempts
 from pushq.pool.intake import Intake
 from pushq.pool.outbox import Outbox
@@ -31,7 +31,7 @@ class Worker:
                 self._outbox.put(released(load))
                 raise
             self._outbox.put(outcome)
-            if outcome.error_type and outcome.kind is Kind.RELEASED:
+            if outcome.error_type and outcome.is_unbegun:
                 await self._attempts.rest()
             self._intake.done()
             if self._outbox.is_full:
@@ -44,7 +44,7 @@ class Worker:
         finally:
             for outcome in outcomes:
                 self._outbox.put(outcome)
-        if any(outcome.error_type and outcome.kind is Kind.RELEASED for outcome in outcomes):
+        if any(outcome.is_unbegun for outcome in outcomes):
             await self._attempts.rest()
         self._intake.done()
         if self._outbox.is_full:
