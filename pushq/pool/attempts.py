@@ -75,7 +75,9 @@ class Attempts:
                 refused.append((job, payload))
             elif payload:
                 loaded.append(job._replace(payload=payload))
-        attempt = BatchAttempt([*loaded, *(job for job, _ in refused)], task, task.form, self._contexts, self._stop)
+        if not (ours := [*loaded, *(job for job, _ in refused)]):
+            return [released(job) for job in jobs]
+        attempt = BatchAttempt(ours, task, task.form, self._contexts, self._stop)
         for job, error in refused:
             attempt.end_one(job, Raised(error))
         if loaded and not self._stop.is_set():

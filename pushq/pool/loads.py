@@ -28,24 +28,33 @@ class Loads:
         """How many more jobs there is room for, by task, if a worker takes a batch for each of these jobs."""
         if not self._sizes:
             return {}
-        counts = Counter(job.task for job in jobs if job.task in self._sizes)
-        rooms = {task: min(count * self._sizes[task], LARGEST_BATCH) - count for task, count in counts.items()}
-        return {task: room for task, room in rooms.items() if room > 0}
+        counts, rooms = Counter[str](), Counter[str]()
+        for job in jobs:
+            if size := self._size(job):
+                counts[job.task] += 1
+                rooms[job.task] += size
+        wanted = {task: min(room, LARGEST_BATCH) - counts[task] for task, room in rooms.items()}
+        return {task: more for task, more in wanted.items() if more > 0}
 
     def of(self, jobs: Sequence[Job]) -> Sequence[Load]:
         """The jobs as loads, each in the place of its first job."""
         if not self._sizes:
             return jobs
         loads = list[Load]()
-        open_batches = dict[tuple[str, bool], list[Job]]()
+        open_batches = dict[tuple[str, int], list[Job]]()
         for job in jobs:
-            size, is_large = self._sizes.get(job.task), job.payload is None
+            size = self._size(job)
             if size is None:
                 loads.append(job)
                 continue
-            batch = open_batches.get((job.task, is_large))
-            if batch is None or len(batch) >= (min(size, MOST_LARGE) if is_large else size):
-                batch = open_batches[job.task, is_large] = []
+            batch = open_batches.get((job.task, size))
+            if batch is None or len(batch) >= size:
+                batch = open_batches[job.task, size] = []
                 loads.append(batch)
             batch.append(job)
         return loads
+
+    def _size(self, job: Job) -> int | None:
+        """How many jobs a batch with this job holds, at most. None: the handler takes one job."""
+        size = self._sizes.get(job.task)
+        return min(size, MOST_LARGE) if size and job.payload is None else size

@@ -31,7 +31,7 @@ class Worker:
                 self._outbox.put(released(load))
                 raise
             self._outbox.put(outcome)
-            if outcome.error_type and outcome.is_unbegun:
+            if outcome.error_type and outcome.is_unbegun:  # a property costs a call, and most have no error
                 await self._attempts.rest()
             self._intake.done()
             if self._outbox.is_full:

@@ -138,6 +138,20 @@ async def test_a_payload_that_does_not_fit_hurts_only_its_own_job() -> None:
 
 
 @on_a_pool_s_loop
+async def test_jobs_that_are_no_longer_ours_are_released_without_a_call() -> None:
+    """Their large payloads are not found under their tokens: somebody has cancelled them, or the pool stops."""
+
+    async def load(_: Job) -> str | None:
+        return None
+
+    called = list[int]()
+    it = batch(lambda jobs: called.append(len(jobs)))
+    assert kinds(await made(it, some(None), load=load)) == ["released"]
+    assert kinds(await made(it, some(None, None), load=load)) == ["released"] * 2
+    assert not called
+
+
+@on_a_pool_s_loop
 async def test_nobody_is_called_for_jobs_none_of_which_can_be_read() -> None:
     called = list[int]()
     it = batch(lambda jobs: called.append(len(jobs)))

@@ -60,3 +60,11 @@ def test_for_each_job_there_is_room_for_a_batch_up_to_the_largest_claim() -> Non
     assert loads.wanted(some("ptt")) == {"three": 4}
     assert loads.wanted(some("m")) == {"many": 1499}
     assert loads.wanted(some("mmm" + "t")) == {"many": 1997, "three": 2}
+
+
+def test_for_jobs_with_large_payloads_there_is_room_for_what_their_batches_will_hold() -> None:
+    """Else hundreds of jobs would be claimed that nobody begins."""
+    loads = Loads(tasks)
+    assert loads.wanted(some("mmmm", None)) == {"many": 4 * (MOST_LARGE - 1)}
+    assert loads.wanted(some("tt", None)) == {"three": 4}
+    assert loads.wanted(some("m", None) + some("m")) == {"many": 1500 + MOST_LARGE - 2}
