@@ -52,19 +52,25 @@ async def shared(tasks: Tasks, resources: Any = ENTERED) -> AsyncIterator[None]:
 
 
 async def call(tasks: Tasks, job: Job) -> Any:
-    """Calls the handler of a claimed job, in a task and a context of its own, within the job's time."""
+    """The value that the handler of a claimed job returns. Raises what the handler raises."""
+    ending = await ending_of(tasks, job)
+    if isinstance(ending, Raised):
+        raise ending.error
+    return ending.value
+
+
+async def ending_of(tasks: Tasks, job: Job) -> Returned | Raised:
+    """Calls the handler of a claimed job, in a task and a context of its own.
+
+    Raises TimeoutError after the job's time, and CancelledError if the test itself is cancelled.
+    """
     task = tasks.find(job.task)
     limit = job.timeout or task.timeout
     ended = list[Returned | Raised]()  # by the handler, or in its place by the middleware
     with anyio.fail_after(limit.total_seconds() if limit else None):
         async with anyio.create_task_group() as group:
             group.start_soon(_call, tasks, task, job, ended)
-    match ended:
-        case [*_, Raised(error)]:
-            raise error
-        case [*_, Returned(value)]:
-            return value
-    raise CancelledError
+    return ended[-1]
 
 
 async def _call(tasks: Tasks, task: Task[..., Any], job: Job, ended: list[Returned | Raised]) -> None:

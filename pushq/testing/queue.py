@@ -22,7 +22,7 @@ from pushq.pool.store import Store as PoolStore
 from pushq.queue import Queue
 from pushq.supervisor.store import Store as SupervisorStore
 from pushq.task import Tasks
-from pushq.testing.inline import ENTERED, call, shared
+from pushq.testing.inline import ENTERED, ending_of, shared
 
 MOST = 1000
 """Attempts in a drain. A job that inserts the next, or is tried again at once, would else never end it."""
@@ -141,10 +141,11 @@ async def _attempt(store: _Store, tasks: Tasks, job: Job) -> Outcome:
     limit = job.timeout or task.timeout
     ending: Returned | Raised | TimedOut
     try:
-        ending = Returned(await call(tasks, job))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - decided upon, as in a pool
-        is_over = limit and monotonic() - began >= limit.total_seconds()
-        ending = TimedOut(limit, error) if is_over and limit else Raised(error)
+        ending = await ending_of(tasks, job)
+    except TimeoutError as error:
+        ending = Raised(error)
+    if isinstance(ending, Raised) and limit and monotonic() - began >= limit.total_seconds():
+        ending = TimedOut(limit, ending.error)
     outcome = decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)
     outcome.began, outcome.ended = began, monotonic()
     return outcome

@@ -201,6 +201,23 @@ async def test_a_drain_runs_what_is_due_in_order_and_what_that_inserts(
     assert await queue.drain(chain) == []
 
 
+async def test_a_drain_decides_upon_whatever_a_handler_raises(queue: TestQueue) -> None:
+    """Also upon what `asyncio.gather(…, return_exceptions=True)` returns of tasks that were cancelled."""
+    odd = Tasks()
+
+    @odd.register("alone", max_attempts=1)
+    async def alone() -> None:
+        raise CancelledError
+
+    @odd.register("batch", batch=10, max_attempts=1)
+    async def batch(jobs: list[Job]) -> list[BaseException]:
+        return [CancelledError() for _ in jobs]
+
+    await queue.insert(alone.job(), batch.job())
+    ran = await queue.drain(odd)
+    assert [(job.status, job.error) for job in ran] == [("failed", "asyncio.exceptions.CancelledError")] * 2
+
+
 async def test_time_is_moved_to_see_a_retry(queue: TestQueue) -> None:
     await queue.insert(snooze.job(), fail.job(), fail_once.job(), cancel.job(), leave.job(), hang.job())
     first = {job.task: (job.status, job.failures) for job in await queue.drain(tasks)}
