@@ -116,21 +116,42 @@ class NewJob:
     def __post_init__(self) -> None:
         if not isinstance(self.payload, dict):
             _refuse("payload", self.payload, Mapping, "a dict: {'user_id': 42}")
-        if self.priority != 0:
-            _refuse("priority", self.priority, int, "an int: -10")
-        if self.timeout is not None:
-            _refuse("timeout", self.timeout, timedelta, "a timedelta: timedelta(seconds=30)")
-        if self.max_attempts is not None:
-            _refuse("max_attempts", self.max_attempts, int, "an int: 5")
-        if self.tenant_id is not None:
-            _refuse("tenant_id", self.tenant_id, str, "a str: 'acme'")
-        if self.run_at is None:
+        if self._is_usual():
             return
-        _refuse("run_at", self.run_at, datetime, "a datetime: datetime.now(UTC) + timedelta(hours=1)")
-        if self.run_at.utcoffset() is None:
+        for name, (kind, example) in _TYPES.items():
+            value = getattr(self, name)
+            if value is not None or name in ("task", "queue", "priority"):
+                _refuse(name, value, kind, example)
+        if self.run_at is not None and self.run_at.utcoffset() is None:
             raise ValueError(
                 f"run_at={self.run_at.isoformat()} has no time zone; give one, for example datetime.now(UTC)."
             )
+
+    def _is_usual(self) -> bool:
+        """Whether the job has no options, and a name, a queue and a priority: the quick answer for most jobs."""
+        return (
+            self.run_at is None
+            and self.max_attempts is None
+            and self.timeout is None
+            and self.unique_key is None
+            and self.tenant_id is None
+            and self.correlation_id is None
+            and type(self.task) is type(self.queue) is str
+            and type(self.priority) is int
+        )
+
+
+_TYPES: Mapping[str, tuple[type, str]] = {
+    "task": (str, "a str: 'mail.send'"),
+    "queue": (str, "a str: 'mail'"),
+    "priority": (int, "an int: -10"),
+    "run_at": (datetime, "a datetime: datetime.now(UTC) + timedelta(hours=1)"),
+    "max_attempts": (int, "an int: 5"),
+    "timeout": (timedelta, "a timedelta: timedelta(seconds=30)"),
+    "unique_key": (str, "a str: 'report:7'"),
+    "tenant_id": (str, "a str: 'acme'"),
+    "correlation_id": (str, "a str: 'order 7'"),
+}
 
 
 def _refuse(name: str, value: object, kind: type, example: str) -> None:

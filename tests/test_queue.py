@@ -64,6 +64,10 @@ def test_what_is_no_name_of_a_queue_is_refused_without_being_shown(name: Any) ->
         ({"priority": True}, "A job's priority is an int: -10, not of type bool."),
         ({"timeout": 30}, "A job's timeout is a timedelta: timedelta(seconds=30), not of type int."),
         ({"max_attempts": "5"}, "A job's max_attempts is an int: 5, not of type str."),
+        ({"task": tuple}, "A job's task is a str: 'mail.send', not of type type."),
+        ({"queue": None}, "A job's queue is a str: 'mail', not of type NoneType."),
+        ({"unique_key": 7}, "A job's unique_key is a str: 'report:7', not of type int."),
+        ({"correlation_id": 7}, "A job's correlation_id is a str: 'order 7', not of type int."),
         ({"tenant_id": 7}, "A job's tenant_id is a str: 'acme', not of type int."),
         (
             {"run_at": "tomorrow"},
@@ -73,7 +77,7 @@ def test_what_is_no_name_of_a_queue_is_refused_without_being_shown(name: Any) ->
 )
 def test_a_value_of_another_type_is_refused_where_the_job_is_made(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(TypeError) as refused:
-        NewJob("mail.send", **values)
+        NewJob(**{"task": "mail.send"} | values)
     assert str(refused.value) == sentence
     with pytest.raises(TypeError):
         replace(NewJob("mail.send"), **values)
