@@ -87,3 +87,8 @@ class ValueRefused(UnexpectedState):
 
 class DatabaseRefused(DatabaseTrouble):
     """The database refuses this login: wrong password, unknown database, missing right."""
+
+    @property
+    def is_for_a_right(self) -> bool:
+        """Whether the role lacks a right, which `pushq doctor` names."""
+        return self.state == "42501"

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 import pushq
-from pushq.errors import PushqError, UsageError
+from pushq.errors import DatabaseRefused, PushqError, UsageError
 
 # The module of each command, imported on use: a supervisor starts without the benchmark.
 _MODULES = {
@@ -69,7 +69,8 @@ class _Commands(click.Group):
             remedy = "Set PUSHQ_DATABASE_URL: whoever lists processes sees the options of a command."
             raise click.UsageError(f"No such option {error.option_name!r}. {remedy}", error.ctx) from None
         except PushqError as error:
-            click.echo(f"pushq: {error}", err=True)
+            lacks_right = isinstance(error, DatabaseRefused) and error.is_for_a_right
+            click.echo(f"pushq: {error}{' `pushq doctor` names the missing rights.' if lacks_right else ''}", err=True)
             sys.exit(2 if isinstance(error, UsageError) else 1)
         except BrokenPipeError:  # `pushq jobs | head`: the reader has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end

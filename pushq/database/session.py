@@ -49,7 +49,6 @@ _STATES: Mapping[str, type[DatabaseTrouble]] = {
     "3D000": DatabaseRefused,  # no such database
     "42501": DatabaseRefused,  # no such right
 }
-_REMEDIES = {"42501": " `pushq doctor` names the missing rights."}
 _OUT_OF_IDS = ("varsup.c", "multixact.c")
 """Source files in which PostgreSQL refuses new transaction ids until old ids are frozen.
 
@@ -186,7 +185,7 @@ class Session:
             return kind(f"{where} takes no writes, only read-only transactions; give the URL of the primary.", state)
         sentences: Mapping[type[PushqError], str] = {
             DatabaseAway: f"{blame(self._url)} is away: {message}.",
-            DatabaseRefused: f"{blame(self._url)} refused us: {message}.{_REMEDIES.get(state, '')}",
+            DatabaseRefused: f"{blame(self._url)} refused us: {message}.",
             StatementRolledBack: f"{where} rolled a statement back: {message}.",
             UnexpectedState: f"{where} rolled a statement back ({state}): {message}.",
             ValueRefused: message,

@@ -136,6 +136,7 @@ async def test_an_observer_sees_and_changes_nothing(url_as: RoleUrl, connection:
     for command in (["jobs", "cancel", str(job_id)], ["jobs", "retry", str(job_id)], ["queues", "pause", "default"]):
         ended = invoke(*command, url=url_as("observer"))
         assert "refused us: permission denied for " in ended.stderr
+        assert ended.stderr.endswith(". `pushq doctor` names the missing rights.\n")
         assert (ended.exit_code, ended.stderr.count("\n")) == (1, 1)
 
 
