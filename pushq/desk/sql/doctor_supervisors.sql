@@ -1,5 +1,5 @@
--- alive: how many supervisors are. waiting: whether a job of priority 0 has been due for 10 seconds. dead: supervisors whose leases ran out more than a minute ago and
--- that still have jobs. paused: the queues that are paused.
+-- alive: how many supervisors are. waiting: whether a job of priority 0 has been due for 10 seconds. dead: supervisors whose
+-- leases ran out more than a minute ago and that still have jobs. paused: the queues that are paused.
 select
     (select count(*) from pushq.supervisors where lease_until > now()) as alive,
     exists (
