@@ -63,9 +63,11 @@ again.
 async def _in_spite_of(
     refusal: asyncpg.PostgresError, destination: str, settings: Mapping[str, str], seconds: float
 ) -> tuple[asyncpg.Connection[asyncpg.Record], bool]:
-    if await _keeps_a_process(destination, seconds):
-        return await _with_settings_made(destination, settings, seconds), False
     try:
+        async with _bare(destination, seconds / 3) as ours:
+            keeps_a_process = await _keeps_a_process(ours, destination, seconds)
+        if keeps_a_process:
+            return await _with_settings_made(destination, settings, seconds), False
         return await asyncpg.connect(destination, timeout=seconds / 3, statement_cache_size=0), True
     except TimeoutError:
         raise refusal from None  # a pooler without its server says why once, then stays silent for a while
@@ -133,7 +135,7 @@ async def _with_settings_made(
     return connection
 
 
-async def _keeps_a_process(destination: str, seconds: float) -> bool:
+async def _keeps_a_process(ours: asyncpg.Connection[asyncpg.Record], destination: str, seconds: float) -> bool:
     """Whether a connection keeps one server process to itself.
 
     A transaction pooler gives a connection any free server process. So sooner or later the second connection gets the
@@ -141,7 +143,7 @@ async def _keeps_a_process(destination: str, seconds: float) -> bool:
     """
     try:
         with anyio.fail_after(min(_WATCH, seconds / 2)):
-            async with _bare(destination, seconds) as ours, _bare(destination, seconds) as another:
+            async with _bare(destination, seconds) as another:
                 process = await _process(ours)
                 for _ in range(_LOOKS):
                     if await _process(another) == process:

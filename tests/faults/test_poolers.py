@@ -14,7 +14,7 @@ import pytest
 
 from pushq.database.migrate import migrate
 from pushq.database.session import Session
-from pushq.errors import SettingsError
+from pushq.errors import DatabaseTrouble, SettingsError
 from tests.support.jobs import Connection, finished, insert
 from tests.support.pgbouncer import pooling
 from tests.support.supervisors import supervising
@@ -109,7 +109,9 @@ async def test_behind_a_session_pooler_a_statement_costs_what_it_costs_without(
             await session.fetch("select 4711")
         (row,) = await session.fetch("select count(*) as n from pg_prepared_statements where statement = 'select 4711'")
         assert row["n"] == 1
-        last = "select query from pg_stat_activity where application_name = 'pushq test'"
+        last = (
+            "select query from pg_stat_activity where application_name = 'pushq test' and datname = current_database()"
+        )
         assert "pg_prepared_statements" in await connection.fetchval(last)  # and nothing after it
         await session.close()
 
@@ -118,6 +120,17 @@ async def test_a_session_pooler_without_a_process_to_spare_is_taken_for_the_wors
     with pooling(database_url, "session", default_pool_size=1, server_idle_timeout=1) as pooled:
         session = Session(pooled, "pushq test", deadline=7.5)
         assert (await settings_of(session))["statement_timeout"] == "7500ms"
+        await session.close()
+
+
+@SWALLOWING
+async def test_the_reason_of_the_server_behind_a_pooler_is_told_not_the_setting_that_the_pooler_refused(
+    database_url: str, swallows: bool
+) -> None:
+    with pooling(database_url.replace("//pushq@", "//nobody_here@"), swallows=swallows) as pooled:
+        session = Session(pooled, "pushq test", deadline=7.5)
+        with pytest.raises(DatabaseTrouble, match='"nobody_here" does not exist'):
+            await session.fetch("select 1")
         await session.close()
 
 
