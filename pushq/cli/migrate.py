@@ -9,7 +9,8 @@ import click
 
 from pushq.cli.options import load_settings
 from pushq.database.migrate import migrate as apply_missing
-from pushq.database.migrate import migrations, repair, roles
+from pushq.database.migrate import migrations, repair
+from pushq.database.roles import grants
 from pushq.database.schema import faults
 from pushq.database.url import describe
 
@@ -24,7 +25,10 @@ from pushq.database.url import describe
     "--sql", "print_sql", is_flag=True, help="Print the migrations, for a tool of your own. Needs no database."
 )
 @click.option(
-    "--roles", "print_roles", is_flag=True, help="Print the grants for three roles: producer, worker, observer."
+    "--roles",
+    "print_roles",
+    is_flag=True,
+    help="Print the grants for five roles: producer, worker, observer, admin, tenant.",
 )
 def migrate(check: bool, print_sql: bool, print_roles: bool) -> None:
     """Prepares the database: applies missing migrations, each in a transaction.
@@ -39,7 +43,7 @@ def migrate(check: bool, print_sql: bool, print_roles: bool) -> None:
     if print_sql:
         click.echo("\n\n".join(f"begin;\n\n{one.sql.rstrip()}\n\ncommit;" for one in migrations()))
     elif print_roles:
-        click.echo(roles(), nl=False)
+        click.echo(grants(), nl=False)
     elif check:
         settings = load_settings()
         found = anyio.run(faults, settings.url)

@@ -215,19 +215,3 @@ async def _apply(session: Session, migration: Migration) -> bool:
             await anyio.sleep(_BREATHER)
         else:
             return True
-
-
-PRODUCER, WORKER, OBSERVER = "pushq_producer", "pushq_worker", "pushq_observer"
-
-
-def roles(producer: str = PRODUCER, worker: str = WORKER, observer: str = OBSERVER) -> str:
-    """SQL that grants three roles what they need, and nothing else."""
-    names = {"producer": producer, "worker": worker, "observer": observer}
-    literals = ", ".join("'" + name.replace("'", "''") + "'" for name in names.values())
-    identifiers = {role: _identifier(name) for role, name in names.items()}
-    grants = (Path(__file__).parent / "roles.sql").read_text(encoding="utf-8")
-    return grants.format(names=literals, **identifiers)
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
--- Three roles, each with the rights that the role needs, none of them by way of PUBLIC. Run this as the owner of the tables, as
+-- Five roles, each with the rights that the role needs, none of them by way of PUBLIC. Run this as the owner of the tables, as
 -- often as you like, also after a restore without privileges. Then grant the roles to your logins. This is one statement:
 -- either everything is done, or nothing.
 do $roles$
@@ -42,7 +42,7 @@ begin
         execute format('create role %s nologin', unmade[position]);
     end loop;
     if may_grant_usage then
-        grant usage on schema pushq to {producer}, {worker}, {observer};
+        grant usage on schema pushq to {producer}, {worker}, {observer}, {admin}, {tenant};
     end if;
 
     -- Some hosts switch row-level security on for every new table. Without a policy, every row is hidden from all but the
@@ -51,20 +51,24 @@ begin
         select oid::regclass from pg_class as class
         where oid = any('{{
             pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
-            pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations}}'::regclass[])
+            pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
+            pushq.tenant_roles}}'::regclass[])
         and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
     loop
         execute format('alter table %s disable row level security', its_table);
     end loop;
 
-    -- As in the migrations: an INSERT only reads a gate, and two functions act with the owner's rights.
+    -- As in the migrations: an INSERT only reads a gate, and some functions act with the owner's rights.
     select string_agg(oid::regclass::text, ', ') into gates
     from pg_class
     where relnamespace = 'pushq'::regnamespace and relkind = 'S' and relname ~ '^gate_\d+$';
     execute format('grant select on sequence %s to public, %I', gates, roles[1]);
-    execute format('grant usage, select, update on sequence %s to %I', gates, roles[2]);
-    revoke execute on function pushq.make_days(int), pushq.retire_days(interval) from public;
+    execute format('grant usage, select, update on sequence %s to %I, %I', gates, roles[2], roles[4]);
+    revoke execute on function
+        pushq.make_days(int), pushq.retire_days(interval), pushq.tenant(), pushq.may_touch(text), pushq.grant_to_tenants(),
+        pushq.separate_tenants(), pushq.delete_tenant(text, int)
+        from public;
 
     grant insert (
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
@@ -83,14 +87,24 @@ begin
     grant select, insert, update, delete on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days
-        to {worker};
-    grant select on pushq.migrations to {worker};
-    grant execute on all functions in schema pushq to {worker};
+        to {worker}, {admin};
+    grant select on pushq.migrations, pushq.tenant_roles to {worker}, {admin};
+    grant execute on all functions in schema pushq to {worker}, {admin};
+
+    -- For whoever operates the queue: all that a worker may, and tenants.
+    grant select, insert, update, delete on pushq.tenant_roles to {admin};
+    revoke execute on function pushq.grant_to_tenants(), pushq.separate_tenants(), pushq.delete_tenant(text, int) from {worker};
+
+    -- For tenants nothing, until pushq.separate_tenants() is called. Then all again, since a restore may have lost some parts.
+    if pushq.is_separated() then
+        perform pushq.separate_tenants();
+    end if;
 
     -- For `pushq exporter`, and for `pushq jobs` and `pushq queues` as lists.
     grant select on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
-        pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations
+        pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
+        pushq.tenant_roles
         to {observer};
     grant execute on function pushq.run_bounds(), pushq.wait_bounds() to {observer};
 

@@ -11,12 +11,11 @@ from functools import cache
 from importlib.resources import files
 from typing import TypeAlias
 
-from pushq.database.migrate import OBSERVER, PRODUCER, WORKER, missing
+from pushq.database.migrate import missing
+from pushq.database.roles import ROLES, Roles
 from pushq.database.session import Session
 from pushq.database.statements import statement
 
-Roles: TypeAlias = tuple[str, str, str]
-"""The names of the producer's, the worker's and the observer's role."""
 Parts: TypeAlias = Mapping[tuple[str, str], str]
 """(kind, name) → definition."""
 
@@ -30,6 +29,9 @@ _SENTENCES = {
     "table, by the job's id, or let the column be generated.",
     "right": f"lacks rights of the roles: {{}}; {_ROLES}.",
     "open": f"lets everybody do too much: {{}}; revoke these rights from public, or {_ROLES}.",
+    "tenants": "keeps tenants apart only by half: {}; as the owner run `select pushq.separate_tenants()`.",
+    "tenant": "has roles in pushq.tenant_roles that are no members of pushq_tenant, and are not kept apart: {}; "
+    "grant pushq_tenant to each.",
     "hidden": "hides the rows of {} by row-level security without a policy; "
     f"{_ROLES}, which disables row-level security there.",
     "owner": "has parts with another owner than the table of jobs: {}; `alter … owner to` its owner.",
@@ -53,7 +55,7 @@ async def faults(url: str | None) -> list[str]:
         await session.close()
 
 
-async def faults_seen_by(session: Session, roles: Roles = (PRODUCER, WORKER, OBSERVER)) -> list[str]:
+async def faults_seen_by(session: Session, roles: Roles = ROLES) -> list[str]:
     found = list(compare(wanted(), await describe(session, roles)))
     if not any(fault == "lacks" for fault, _ in found):  # else schema_faults.sql may meet a missing part
         found += [(row["kind"], row["name"]) for row in await session.fetch(statement("schema_faults"))]
@@ -62,7 +64,8 @@ async def faults_seen_by(session: Session, roles: Roles = (PRODUCER, WORKER, OBS
 
 
 async def describe(session: Session, roles: Roles) -> Parts:
-    rows = await session.fetch(statement("describe_schema"), list(roles))
+    names = [roles.producer, roles.worker, roles.observer, roles.admin]
+    rows = await session.fetch(statement("describe_schema"), names)
     return {(row["kind"], row["name"]): row["definition"] for row in rows}
 
 

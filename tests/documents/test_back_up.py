@@ -15,6 +15,7 @@ from tests.support.pages import Shell, blocks, commands, section
 from tests.support.supervisors import supervising
 
 PAGE = "how-to/back-up-and-upgrade.md"
+NAMES = "pushq_(producer|worker|observer|admin|tenant)"
 
 
 class Roles:
@@ -24,10 +25,10 @@ class Roles:
         self.suffix = uuid4().hex[:8]
 
     def of_ours(self, text: str) -> str:
-        return re.sub(r"pushq_(producer|worker|observer)", rf"\g<0>_{self.suffix}", text)
+        return re.sub(NAMES, rf"\g<0>_{self.suffix}", text)
 
     def in_script(self, script: str) -> str:
-        renaming = rf"pushq migrate --roles | sed -E 's/pushq_(producer|worker|observer)/&_{self.suffix}/g' |"
+        renaming = rf"pushq migrate --roles | sed -E 's/{NAMES}/&_{self.suffix}/g' |"
         return script.replace("pushq migrate --roles |", renaming)
 
 
@@ -43,7 +44,9 @@ async def roles(copy: Connection) -> AsyncIterator[Roles]:
     roles = Roles()
     yield roles
     await copy.execute("drop schema if exists pushq cascade")
-    await copy.execute(roles.of_ours("drop role if exists pushq_producer, pushq_worker, pushq_observer"))
+    await copy.execute(
+        roles.of_ours("drop role if exists pushq_producer, pushq_worker, pushq_observer, pushq_admin, pushq_tenant")
+    )
 
 
 @pytest.fixture

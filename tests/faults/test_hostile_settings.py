@@ -11,13 +11,12 @@ import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
-from pushq.database.migrate import roles
 from tests.support.jobs import Connection, finished, has_count, insert
+from tests.support.roles import granted, url_as
 from tests.support.supervisors import environment, pushq, supervising
 from tests.support.waiting import eventually, wait_until
 
@@ -55,18 +54,13 @@ OURS = "from pg_stat_activity where datname = current_database() and application
 @asynccontextmanager
 async def a_role_with(connection: Connection, url: str, settings: Mapping[str, str]) -> AsyncIterator[str]:
     """The URL for a worker's login with such settings. Roles are the whole server's: these get names of their own."""
-    suffix = uuid4().hex[:8]
-    login, groups = f"hostile_{suffix}", [f"hostile_{kind}_{suffix}" for kind in ("producer", "worker", "observer")]
-    await connection.execute(roles(*groups))
-    await connection.execute(f"create role {login} login password 'secret' in role {groups[1]}")
-    for name, value in settings.items():
-        await connection.execute(f"alter role {login} set {name} = '{value}'")
-    parts = urlsplit(url)
-    yield parts._replace(netloc=f"{login}:secret@{parts.netloc.rpartition('@')[2]}").geturl()
-    for group in groups:
-        await connection.execute(f"drop owned by {group}")
-        await connection.execute(f"drop role {group}")
-    await connection.execute(f"drop role {login}")
+    async with granted(connection) as roles:
+        login = f"hostile_{roles.worker}"
+        await connection.execute(f"create role {login} login password 'secret' in role {roles.worker}")
+        for name, value in settings.items():
+            await connection.execute(f"alter role {login} set {name} = '{value}'")
+        yield url_as(url, login)
+        await connection.execute(f"drop role {login}")
 
 
 @pytest.mark.parametrize("name", HOSTILE)

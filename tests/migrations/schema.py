@@ -9,28 +9,29 @@ import asyncio
 
 import asyncpg
 
-from pushq.database.migrate import migrate, roles
+from pushq.database.migrate import migrate
+from pushq.database.roles import ROLES, Roles, grants
 from pushq.database.schema import describe
 from pushq.database.session import Session
 from pushq.local.server import EmbeddedServer
 
 
-async def schema(empty_database_url: str, names: tuple[str, str, str]) -> str:
-    """names: roles that do not exist yet."""
+async def schema(empty_database_url: str, roles: Roles) -> str:
+    """roles: which do not exist yet."""
     owner = await asyncpg.connect(empty_database_url)
     await owner.execute("alter default privileges revoke execute on functions from public")
     await migrate(empty_database_url)
-    await owner.execute(roles(*names))
+    await owner.execute(grants(roles))
     await owner.close()
     session = Session(empty_database_url, "schema", settings={"enable_seqscan": "on", "enable_hashjoin": "on"})
-    parts = await describe(session, names)
+    parts = await describe(session, roles)
     await session.close()
     return "".join(f"{kind}\t{name}\t{definition}\n" for (kind, name), definition in parts.items())
 
 
 async def _print() -> None:
     with EmbeddedServer(durable=False) as server:
-        print(await schema(server.url(), ("pushq_producer", "pushq_worker", "pushq_observer")), end="")
+        print(await schema(server.url(), ROLES), end="")
 
 
 if __name__ == "__main__":

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
-from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from pushq.database.migrate import roles
-from pushq.database.schema import Roles, compare, faults, faults_seen_by, wanted
+from pushq.database.roles import Roles
+from pushq.database.schema import compare, faults, faults_seen_by, wanted
 from pushq.database.session import Session
 from tests.migrations.schema import schema
 from tests.support.commands import invoke
 from tests.support.jobs import Connection
+from tests.support.roles import drop, fresh_roles, granted
 from tests.support.supervisors import ROOT
 
 HOW = "`pushq migrate --sql` prints how it is made."
@@ -118,10 +119,10 @@ HARMLESS = (
 
 async def test_the_schema_is_written_down_as_the_migrations_and_the_roles_make_it(empty_database_url: str) -> None:
     """Where it is not: `python -m tests.migrations.schema > pushq/database/schema.txt`."""
-    names = fresh_names()
-    made = await schema(empty_database_url, names)
+    roles = fresh_roles()
+    made = await schema(empty_database_url, roles)
     owner = await asyncpg.connect(empty_database_url)
-    await drop(owner, names)
+    await drop(owner, roles)
     await owner.close()
     written = (ROOT / "pushq" / "database" / "schema.txt").read_text()
     assert sorted(set(made.splitlines()) ^ set(written.splitlines())) == []  # shows what differs
@@ -129,41 +130,23 @@ async def test_the_schema_is_written_down_as_the_migrations_and_the_roles_make_i
 
 
 async def test_whatever_is_wrong_is_said_with_its_remedy(connection: Connection) -> None:
-    names = fresh_names()
-    await connection.execute(roles(*names))
-    try:
+    async with granted(connection) as roles:
         for change, what in SAID.items():
-            said = await _said_after(connection, change, names)
+            said = await _said_after(connection, change, roles)
             assert len(said) == 1, (change, said)
-            assert what.format(**_by_group(names)) in said[0], change
+            assert what.format(**asdict(roles)) in said[0], change
         for change in HARMLESS:
-            assert await _said_after(connection, change, names) == [], change
-    finally:
-        await drop(connection, names)
+            assert await _said_after(connection, change, roles) == [], change
 
 
-async def _said_after(connection: Connection, change: str, names: Roles) -> list[str]:
+async def _said_after(connection: Connection, change: str, roles: Roles) -> list[str]:
     transaction = connection.transaction()
     await transaction.start()
     try:
-        await connection.execute(f"set local search_path = pg_catalog; {change.format(**_by_group(names))}")
-        return await faults_seen_by(cast("Session", connection), names)
+        await connection.execute(f"set local search_path = pg_catalog; {change.format(**asdict(roles))}")
+        return await faults_seen_by(cast("Session", connection), roles)
     finally:
         await transaction.rollback()
-
-
-async def drop(connection: Connection, names: Roles) -> None:
-    for name in names:
-        await connection.execute(f"drop owned by {name}; drop role {name}")
-
-
-def fresh_names() -> Roles:
-    suffix = uuid4().hex[:8]
-    return f"pushq_producer_{suffix}", f"pushq_worker_{suffix}", f"pushq_observer_{suffix}"
-
-
-def _by_group(names: Roles) -> dict[str, str]:
-    return dict(zip(("producer", "worker", "observer"), names, strict=True))
 
 
 async def test_each_part_that_is_lost_is_missed() -> None:

@@ -12,9 +12,9 @@ from hashlib import sha512
 import asyncpg
 import pytest
 
-from pushq.database.migrate import roles
 from tests.support.jobs import Connection, count, insert
 from tests.support.notifications import hearing, open_gate
+from tests.support.roles import granted
 from tests.support.waiting import eventually
 
 TODAY = "pushq.utc_today()"
@@ -257,13 +257,8 @@ async def _somebody_waits(connection: Connection) -> bool:
 @pytest.fixture
 async def producer(connection: Connection) -> AsyncIterator[str]:
     """A role with what the contract says a producer needs, and nothing else."""
-    suffix = (await connection.fetchval("select current_database()"))[-17:]
-    names = [f"{role}_{suffix}" for role in ("producer", "worker", "observer")]
-    await connection.execute(roles(*names))
-    yield names[0]
-    await connection.execute("reset role")
-    for name in names:
-        await connection.execute(f"drop owned by {name}; drop role {name}")
+    async with granted(connection) as roles:
+        yield roles.producer
 
 
 async def test_a_producer_needs_nothing_but_its_columns(

@@ -21,10 +21,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pushq.database.migrate import roles
 from pushq.database.session import Session
 from pushq.sweeper import Sweeper
 from tests.support.jobs import Connection, count, die_with_them, finished, has_count, insert
+from tests.support.roles import granted
 from tests.support.store import Store
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
@@ -147,12 +147,8 @@ ROWS = [
 @pytest.fixture
 async def producer(connection: Connection) -> AsyncIterator[str]:
     """A role that may insert, and nothing else."""
-    suffix = (await connection.fetchval("select current_database()"))[-17:]
-    names = [f"{role}_{suffix}" for role in ("producer", "worker", "observer")]
-    await connection.execute(roles(*names))
-    yield names[0]
-    for name in names:
-        await connection.execute(f"drop owned by {name}; drop role {name}")
+    async with granted(connection) as roles:
+        yield roles.producer
 
 
 async def insert_beside_a_canary(app: Connection, row: Hostile) -> tuple[UUID | None, UUID]:

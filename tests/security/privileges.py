@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import ndiff
 from itertools import groupby
 
 import asyncpg
@@ -136,6 +137,7 @@ async def privileges(connection: Connection, logins: Logins) -> str:
     labels = {logins.group(group): f"the {group} role" for group in GROUPS} | {
         logins.name(login): login for login in LOGINS
     }
+    labels[logins.roles.tenant] = "the tenant role"
     lines = [
         *await _roles(connection, labels),
         "",
@@ -147,6 +149,18 @@ async def privileges(connection: Connection, logins: Logins) -> str:
         *await _grants(connection, labels),
     ]
     return "\n".join(lines) + "\n"
+
+
+async def with_tenants(connection: Connection, logins: Logins) -> str:
+    """The same, and below what is so in addition where tenants are separated."""
+    before = await privileges(connection, logins)
+    separation = connection.transaction()
+    await separation.start()
+    await connection.execute("select pushq.separate_tenants()")
+    after = await privileges(connection, logins)
+    await separation.rollback()
+    changes = [line for line in ndiff(before.splitlines(), after.splitlines()) if line[0] in "+-"]
+    return "\n".join([before, "where tenants are separated:", *changes, ""])
 
 
 async def _roles(connection: Connection, labels: Mapping[str, str]) -> list[str]:
@@ -206,7 +220,7 @@ async def _print() -> None:
         await migrate(server.url())
         connection = await asyncpg.connect(server.url())
         async with a_login_each(connection, server.url()) as logins:
-            print(await privileges(connection, logins), end="")
+            print(await with_tenants(connection, logins), end="")
         await connection.close()
 
 

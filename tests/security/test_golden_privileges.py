@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.security.privileges import privileges
+from tests.security.privileges import privileges, with_tenants
 from tests.support.jobs import Connection, insert
 from tests.support.roles import LOGINS, Logins
 
@@ -21,7 +21,7 @@ PRODUCERS = (
 
 async def test_everybody_may_do_what_is_written_down_and_nothing_else(connection: Connection, logins: Logins) -> None:
     """Where it may: read what is new there, and `python -m tests.security.privileges` writes it down."""
-    assert await privileges(connection, logins) == GOLDEN.read_text()
+    assert await with_tenants(connection, logins) == GOLDEN.read_text()
 
 
 LOOSENED = (
@@ -59,7 +59,7 @@ LOOSENED = (
 
 
 async def test_whatever_is_loosened_is_noticed(connection: Connection, logins: Logins) -> None:
-    golden = GOLDEN.read_text()
+    golden = await privileges(connection, logins)
     names = {login: logins.name(login) for login in LOGINS} | {"group": logins.group("worker")}
     for change in LOOSENED:
         transaction = connection.transaction()

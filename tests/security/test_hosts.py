@@ -6,17 +6,19 @@ import asyncio
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import astuple
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from pushq.database.migrate import migrate, roles
+from pushq.database.migrate import migrate
+from pushq.database.roles import grants
 from pushq.database.schema import faults
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, finished
-from tests.support.roles import GROUPS, Logins, a_login_each, url_as
+from tests.support.roles import Logins, a_login_each, drop, fresh_roles, granted, url_as
 from tests.support.supervisors import pushq, supervising
 
 ROW_SECURITY_FOR_EVERY_TABLE = """
@@ -107,7 +109,10 @@ async def test_after_a_restore_without_privileges_the_printed_roles_make_the_rig
 
     keeps, opens = await faults(empty_database_url)
     assert "lacks rights of the roles: everybody: select on gate_N; as the owner run what `pushq migrate" in keeps
-    assert "lets everybody do too much: execute on make_days(integer), execute on retire_days(interval); " in opens
+    assert opens.startswith(
+        "lets everybody do too much: execute on delete_tenant(text, integer), execute on make_days("
+    )
+    assert opens.endswith("; revoke these rights from public, or as the owner run what `pushq migrate --roles` prints.")
     async with a_login_each(admin, empty_database_url) as logins:
         assert await faults(empty_database_url) == []
         await each_does_its_work(admin, logins)
@@ -117,25 +122,26 @@ async def test_a_schema_that_an_administrator_has_made_does_and_who_may_do_what_
     empty_database_url: str, admin: Connection, server_bin_directory: Path
 ) -> None:
     """The owner of the tables may neither make a schema, nor roles, nor grant the schema's usage."""
-    names = [f"pushq_{group}_{uuid4().hex[:8]}" for group in GROUPS]
+    roles = fresh_roles()
     psql = [str(server_bin_directory / "psql"), "-qv", "ON_ERROR_STOP=1"]
     async with a_role(admin, "owner") as owner:
         url = url_as(empty_database_url, owner)
         await admin.execute(f"create schema pushq; grant usage, create on schema pushq to {owner}")
         await migrate(url)
 
-        said = subprocess.run([*psql, url], input=roles(*names), text=True, capture_output=True, check=False)
+        said = subprocess.run([*psql, url], input=grants(roles), text=True, capture_output=True, check=False)
         assert said.returncode == 3
         assert said.stderr.count("ERROR:") == 1
+        names = astuple(roles)
         statements = f"create role {' nologin; create role '.join(names)} nologin; "
         statements += f"grant usage on schema pushq to {', '.join(names)}"
         assert f"an administrator must run `{statements}` first, which {owner} may not; then repeat this" in said.stderr
 
         await admin.execute(statements)
-        subprocess.run([*psql, url], input=roles(*names), text=True, check=True)
-        assert await admin.fetchval("select has_function_privilege($1, 'pushq.make_days(int)', 'execute')", names[1])
-        for name in names:
-            await admin.execute(f"drop owned by {name}; drop role {name}")
+        subprocess.run([*psql, url], input=grants(roles), text=True, check=True)
+        may_make_days = "select has_function_privilege($1, 'pushq.make_days(int)', 'execute')"
+        assert await admin.fetchval(may_make_days, roles.worker)
+        await drop(admin, roles)
 
 
 async def test_roles_tell_who_is_not_the_owner_and_where_there_is_no_schema(
@@ -144,10 +150,10 @@ async def test_roles_tell_who_is_not_the_owner_and_where_there_is_no_schema(
     async with a_role(admin, "somebody") as somebody:
         url = url_as(empty_database_url, somebody)
         with pytest.raises(asyncpg.RaiseError, match="has no pushq schema: run `pushq migrate` first"):
-            await execute(url, roles())
+            await execute(url, grants())
         await migrate(empty_database_url)
         with pytest.raises(asyncpg.RaiseError, match=f"run this as that role, not as {somebody}"):
-            await execute(url, roles())
+            await execute(url, grants())
 
 
 async def test_row_level_security_for_every_new_table_is_told_as_such_and_switched_off_by_the_roles(
@@ -173,7 +179,7 @@ async def test_row_level_security_for_every_new_table_is_told_as_such_and_switch
             assert ended.stderr.count("\n") == 1
             assert ended.returncode in {1, 2}
 
-        await admin.execute(roles(*map(logins.group, GROUPS)))
+        await admin.execute(grants(logins.roles))
         await each_does_its_work(admin, logins)
 
 
@@ -183,12 +189,8 @@ async def test_the_printed_roles_call_nothing_of_their_runner_s_search_path(conn
         "create schema trap; create function trap.to_regclass(text) returns regclass language plpgsql as "
         "$$ begin raise 'trapped'; end $$; set search_path = trap, pg_catalog"
     )
-    names = [f"pushq_{group}_{uuid4().hex[:8]}" for group in GROUPS]
-    await connection.execute(roles(*names))
-
-    assert await connection.fetchval("show search_path") == "trap, pg_catalog"
-    for name in names:
-        await connection.execute(f"drop owned by {name}; drop role {name}")
+    async with granted(connection):
+        assert await connection.fetchval("show search_path") == "trap, pg_catalog"
 
 
 async def test_the_printed_roles_say_nothing_of_what_others_have_made_in_the_schema(connection: Connection) -> None:
@@ -200,9 +202,5 @@ async def test_the_printed_roles_say_nothing_of_what_others_have_made_in_the_sch
     )
     what = "select relrowsecurity, relacl::text from pg_class where relname ~ 'of_mine' order by relname"
     before = await connection.fetch(what)
-    names = [f"pushq_{group}_{uuid4().hex[:8]}" for group in GROUPS]
-    await connection.execute(roles(*names))
-
-    assert await connection.fetch(what) == before
-    for name in names:
-        await connection.execute(f"drop owned by {name}; drop role {name}")
+    async with granted(connection):
+        assert await connection.fetch(what) == before

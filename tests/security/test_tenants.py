@@ -1,4 +1,4 @@
-"""docs/how-to/tenants.md, as it is written: a tenant sees its own jobs alone, and pushq runs those of all."""
+"""docs/how-to/tenants.md, as it is written: a tenant reaches its own jobs alone, and pushq runs those of all."""
 
 from __future__ import annotations
 
@@ -6,123 +6,438 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from uuid import UUID
+from typing import Any
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from pushq import NewJob, Queue
+from pushq.database.roles import grants
+from pushq.database.schema import faults
 from tests.support.commands import invoke
-from tests.support.jobs import Connection, finished, insert
-from tests.support.roles import GROUPS, Logins
+from tests.support.jobs import Connection, finished, has_count, insert
+from tests.support.roles import Logins, drop, fresh_roles, granted, url_as
 from tests.support.supervisors import ROOT, pushq, supervising
-from tests.support.waiting import eventually
 
-SOMEBODY_WAITS = (
-    "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"
-)
+LOGIN = "login password 'secret'"
 REFUSED = "violates row-level security policy"
+_, FOR_A_ROLE, BY_SETTING, BY_COPY, SUPABASE, _, CASCADE, PARTS, JOINED = re.findall(
+    r"```sql\n(.*?)```", (ROOT / "docs" / "how-to" / "tenants.md").read_text(), re.DOTALL
+)
 
 
-def blocks(logins: Logins) -> list[str]:
-    """The document's SQL, for this test's own roles."""
-    text = (ROOT / "docs" / "how-to" / "tenants.md").read_text()
-    for group in GROUPS:
-        text = text.replace(f"pushq_{group}", logins.group(group))
-    return re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+@pytest.fixture
+async def separated(connection: Connection) -> AsyncIterator[Connection]:
+    """The owner's connection, to a database where tenants are kept apart."""
+    await connection.execute("select pushq.separate_tenants()")
+    yield connection
+    await connection.execute("delete from pushq.tenant_roles")
+    await connection.execute(JOINED)
 
 
-@pytest.fixture(autouse=True)
-async def policies(connection: Connection, logins: Logins) -> AsyncIterator[None]:
-    policies, _, function = blocks(logins)
-    await connection.execute(policies)
-    await connection.execute(function)
-    yield
-    await connection.execute("drop policy tenants on pushq.jobs; drop policy workers on pushq.jobs")
+@pytest.fixture
+async def app(separated: Connection) -> AsyncIterator[str]:
+    """A login of tenants."""
+    async with a_role(separated, "pushq_tenant") as login:
+        yield login
 
 
 @asynccontextmanager
-async def tenant(logins: Logins, name: str | None) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(logins.url_as("producer"))
-    if name is not None:
-        await connection.execute("select set_config('app.tenant', $1, false)", name)
+async def a_role(
+    connection: Connection, *groups: str, attributes: str = "login password 'secret'"
+) -> AsyncIterator[str]:
+    name = f"somebody_{uuid4().hex[:8]}"
+    await connection.execute(f"create role {name} {attributes}")
+    for group in groups:
+        await connection.execute(f"grant {group} to {name}")
+    yield name
+    await connection.execute(f"drop owned by {name}; drop role {name}")
+
+
+@asynccontextmanager
+async def session(url: str, login: str, tenant: str | None = None) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(url_as(url, login))
+    if tenant is not None:
+        await connection.execute("select set_config('pushq.tenant_id', $1, false)", tenant)
     yield connection
     await connection.close()
 
 
-async def submit(connection: Connection, owner: str | None) -> UUID:
-    (job,) = await insert(connection, "echo", payload={"of": owner}, tenant_id=owner, unique_key="one")
+async def is_tenant(connection: Connection, role: str, tenant: str) -> None:
+    await connection.execute("insert into pushq.tenant_roles (role, tenant_id) values ($1, $2)", role, tenant)
+
+
+async def submit(connection: Connection, owner: str | None, **columns: Any) -> UUID:
+    (job,) = await insert(connection, "echo", payload={"of": owner}, tenant_id=owner, unique_key="one", **columns)
     return job
 
 
-async def test_the_application_s_transaction_does_as_the_document_says(logins: Logins) -> None:
-    _, transaction, _ = blocks(logins)
-    async with tenant(logins, None) as connection:
-        await connection.execute(transaction)
+async def seen(connection: Connection) -> set[str | None]:
+    return {row["tenant_id"] for row in await connection.fetch("select tenant_id from pushq.jobs")}
 
 
-async def test_a_tenant_inserts_for_itself_alone(connection: Connection, logins: Logins) -> None:
-    async with tenant(logins, "acme") as acme, tenant(logins, None) as nobody:
-        await submit(acme, "acme")
-        for session, owner in ((acme, "globex"), (acme, None), (nobody, "acme"), (nobody, None)):
-            with pytest.raises(asyncpg.InsufficientPrivilegeError, match=REFUSED):
-                await submit(session, owner)
-
-    assert [row["tenant_id"] for row in await connection.fetch("select tenant_id from pushq.jobs")] == ["acme"]
+# Who is which tenant ------------------------------------------------------------------------------------------------
 
 
-async def test_supervisors_run_everybody_s_jobs_and_each_tenant_sees_and_cancels_its_own(
-    connection: Connection, logins: Logins
+async def test_a_tenant_by_setting_reaches_its_own_jobs_and_without_a_setting_none(
+    connection: Connection, database_url: str, app: str
 ) -> None:
-    async with tenant(logins, "acme") as acme, tenant(logins, "globex") as globex, tenant(logins, None) as nobody:
-        jobs = {await submit(acme, "acme"): acme, await submit(globex, "globex"): globex}  # with equal keys
+    async with (
+        session(database_url, app, "acme") as acme,
+        session(database_url, app, "globex") as globex,
+        session(database_url, app, "") as empty,
+        session(database_url, app) as nobody,
+    ):
+        await submit(acme, "acme")
+        await submit(globex, "globex")  # with an equal key
+        for session_, owner in ((acme, "globex"), (acme, None), (nobody, "acme"), (nobody, None), (empty, None)):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match=REFUSED):
+                await submit(session_, owner)
+
+        assert [await seen(one) for one in (acme, globex, empty, nobody)] == [{"acme"}, {"globex"}, set(), set()]
+    assert await seen(connection) == {"acme", "globex"}
+
+
+async def test_a_tenant_by_role_is_this_tenant_whatever_it_sets(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    await is_tenant(connection, app, "acme")
+    settings: list[str | None] = ["acme", "globex", "", None]
+    for tenant in settings:
+        async with session(database_url, app, tenant) as acme:
+            await submit(acme, "acme", id=uuid4(), queue=f"q{tenant}")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match=REFUSED):
+                await submit(acme, "globex")
+            assert await seen(acme) == {"acme"}
+            await connection.execute("update pushq.jobs set unique_key = null")
+
+
+async def test_whoever_inherits_a_tenant_s_role_is_this_tenant_and_who_inherits_two_names_one(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    async with a_role(connection, app) as of_one, a_role(connection, "pushq_tenant") as other:
+        await is_tenant(connection, app, "acme")
+        await is_tenant(connection, other, "globex")
+        async with session(database_url, of_one, "globex") as one:
+            assert await one.fetchval("select pushq.tenant()") == "acme"
+        await connection.execute(f"grant {other} to {of_one}")
+        named = {"acme": "acme", "globex": "globex", "else": None, None: None}
+        for tenant, is_now in named.items():
+            async with session(database_url, of_one, tenant) as both:
+                assert await both.fetchval("select pushq.tenant()") == is_now
+                await both.execute(f"set role {other}")
+                assert await both.fetchval("select pushq.tenant()") == "globex"
+
+
+async def test_a_tenant_that_is_a_producer_as_well_stays_a_tenant(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    async with granted(connection) as roles:
+        await connection.execute(f"grant {roles.producer}, {roles.worker} to {app}")
+        await submit(connection, "globex")
+        async with session(database_url, app, "acme") as acme:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match=REFUSED):
+                await submit(acme, "globex")
+            assert await acme.fetch("select id from pushq.jobs") == []
+            assert await acme.execute("update pushq.jobs set priority = 1") == "UPDATE 0"
+        await connection.execute(f"revoke {roles.producer}, {roles.worker} from {app}")
+
+
+@pytest.mark.usefixtures("separated")
+async def test_a_role_with_a_strange_name_is_a_tenant(connection: Connection) -> None:
+    """Names are written in pushq.tenant_roles as they are, without quotes."""
+    name = f'Acme "{uuid4().hex[:8]}" ünd Söhne, none'
+    quoted = '"' + name.replace('"', '""') + '"'
+    await connection.execute(f"create role {quoted}; grant pushq_tenant to {quoted}")
+    await is_tenant(connection, name, "acme")
+    await connection.execute(f"set role {quoted}")
+    assert await connection.fetchval("select array[pushq.tenant(), pushq.caller()]") == ["acme", name]
+    await connection.execute(f"reset role; drop role {quoted}")
+
+
+# The page -----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_page_s_statements_do_what_the_page_says(connection: Connection, database_url: str, app: str) -> None:
+    login = f"acme_app_{uuid4().hex[:8]}"
+    await connection.execute(FOR_A_ROLE.replace("acme_app", login))
+    async with session(database_url, login) as acme, session(database_url, app) as by_setting:
+        assert await acme.fetchval("select pushq.tenant()") == "acme"
+        await by_setting.execute(BY_SETTING)
+        assert len(await acme.fetch("select id from pushq.jobs where status = 'queued'")) == 1
+
+        with pytest.raises(asyncpg.FeatureNotSupportedError):
+            await Queue().copy([NewJob("echo", tenant_id="acme")], connection=acme)
+        assert len(await Queue().insert_many([NewJob("echo", tenant_id="acme")], connection=acme)) == 1
+        create, _, copy = BY_COPY.partition("-- \\copy arriving from 'jobs.csv' csv\n")
+        await acme.execute(create)
+        await acme.copy_records_to_table("arriving", records=[("echo", "{}", "acme")] * 3)
+        await acme.execute(copy)
+        assert len(await acme.fetch("select id from pushq.jobs")) == 5
+    await connection.execute(f"drop role {login}")
+
+
+@pytest.mark.usefixtures("separated")
+async def test_a_request_by_postgrest_is_of_the_tenant_in_its_token(connection: Connection, database_url: str) -> None:
+    await connection.execute(SUPABASE)
+    async with (
+        a_role(connection, "pushq_tenant", attributes="nologin") as authenticated,
+        a_role(connection, authenticated, attributes=f"noinherit {LOGIN}") as authenticator,
+        session(database_url, authenticator) as api,
+    ):
+        for claims, sees in (
+            ('{"app_metadata": {"tenant_id": "acme"}}', ["acme"]),
+            ('{"app_metadata": {}, "user_metadata": {"tenant_id": "acme"}}', []),
+            ("", []),
+        ):
+            async with api.transaction():
+                await api.execute("select set_config('request.jwt.claims', $1, true)", claims)
+                await api.execute(f"set local role {authenticated}")
+                await api.execute("select app.take_tenant()")
+                if sees:
+                    await submit(api, "acme")
+                assert await seen(api) == set(sees)
+
+
+@pytest.mark.usefixtures("separated")
+async def test_deleting_a_tenant_of_the_app_deletes_its_jobs_in_the_same_transaction(connection: Connection) -> None:
+    await connection.execute("create schema app")
+    await connection.execute(CASCADE)
+    tenants = [
+        await connection.fetchval("insert into app.tenants values (gen_random_uuid()) returning id") for _ in "ab"
+    ]
+    for tenant in tenants:
+        await submit(connection, str(tenant))
+    async with connection.transaction():
+        await connection.execute("delete from app.tenants where id = $1", tenants[0])
+        assert await seen(connection) == {str(tenants[1])}
+
+
+async def test_parts_of_the_index_that_were_built_before_are_taken_and_new_days_have_one(
+    connection: Connection,
+) -> None:
+    for row in await connection.fetch(PARTS):
+        await connection.execute(row["format"])
+    parts = "select indexrelid from pg_index join pg_class on oid = indexrelid where relname ~ '^jobs_.*_of_tenant'"
+    built = await connection.fetch(parts)
+    await connection.execute("select pushq.separate_tenants(); select pushq.make_days(5)")
+    of_parent = "select count(*) from pg_inherits where inhparent = 'pushq.jobs_of_tenant'::regclass"
+
+    assert len(built) == await connection.fetchval("select 1 + count(*) from pushq.days") - 2
+    assert await connection.fetch(parts) == built
+    assert await connection.fetchval(of_parent) == len(built) + 2
+    await connection.execute(JOINED)
+
+
+# What pushq does ----------------------------------------------------------------------------------------------------
+
+
+async def test_supervisors_run_everybody_s_jobs_and_each_tenant_sees_its_own(
+    connection: Connection, database_url: str, app: str, logins: Logins
+) -> None:
+    async with session(database_url, app, "acme") as acme, session(database_url, app, "globex") as globex:
+        jobs = {await submit(acme, "acme"): acme, await submit(globex, "globex"): globex}
         with supervising(logins.url_as("worker")):
             rows = await finished(connection, *jobs)
         assert {row["status"] for row in rows} == {"succeeded"}
         for job, owner in jobs.items():
             assert [row["id"] for row in await owner.fetch("select id, status, result from pushq.jobs")] == [job]
-        assert await nobody.fetchval("select count(*) from (select id from pushq.jobs) as seen") == 0
-
-        later = await submit(acme, "acme")
-        assert await globex.fetchval("select app.cancel($1)", later) == "unknown"
-        assert await nobody.fetchval("select app.cancel($1)", later) == "unknown"
-        assert await acme.fetchval("select app.cancel($1)", later) == "cancelled"
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await globex.fetch("select id from pushq.jobs_unfinished")
+        for login in ("worker", "observer", "admin"):
+            listed = invoke("jobs", "--json", url=logins.url_as(login))
+            assert all(str(job) in listed.stdout for job in jobs), login
 
 
-async def test_a_tenant_s_cancel_never_reaches_another_s_job_of_the_same_id(logins: Logins) -> None:
-    """Who is told by an id must ask whose it is: of the row that is to be cancelled, and of no other."""
-    async with tenant(logins, "acme") as acme, tenant(logins, "evil") as evil:
-        [taken] = await insert(evil, "echo", tenant_id="evil")
-        assert await evil.fetchval("select app.cancel($1)", taken) == "cancelled"
-        await insert(acme, "echo", id=taken, tenant_id="acme")
-
-        assert await evil.fetchval("select app.cancel($1)", taken) == "already cancelled"
-        assert await acme.fetchval("select status from pushq.jobs where id = $1", taken) == "queued"
-
-
-async def test_a_job_that_takes_the_id_of_one_that_is_being_cancelled_lives(
-    connection: Connection, database_url: str, logins: Logins
+async def test_a_tenant_s_newest_jobs_are_found_by_the_index_in_order(
+    connection: Connection, database_url: str, app: str
 ) -> None:
-    """While evil's call waits for the lock of its own row, that row ends and another's of the same id comes."""
-    pool = await asyncpg.connect(database_url)
-    async with tenant(logins, "evil") as evil:
-        [taken] = await insert(evil, "echo", tenant_id="evil")
-        await pool.execute(f"begin; select from pushq.jobs_unfinished where id = '{taken}' for update")
-        cancelling = asyncio.create_task(evil.fetchval("select app.cancel($1)", taken))
-        await eventually(lambda: connection.fetchval(SOMEBODY_WAITS))
-        await pool.execute(f"delete from pushq.jobs_unfinished where id = '{taken}'")
-        await insert(pool, "echo", id=taken, tenant_id="acme")
-        await pool.execute("commit")
-
-        assert await cancelling == "unknown"
-    assert await connection.fetchval("select status from pushq.jobs where id = $1", taken) == "queued"
-    await pool.close()
+    await connection.execute(
+        "insert into pushq.jobs (task, tenant_id) select 'echo', 'tenant ' || n % 2 from generate_series(1, 9999) n;"
+        "analyze pushq.jobs"
+    )
+    async with session(database_url, app, "tenant 1") as tenant:
+        plan = await tenant.fetch("explain (costs off) select id from pushq.jobs order by enqueued_at desc limit 20")
+    text = "\n".join(row[0] for row in plan)
+    assert "jobs_unfinished_tenant_id_enqueued_at_idx" in text
+    assert "Sort\n" not in text
+    assert "Seq Scan" not in text
 
 
-def test_observers_see_everybody_s_jobs(database_url: str, logins: Logins) -> None:
-    assert invoke("enqueue", "echo", url=database_url).exit_code == 0
-    assert "echo" in invoke("jobs", url=logins.url_as("observer")).stdout
+async def test_a_tenant_reaches_nothing_else(connection: Connection, database_url: str, app: str) -> None:
+    """Each object of the schema is closed to tenants, or separates them: a new one that does neither is found here."""
+    open_ = await connection.fetch(
+        """
+        select relname, relkind::text as kind, relrowsecurity as is_separated,
+            exists (select from pg_policy where polrelid = class.oid and not polpermissive
+                and polroles = array[to_regrole('pushq_tenant')]::oid[]) as has_policy
+        from pg_class as class
+        where relnamespace = 'pushq'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
+        and has_any_column_privilege('pushq_tenant', class.oid, 'select, insert, update, references')
+        """
+    )
+    assert {row["relname"] for row in open_} == {"jobs", "migrations"}
+    for row in open_:
+        if row["relname"] != "migrations":  # of no tenant
+            assert row["kind"] == "p"
+            assert row["is_separated"]
+            assert row["has_policy"]
+    definers = await connection.fetch(
+        """
+        select proname, prosrc, proconfig from pg_proc
+        where pronamespace = 'pushq'::regnamespace and prosecdef
+        and has_function_privilege('pushq_tenant', oid, 'execute')
+        """
+    )
+    for row in definers:
+        assert "search_path=pg_catalog, pg_temp" in row["proconfig"]
+        assert "pushq.may_touch(" in row["prosrc"] or row["proname"] == "tenant"
+    day = await connection.fetchval("select to_char(min(day), 'YYYY_MM_DD') from pushq.days")
+    async with session(database_url, app, "acme") as acme:
+        for forbidden in (
+            "table pushq.jobs_unfinished", "table pushq.tenant_roles", "table pushq.queues", "table pushq.tallies",
+            "select token from pushq.jobs", "select supervisor from pushq.jobs", "delete from pushq.jobs",
+            "update pushq.jobs set priority = 0", "select pushq.delete_tenant('globex')",
+            "select pushq.separate_tenants()", "select pushq.may_touch('globex')", "select pushq.grant_to_tenants()",
+            "insert into pushq.tenant_roles values (current_user, 'globex')",
+            f"table pushq.jobs_{day}",
+        ):  # fmt: skip
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await acme.execute(forbidden)
+
+
+async def test_a_refusal_tells_a_tenant_nothing_of_another_s_job(database_url: str, app: str) -> None:
+    async with session(database_url, app, "acme") as acme, session(database_url, app, "globex") as globex:
+        taken = await submit(globex, "globex", correlation_id="secret")
+        for columns in ({"id": taken}, {"id": taken, "unique_key": "one"}):
+            with pytest.raises(asyncpg.UniqueViolationError) as refused:
+                await insert(acme, "echo", tenant_id="acme", **columns)
+            assert refused.value.detail is None
+            assert "secret" not in str(refused.value)
+
+
+# Separating ---------------------------------------------------------------------------------------------------------
+
+
+async def test_tenants_are_separated_once_and_again_what_a_restore_has_lost(
+    connection: Connection, database_url: str
+) -> None:
+    assert await faults(database_url) == []
+    separate = "select pushq.separate_tenants()"
+    assert await connection.fetchval(separate) == "separated"
+    assert await connection.fetchval(separate) == "already separated"
+    assert await faults(database_url) == []
+    for lost, said in (
+        ("drop policy tenants on pushq.jobs", "policy tenants"),
+        ("alter table pushq.jobs disable row level security", "row-level security of jobs"),
+        ("drop owned by pushq_tenant", "policy tenants, rights of pushq_tenant"),
+        ("drop index pushq.jobs_of_tenant", "index jobs_of_tenant"),
+    ):
+        await connection.execute(lost)
+        (fault,) = await faults(database_url)
+        assert fault == f"keeps tenants apart only by half: {said}; as the owner run `select pushq.separate_tenants()`."
+        roles = fresh_roles()
+        await connection.execute(grants(roles))  # makes the whole truth again
+        assert await faults(database_url) == []
+        await drop(connection, roles)
+    await connection.execute(JOINED)
+    assert await faults(database_url) == []
+
+
+async def test_roles_of_tenants_that_are_not_kept_apart_are_named(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    await is_tenant(connection, app, "acme")
+    assert await faults(database_url) == []
+    await connection.execute(f"revoke pushq_tenant from {app}")
+    await is_tenant(connection, "nobody_of_this_name", "globex")
+    (fault,) = await faults(database_url)
+    assert f"are not kept apart: nobody_of_this_name, {app}; grant pushq_tenant to each." in fault
+
+
+async def test_an_admin_separates_and_deletes_tenants_and_no_other_role_does(
+    connection: Connection, logins: Logins
+) -> None:
+    for login in ("producer", "worker", "observer", "bystander"):
+        stranger = await asyncpg.connect(logins.url_as(login))
+        for call in ("separate_tenants()", "delete_tenant('acme')"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await stranger.execute(f"select pushq.{call}")
+        await stranger.close()
+    admin = await asyncpg.connect(logins.url_as("admin"))
+    assert await admin.fetchval("select pushq.separate_tenants()") == "separated"
+    await admin.execute("insert into pushq.tenant_roles values ('some_role', 'acme'); delete from pushq.tenant_roles")
+    assert await admin.fetchval("select pushq.delete_tenant('acme')") == 0
+    await admin.close()
+    await connection.execute(JOINED)
+
+
+async def test_an_owner_that_may_not_make_roles_is_told_what_an_administrator_must_run(connection: Connection) -> None:
+    """Without the role, and nothing is half done."""
+    async with a_role(connection) as owner:
+        change = connection.transaction()
+        await change.start()
+        await connection.execute(
+            f"alter role pushq_tenant rename to pushq_tenant_of_before_{owner}"
+            if await connection.fetchval("select to_regrole('pushq_tenant') is not null")
+            else "select 1"
+        )
+        await connection.execute(
+            f"grant usage, create on schema pushq to {owner}; alter table pushq.jobs owner to {owner};"
+            f"alter function pushq.separate_tenants() owner to {owner}"
+        )
+        with pytest.raises(
+            asyncpg.InsufficientPrivilegeError,
+            match=f"an administrator must run `create role pushq_tenant nologin` first, which {owner} may not",
+        ):
+            await connection.execute("select pushq.separate_tenants()")
+        await change.rollback()
+
+
+# Deleting -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("separated")
+async def test_a_tenant_is_deleted_in_steps_running_jobs_and_finished_ones_included(
+    connection: Connection, database_url: str
+) -> None:
+    with supervising(database_url) as supervisor:
+        await finished(connection, await submit(connection, "acme"))
+        await insert(connection, "sleep", 2, payload={"seconds": 60}, tenant_id="acme")
+        await has_count(connection, 2, "status = 'running'")
+        await insert(connection, "nobody knows it", 20, tenant_id="acme")
+        kept = await insert(connection, "nobody knows it", 3, tenant_id="globex")
+        steps = [await connection.fetchval("select pushq.delete_tenant('acme', 10)") for _ in range(4)]
+        await finished(connection, *await insert(connection, "echo"))
+        assert supervisor.stop() == 0
+        assert "Traceback" not in supervisor.said
+
+    assert steps == [10, 10, 3, 0]
+    left = await connection.fetch("select id from pushq.jobs where tenant_id is not null")
+    assert {row["id"] for row in left} == set(kept)
+
+
+@pytest.mark.parametrize("arguments", ["null", "''", "'acme', 0", "'acme', -1", "'acme', null"])
+async def test_who_names_no_tenant_or_no_number_deletes_nothing(connection: Connection, arguments: str) -> None:
+    await submit(connection, None)
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="name the tenant, and at least one job a step"):
+        await connection.execute(f"select pushq.delete_tenant({arguments})")
+
+
+async def test_two_who_delete_the_same_tenant_share_the_work(connection: Connection, database_url: str) -> None:
+    await insert(connection, "nobody knows it", 400, tenant_id="acme")
+
+    async def delete() -> int:
+        admin = await asyncpg.connect(database_url)
+        deleted = 0
+        while step := await admin.fetchval("select pushq.delete_tenant('acme', 7)"):
+            deleted += step
+        await admin.close()
+        return deleted
+
+    assert sum(await asyncio.gather(*(delete() for _ in range(3)))) == 400
+
+
+# Policies of one's own ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("call", "where"), [("cancel", "status = 'queued'"), ("retry", "status = 'succeeded'")])
@@ -138,7 +453,7 @@ async def test_who_may_see_a_job_and_not_change_it_is_told_so(
         f"""
         alter table pushq.jobs_unfinished enable row level security;
         create policy readers on pushq.jobs_unfinished for select using (true);
-        drop policy workers on pushq.jobs;
+        alter table pushq.jobs enable row level security;
         create policy workers on pushq.jobs for select to {logins.group("worker")} using (true);
         """
     )

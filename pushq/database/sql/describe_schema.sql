@@ -1,6 +1,6 @@
 -- The parts of pushq's schema, a row each, for a comparison with schema.txt: tables, columns, rules, indexes, sequences,
--- triggers, functions and rights. Rights are shown of everybody, and of the roles $1 (producer, worker, observer) that exist
--- and may use the schema. Days are left out. The 64 gates are one row with their number. Long definitions are shown as a
+-- triggers, functions and rights. Rights are shown of everybody, and of the roles $1 (producer, worker, observer, admin)
+-- that exist and may use the schema. Days are left out. The 64 gates are one row with their number. Long definitions are shown as a
 -- checksum.
 with relation as (
     select oid, relname::text as name, relkind, relpartbound, regexp_replace(relname, '^gate_[0-9]+$', 'gate_N') as family
@@ -16,7 +16,7 @@ role as (
     select 'public' as name, 'everybody' as label
     union all
     select rolname::text, label
-    from unnest($1::text[], '{producer,worker,observer}'::text[]) as given (name, label)
+    from unnest($1::text[], '{producer,worker,observer,admin}'::text[]) as given (name, label)
     join pg_roles on rolname = given.name
     where has_schema_privilege(pg_roles.oid, 'pushq', 'usage')  -- by oid: a role may be dropped meanwhile
 ),
