@@ -67,7 +67,8 @@ begin
     execute format('grant usage, select, update on sequence %s to %I, %I', gates, roles[2], roles[4]);
     revoke execute on function
         pushq.make_days(int), pushq.retire_days(interval), pushq.tenant(), pushq.may_touch(text), pushq.grant_to_tenants(),
-        pushq.separate_tenants(), pushq.delete_tenant(text, int)
+        pushq.separate_tenants(), pushq.delete_tenant(text, int), pushq.cancel(uuid, text), pushq.retry(uuid, text),
+        pushq.reprioritize(uuid, int), pushq.reschedule(uuid, timestamptz), pushq.change(uuid, text, text)
         from public;
 
     grant insert (

@@ -47,7 +47,7 @@ async def test_a_database_as_new_is_fine_in_every_respect(database_url: str) -> 
 
 HURT: dict[str, tuple[str, str, str, str]] = {
     "a function is gone": (
-        "drop function pushq.cancel(uuid)", "schema", "lacks function cancel(uuid)", "`pushq migrate --sql`",
+        "drop function pushq.pause(text)", "schema", "lacks function pause(text)", "`pushq migrate --sql`",
     ),
     "autovacuum is off for a table": (
         "alter table pushq.jobs_unfinished set (autovacuum_enabled = false)", "settings",

@@ -103,6 +103,41 @@ def _retried(state: State, job: UUID) -> tuple[str, State]:
     return "queued", state.put(job, row._replace(status="queued", failures=0, crashes=0, token=None, is_old=False))
 
 
+def release_by_hand(name: str) -> Operation:
+    async def perform(actor: Actor) -> str:
+        (row,) = await actor.fetch("select pushq.change($1, 'running', 'queued') as did", ID[name])
+        return str(row["did"])
+
+    def explain(state: State, ran: Ran) -> Iterator[State]:
+        row = state.jobs.get(ID[name])
+        if ran.answer == _why_not(row, "running"):
+            yield state
+        elif row and ran.answer == "queued" and row.status == "running":
+            yield state.put(ID[name], row._replace(status="queued", token=None))
+
+    return Operation(f"release_{name}_by_hand", perform, explain)
+
+
+def reprioritize(name: str) -> Operation:
+    async def perform(actor: Actor) -> str:
+        (row,) = await actor.fetch("select pushq.reprioritize($1, 0) as did", ID[name])
+        return str(row["did"])
+
+    def explain(state: State, ran: Ran) -> Iterator[State]:
+        if ran.answer == (_why_not(state.jobs.get(ID[name]), "queued") or "reprioritized"):
+            yield state
+
+    return Operation(f"reprioritize_{name}", perform, explain)
+
+
+def _why_not(row: Row | None, expected: str) -> str | None:
+    if row is None:
+        return "unknown"
+    if not row.is_unfinished:
+        return f"already {row.status}"
+    return None if row.status == expected else f"is {row.status}"
+
+
 def pause(queue: str) -> Operation:
     def explain(state: State, ran: Ran) -> Iterator[State]:
         if ran.answer == ("already paused" if queue in state.paused else "paused"):
@@ -519,6 +554,8 @@ _PRODUCERS = [
     part(retry("s1"), writes="s1", reads=_RETRIES, is_producers=True),
     part(retry("f1"), writes="f1 keys new", reads=_RETRIES, is_producers=True),
     part(retry("f0"), writes="f0 new", reads=_RETRIES, is_producers=True),
+    part(release_by_hand("r2"), writes="running", reads=_RETRIES, is_producers=True),
+    part(reprioritize("q1"), writes="q1", reads=_RETRIES, is_producers=True),
     part(pause("default"), writes="queues", is_producers=True),
     part(pause("mail"), writes="queues", is_producers=True),
     part(resume("default"), writes="queues", is_producers=True),

@@ -23,7 +23,7 @@ from tests.support.supervisors import ROOT
 HOW = "`pushq migrate --sql` prints how it is made."
 ROLES = "as the owner run what `pushq migrate --roles` prints"
 LACKS = {
-    "drop function pushq.cancel(uuid)": "function cancel(uuid)",
+    "drop function pushq.cancel(uuid, text)": "function cancel(uuid, text)",
     "drop function pushq.schema_version()": "function schema_version()",
     "drop function pushq.attached_days()": "function attached_days()",
     "drop trigger jobs_ring_the_bell on pushq.jobs_unfinished": "trigger jobs_unfinished.jobs_ring_the_bell",
@@ -52,7 +52,9 @@ DIFFERS = {
     "alter function pushq.retire_days(interval) security invoker": (
         "function retire_days(interval) (returns setof record search_path=pg_catalog, pg_temp lock_timeout=500ms)"
     ),
-    "alter function pushq.cancel(uuid) reset search_path": "function cancel(uuid) (returns text)",
+    "alter function pushq.cancel(uuid, text) reset search_path": (
+        "function cancel(uuid, text) (returns text security definer)"
+    ),
     "drop index pushq.jobs_unfinished_apart; create index jobs_unfinished_apart on pushq.jobs_unfinished (id)": (
         "index jobs_unfinished_apart (CREATE INDEX jobs_unfinished_apart ON pushq.jobs_unfinished USING btree (id))"
     ),
@@ -160,10 +162,10 @@ def test_check_says_what_is_wrong_and_ends_with_1(database_url: str) -> None:
     assert (sound.exit_code, sound.stderr) == (0, "")
     assert sound.stdout.endswith(" is up to date.\n")
 
-    asyncio.run(_execute(database_url, "drop function pushq.retry(uuid); alter table pushq.jobs add note text"))
+    asyncio.run(_execute(database_url, "drop function pushq.retry(uuid, text); alter table pushq.jobs add note text"))
     broken = invoke("migrate", "--check", url=database_url)
     assert (broken.exit_code, broken.stderr, broken.stdout.count("\n")) == (1, "", 2)
-    assert f" lacks function retry(uuid); {HOW}\n" in broken.stdout
+    assert f" lacks function retry(uuid, text); {HOW}\n" in broken.stdout
     assert " has columns of your own, whose values are lost when a job finishes: note; " in broken.stdout
 
 

@@ -76,6 +76,7 @@ few = st.integers(0, 2)
 supervisors = st.sampled_from(SUPERVISORS)
 queues = st.sampled_from(QUEUES)
 pools = st.sampled_from((1, 2))
+priorities = st.sampled_from((0, 0, 0, -2, -1, 7))
 some_ids = st.integers(1, 60).map(lambda number: UUID(int=number))
 
 
@@ -92,7 +93,7 @@ def new_rows(ids: st.SearchStrategy[Any] = some_ids) -> st.SearchStrategy[NewRow
         task=st.sampled_from((*USUAL_TASKS, *TASKS)),
         payload=st.sampled_from((*PAYLOADS[:1] * 4, *PAYLOADS)),
         queue=st.sampled_from((*USUAL_QUEUES, *QUEUES)),
-        priority=st.sampled_from((0, 0, 0, -2, -1, 7)),
+        priority=priorities,
         due_in=st.sampled_from((None, None, None, 0, -1, -2, 1, 2)),
         max_attempts=st.sampled_from((None, 3)),
         timeout=st.sampled_from((None, timedelta(seconds=1.5))),
@@ -262,6 +263,14 @@ ACTS = weighted(
     let_days_pass=2,
     sweep=3,
 )
+
+
+_CHANGES = {"cancel": 2, "retry": 3, "release": 1, "reprioritize": 1, "reschedule": 1}
+_CALLS = {
+    "release": "change($1, 'running', 'queued')",
+    "reprioritize": "reprioritize($1, $2)",
+    "reschedule": "reschedule($1, clock_timestamp())",
+}
 
 
 class TableMachine(RuleBasedStateMachine):
@@ -448,17 +457,19 @@ class TableMachine(RuleBasedStateMachine):
         self.model.register(claimant.supervisor, claimant.tasks, claimant.queues)
 
     def change_job(self, data: st.DataObject) -> None:
-        function, one = data.draw(weighted(cancel=2, retry=3)), st.sampled_from(self.ids)
-        self._call(function, data.draw(st.one_of(one, one, one, some_ids)))
+        function, one = data.draw(weighted(**_CHANGES)), st.sampled_from(self.ids)
+        job = data.draw(st.one_of(one, one, one, some_ids))
+        self._call(function, job, *([data.draw(priorities)] if function == "reprioritize" else []))
 
     def change_queue(self, data: st.DataObject) -> None:
         queue = data.draw(queues)
         is_paused = self.model.is_paused(queue)
         self._call(data.draw(weighted(pause=1, resume=3) if is_paused else weighted(pause=3, resume=1)), queue)
 
-    def _call(self, function: str, argument: UUID | str) -> None:
-        said = self.table.wait(self.connection.fetchval(f"select pushq.{function}($1)", argument))
-        assert said == getattr(self.model, function)(argument)
+    def _call(self, function: str, *arguments: UUID | str | int) -> None:
+        call = _CALLS.get(function, f"{function}($1)")
+        said = self.table.wait(self.connection.fetchval(f"select pushq.{call}", *arguments))
+        assert said == getattr(self.model, function)(*arguments)
         self.note(f"{function}: {said}")
 
     def ask(self, data: st.DataObject) -> None:

@@ -528,6 +528,31 @@ class TableModel:
         )
         return "queued"
 
+    def release(self, job_id: UUID) -> str:
+        if why_not := self._why_not(job_id, Status.RUNNING):
+            return why_not
+        self._released(self.unfinished[job_id])
+        return "queued"
+
+    def reprioritize(self, job_id: UUID, priority: int) -> str:
+        if why_not := self._why_not(job_id, Status.QUEUED):
+            return why_not
+        self._write(replace(self.unfinished[job_id], priority=priority))
+        return "reprioritized"
+
+    def reschedule(self, job_id: UUID) -> str:
+        """To now."""
+        if why_not := self._why_not(job_id, Status.QUEUED):
+            return why_not
+        self._write(replace(self.unfinished[job_id], run_at=self.now))
+        return "rescheduled"
+
+    def _why_not(self, job_id: UUID, expected: Status) -> str | None:
+        if row := self.unfinished.get(job_id):
+            return None if row.status == expected else f"is {row.status}"
+        last = self._last_finished(job_id)
+        return f"already {last.status}" if last else "unknown"
+
     def pause(self, queue: str) -> str:
         known = self.queues.setdefault(queue, Queue())
         was_paused, known.is_paused = known.is_paused, True

@@ -171,8 +171,8 @@ RING_BELL = """
         (RING_BELL, "producer", INSERTS[0]),
         ("alter function pushq.make_days(int) reset search_path", "worker", "select pushq.make_days(5)"),
         ("alter function pushq.retire_days(interval) reset search_path", "worker", "select pushq.retire_days('1 day')"),
-        ("alter function pushq.cancel(uuid) reset search_path", "worker", f"select pushq.cancel('{uuid4()}')"),
-        ("alter function pushq.retry(uuid) reset search_path", "worker", f"select pushq.retry('{uuid4()}')"),
+        ("alter function pushq.cancel(uuid, text) reset search_path", "worker", f"select pushq.cancel('{uuid4()}')"),
+        ("alter function pushq.retry(uuid, text) reset search_path", "worker", f"select pushq.retry('{uuid4()}')"),
     ],
     ids=["ring_bell", "make_days", "retire_days", "cancel", "retry"],
 )

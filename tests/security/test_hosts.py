@@ -109,9 +109,7 @@ async def test_after_a_restore_without_privileges_the_printed_roles_make_the_rig
 
     keeps, opens = await faults(empty_database_url)
     assert "lacks rights of the roles: everybody: select on gate_N; as the owner run what `pushq migrate" in keeps
-    assert opens.startswith(
-        "lets everybody do too much: execute on delete_tenant(text, integer), execute on make_days("
-    )
+    assert opens.startswith("lets everybody do too much: execute on cancel(uuid, text), execute on change(uuid, text,")
     assert opens.endswith("; revoke these rights from public, or as the owner run what `pushq migrate --roles` prints.")
     async with a_login_each(admin, empty_database_url) as logins:
         assert await faults(empty_database_url) == []

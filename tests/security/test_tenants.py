@@ -18,9 +18,13 @@ from pushq.database.schema import faults
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, finished, has_count, insert
 from tests.support.roles import Logins, drop, fresh_roles, granted, url_as
-from tests.support.supervisors import ROOT, pushq, supervising
+from tests.support.supervisors import ROOT, supervising
+from tests.support.waiting import eventually
 
 LOGIN = "login password 'secret'"
+SOMEBODY_WAITS = (
+    "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"
+)
 REFUSED = "violates row-level security policy"
 _, FOR_A_ROLE, BY_SETTING, BY_COPY, SUPABASE, _, CASCADE, PARTS, JOINED = re.findall(
     r"```sql\n(.*?)```", (ROOT / "docs" / "how-to" / "tenants.md").read_text(), re.DOTALL
@@ -60,6 +64,13 @@ async def session(url: str, login: str, tenant: str | None = None) -> AsyncItera
     connection = await asyncpg.connect(url_as(url, login))
     if tenant is not None:
         await connection.execute("select set_config('pushq.tenant_id', $1, false)", tenant)
+    yield connection
+    await connection.close()
+
+
+@asynccontextmanager
+async def another(url: str) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(url)
     yield connection
     await connection.close()
 
@@ -290,7 +301,8 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
     )
     for row in definers:
         assert "search_path=pg_catalog, pg_temp" in row["proconfig"]
-        assert "pushq.may_touch(" in row["prosrc"] or row["proname"] == "tenant"
+        asks = re.search(r"pushq\.(may_touch|lock_job)\(", row["prosrc"])
+        assert asks or row["proname"] == "tenant"
     day = await connection.fetchval("select to_char(min(day), 'YYYY_MM_DD') from pushq.days")
     async with session(database_url, app, "acme") as acme:
         for forbidden in (
@@ -437,28 +449,59 @@ async def test_two_who_delete_the_same_tenant_share_the_work(connection: Connect
     assert sum(await asyncio.gather(*(delete() for _ in range(3)))) == 400
 
 
-# Policies of one's own ----------------------------------------------------------------------------------------------
+# Changes ------------------------------------------------------------------------------------------------------------
+
+CHANGES = ("cancel($1)", "retry($1)", "reprioritize($1, 7)", "reschedule($1, '2100-01-01')")
 
 
-@pytest.mark.parametrize(("call", "where"), [("cancel", "status = 'queued'"), ("retry", "status = 'succeeded'")])
-async def test_who_may_see_a_job_and_not_change_it_is_told_so(
-    connection: Connection, logins: Logins, call: str, where: str
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_tenant_changes_its_own_jobs_and_learns_nothing_of_another_s(
+    connection: Connection, database_url: str, app: str, change: str
 ) -> None:
-    """And does not try for ever."""
-    with supervising(logins.url_as("worker")):
-        await finished(connection, *await insert(connection, "echo"))
-    await insert(connection, "echo")
-    job = await connection.fetchval(f"select id from pushq.jobs where {where}")
-    await connection.execute(
-        f"""
-        alter table pushq.jobs_unfinished enable row level security;
-        create policy readers on pushq.jobs_unfinished for select using (true);
-        alter table pushq.jobs enable row level security;
-        create policy workers on pushq.jobs for select to {logins.group("worker")} using (true);
-        """
-    )
-    ended = pushq("jobs", call, str(job), url=logins.url_as("worker"))
+    async with (
+        session(database_url, app, "acme") as acme,
+        session(database_url, app, "globex") as globex,
+        session(database_url, app) as nobody,
+    ):
+        before = await submit(acme, "acme")
+        for stranger, job in ((globex, before), (nobody, before), (acme, uuid4())):
+            assert await stranger.fetchval(f"select pushq.{change}", job) == "unknown"
+        unchanged = "select row(status, priority, run_at < '2099-01-01', attempt) from pushq.jobs where id = $1"
+        assert await connection.fetchval(unchanged, before) == ("queued", 0, True, 0)
+        did = await acme.fetchval(f"select pushq.{change}", before)
+        assert did in ("cancelled", "queued", "reprioritized", "rescheduled")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await acme.execute(f"select pushq.change('{before}', 'queued', 'cancelled')")
 
-    assert ended.returncode == 1
-    assert f"job {job} can be seen and not changed by" in ended.stderr
-    assert "Traceback" not in ended.stderr
+
+async def test_of_jobs_with_one_id_a_tenant_changes_its_own(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    """Whose id was taken by one tenant after another: finished jobs may have the same."""
+    async with session(database_url, app, "acme") as acme, session(database_url, app, "globex") as globex:
+        shared = await submit(acme, "acme")
+        assert await acme.fetchval("select pushq.cancel($1)", shared) == "cancelled"
+        await submit(globex, "globex", id=shared)
+        assert await acme.fetchval("select pushq.cancel($1)", shared) == "already cancelled"
+        assert await acme.fetchval("select pushq.retry($1)", shared) == "id is taken"
+        assert await globex.fetchval("select pushq.cancel($1)", shared) == "cancelled"
+        assert await acme.fetchval("select pushq.retry($1)", shared) == "queued"  # its own, which ended before
+    rows = await connection.fetch("select tenant_id, status from pushq.jobs where id = $1", shared)
+    assert {(row["tenant_id"], row["status"]) for row in rows} == {("acme", "queued"), ("globex", "cancelled")}
+
+
+async def test_a_job_that_takes_the_id_of_one_that_is_being_cancelled_lives(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    """While evil's call waits for the lock of its own row, that row ends and another's of the same id comes."""
+    async with session(database_url, app, "evil") as evil, another(database_url) as pool:
+        [taken] = await insert(evil, "echo", tenant_id="evil")
+        await pool.execute(f"begin; select from pushq.jobs_unfinished where id = '{taken}' for update")
+        cancelling = asyncio.create_task(evil.fetchval("select pushq.cancel($1)", taken))
+        await eventually(lambda: connection.fetchval(SOMEBODY_WAITS))
+        await pool.execute(f"delete from pushq.jobs_unfinished where id = '{taken}'")
+        await insert(pool, "echo", id=taken, tenant_id="acme")
+        await pool.execute("commit")
+
+        assert await cancelling == "unknown"
+    assert await connection.fetchval("select status from pushq.jobs where id = $1", taken) == "queued"

@@ -66,9 +66,11 @@ REFUSED_BESIDE = {
     "insert": "insert",
     "insert_keyed": f"insert_keyed insert_keyed_reversed finish_retried finish_released {_TAKERS}",
     "insert_keyed_reversed": "insert_keyed insert_keyed_reversed retry_f1",
-    "cancel_r2": f"cancel_r2 {_FINISHES} {_TAKERS}",
-    "cancel_q1": "cancel_q1 claim claim_two",
-    "retry_r2": f"cancel_r2 {_FINISHES} {_TAKERS}",
+    "cancel_r2": f"cancel_r2 release_r2_by_hand {_FINISHES} {_TAKERS}",
+    "cancel_q1": "cancel_q1 reprioritize_q1 claim claim_two",
+    "retry_r2": f"cancel_r2 release_r2_by_hand {_FINISHES} {_TAKERS}",
+    "release_r2_by_hand": f"cancel_r2 release_r2_by_hand {_FINISHES} {_TAKERS}",
+    "reprioritize_q1": "cancel_q1 reprioritize_q1 claim claim_two",
     "retry_s1": "retry_s1 claim_suspect",
     "retry_f1": "retry_f1",
     "retry_f0": "retry_f0",
@@ -114,7 +116,7 @@ async def test_of_two_serializable_producers_one_may_be_refused_and_the_other_is
 
 # Migrations -----------------------------------------------------------------------------------------------------------
 
-MADE_BY_THE_NEWEST = ("cancel", "retry", "pause", "resume")
+MADE_BY_THE_NEWEST = ("cancel", "retry", "release_", "reprioritize")
 """Before it there is nothing to call."""
 
 

@@ -65,7 +65,7 @@ class Bug:
         return text.replace(self.text, self.by)
 
 
-FOUND_WITHIN = 50
+FOUND_WITHIN = 200
 """Histories. What needs several rare things in a row is looked for in tests/isolation, by every order of few steps."""
 
 BUGS = {
