@@ -86,6 +86,8 @@ $$;
 -- Ends an unfinished job as cancelled, if the job has the expected status (null: queued or running). Returns 'cancelled'; else
 -- 'is …' with the status that was not expected, 'already succeeded', 'already failed', 'already cancelled' or 'unknown'. The
 -- handler of a running job runs on, and its outcome is refused, because the row has left.
+-- Calls with one argument find the new function.
+-- squawk-ignore ban-drop-function
 drop function pushq.cancel(uuid);
 create function pushq.cancel(id uuid, expected text default null) returns text
 language plpgsql
@@ -149,6 +151,8 @@ $do$;
 -- Makes a queued job due. Of several finished jobs with the id, takes the job that finished last. Returns 'queued'; else 'is …'
 -- with the status that was not expected, 'running', 'unknown', or 'unique_key is taken' or 'id is taken', if an unfinished job has
 -- the same.
+-- Calls with one argument find the new function.
+-- squawk-ignore ban-drop-function
 drop function pushq.retry(uuid);
 create function pushq.retry(id uuid, expected text default null) returns text
 language plpgsql
@@ -298,7 +302,7 @@ begin
     loop
         execute format(
             'grant execute on function pushq.cancel(uuid, text), pushq.retry(uuid, text), pushq.reprioritize(uuid, int), '
-            'pushq.reschedule(uuid, timestamptz), pushq.change(uuid, text, text), pushq.may_touch(text), pushq.tenant() to %s',
+            'pushq.reschedule(uuid, timestamptz), pushq.change(uuid, text, text), pushq.may_touch(text) to %s',
             its_role);
     end loop;
 end
@@ -322,7 +326,7 @@ begin
             submitted_by)
         on pushq.jobs to pushq_tenant;
     grant execute on function
-        pushq.tenant(), pushq.caller(), pushq.uuidv7(), pushq.broken_rule, pushq.refuse_job(text),
+        pushq.tenant(), pushq.tenant_of(name), pushq.uuidv7(), pushq.broken_rule, pushq.refuse_job(text),
         pushq.may_have_long_numbers(jsonb), pushq.is_too_long(jsonb), pushq.gate_clock(), pushq.ring_bell(text),
         pushq.schema_version(), pushq.cancel(uuid, text), pushq.retry(uuid, text), pushq.reprioritize(uuid, int),
         pushq.reschedule(uuid, timestamptz)

@@ -45,6 +45,11 @@ begin
         grant usage on schema pushq to {producer}, {worker}, {observer}, {admin}, {tenant};
     end if;
 
+    -- Tenants have nothing, until pushq.separate_tenants() is called. Then all again, since a restore may have lost some parts.
+    if pushq.is_separated() then
+        perform pushq.separate_tenants();
+    end if;
+
     -- Some hosts switch row-level security on for every new table. Without a policy, every row is hidden from all but the
     -- owner.
     for its_table in
@@ -66,8 +71,8 @@ begin
     execute format('grant select on sequence %s to public, %I', gates, roles[1]);
     execute format('grant usage, select, update on sequence %s to %I, %I', gates, roles[2], roles[4]);
     revoke execute on function
-        pushq.make_days(int), pushq.retire_days(interval), pushq.tenant(), pushq.may_touch(text), pushq.grant_to_tenants(),
-        pushq.separate_tenants(), pushq.delete_tenant(text, int), pushq.cancel(uuid, text), pushq.retry(uuid, text),
+        pushq.make_days(int), pushq.retire_days(interval), pushq.tenant_of(name), pushq.may_touch(text), pushq.grant_to_tenants(),
+        pushq.separate_tenants(), pushq.unite_tenants(), pushq.delete_tenant(text, int), pushq.cancel(uuid, text), pushq.retry(uuid, text),
         pushq.reprioritize(uuid, int), pushq.reschedule(uuid, timestamptz), pushq.change(uuid, text, text)
         from public;
 
@@ -94,12 +99,10 @@ begin
 
     -- For whoever operates the queue: all that a worker may, and tenants.
     grant select, insert, update, delete on pushq.tenant_roles to {admin};
-    revoke execute on function pushq.grant_to_tenants(), pushq.separate_tenants(), pushq.delete_tenant(text, int) from {worker};
+    revoke execute on function
+        pushq.grant_to_tenants(), pushq.separate_tenants(), pushq.unite_tenants(), pushq.delete_tenant(text, int)
+        from {worker};
 
-    -- For tenants nothing, until pushq.separate_tenants() is called. Then all again, since a restore may have lost some parts.
-    if pushq.is_separated() then
-        perform pushq.separate_tenants();
-    end if;
 
     -- For `pushq exporter`, and for `pushq jobs` and `pushq queues` as lists.
     grant select on

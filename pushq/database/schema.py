@@ -30,8 +30,10 @@ _SENTENCES = {
     "right": f"lacks rights of the roles: {{}}; {_ROLES}.",
     "open": f"lets everybody do too much: {{}}; revoke these rights from public, or {_ROLES}.",
     "tenants": "keeps tenants apart only by half: {}; as the owner run `select pushq.separate_tenants()`.",
-    "tenant": "has roles in pushq.tenant_roles that are no members of pushq_tenant, and are not kept apart: {}; "
-    "grant pushq_tenant to each.",
+    "tenant": "has roles in pushq.tenant_roles that policies do not bound: {}; each must exist under this name, be a "
+    "member of pushq_tenant, and be neither a superuser nor have bypassrls.",
+    "loose": "has members of pushq_tenant that reach the jobs of all tenants by another right: {}; revoke "
+    "pushq_worker, pushq_observer, pushq_admin and the like from each.",
     "hidden": "hides the rows of {} by row-level security without a policy; "
     f"{_ROLES}, which disables row-level security there.",
     "owner": "has parts with another owner than the table of jobs: {}; `alter … owner to` its owner.",

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from pushq import NewJob, Queue
+from pushq.database.migrate import migrate
 from pushq.database.roles import grants
 from pushq.database.schema import faults
 from tests.support.commands import invoke
@@ -26,7 +27,7 @@ SOMEBODY_WAITS = (
     "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"
 )
 REFUSED = "violates row-level security policy"
-_, FOR_A_ROLE, BY_SETTING, BY_COPY, SUPABASE, _, CASCADE, PARTS, JOINED = re.findall(
+_, FOR_A_ROLE, BY_SETTING, BY_COPY, SUPABASE, _, CASCADE, PARTS, UNITED = re.findall(
     r"```sql\n(.*?)```", (ROOT / "docs" / "how-to" / "tenants.md").read_text(), re.DOTALL
 )
 
@@ -37,7 +38,7 @@ async def separated(connection: Connection) -> AsyncIterator[Connection]:
     await connection.execute("select pushq.separate_tenants()")
     yield connection
     await connection.execute("delete from pushq.tenant_roles")
-    await connection.execute(JOINED)
+    await connection.execute(UNITED)
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ async def test_whoever_inherits_a_tenant_s_role_is_this_tenant_and_who_inherits_
         async with session(database_url, of_one, "globex") as one:
             assert await one.fetchval("select pushq.tenant()") == "acme"
         await connection.execute(f"grant {other} to {of_one}")
-        named = {"acme": "acme", "globex": "globex", "else": None, None: None}
+        named: dict[str | None, str | None] = {"acme": "acme", "globex": "globex", "else": None, None: None}
         for tenant, is_now in named.items():
             async with session(database_url, of_one, tenant) as both:
                 assert await both.fetchval("select pushq.tenant()") == is_now
@@ -167,6 +168,76 @@ async def test_a_role_with_a_strange_name_is_a_tenant(connection: Connection) ->
     await connection.execute(f"reset role; drop role {quoted}")
 
 
+# Nobody leaves its tenant -------------------------------------------------------------------------------------------
+
+
+async def test_a_tenant_s_session_stays_the_tenant_s_whatever_role_it_sets(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    await submit(connection, "globex")
+    async with a_role(connection, "pushq_tenant") as service:
+        await connection.execute(f"grant {service} to {app}")
+        await is_tenant(connection, app, "acme")
+        for role in ("pushq_tenant", service):
+            for setting in ("acme", "globex"):
+                async with session(database_url, app, setting) as acme:
+                    await acme.execute(f"set role {role}")
+                    assert await seen(acme) == set()
+                    assert await acme.fetchval("select pushq.tenant()") == "acme"
+                    with pytest.raises(asyncpg.InsufficientPrivilegeError, match=REFUSED):
+                        await submit(acme, "globex", id=uuid4())
+
+
+CODE = "as 'select tenant_id from pushq.jobs'"
+
+
+async def test_code_of_a_tenant_that_another_session_runs_reaches_the_tenant_s_jobs_alone(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    await connection.execute(f"create schema open; grant all on schema open to public; grant {app} to current_user")
+    for tenant in ("acme", "globex"):
+        await submit(connection, tenant)
+    await is_tenant(connection, app, "acme")
+    async with session(database_url, app) as acme, a_role(connection) as other, a_role(connection) as group:
+        await connection.execute(f"grant {group} to {app}")
+        await acme.execute(
+            f"create function open.theirs() returns setof text language sql security definer {CODE};"
+            "create materialized view open.stored as select tenant_id from pushq.jobs;"
+            "create table open.bait (n int);"
+            "create table open.loot (tenant_id text);"
+            "create function open.loot() returns trigger language plpgsql security definer as "
+            "$$ begin insert into open.loot select tenant_id from pushq.jobs; return null; end $$;"
+            "create trigger loot after insert on open.bait for each row execute function open.loot()"
+        )
+        for stranger in (connection, acme):
+            await stranger.execute("set pushq.tenant_id = 'globex'")
+        async with session(database_url, other, "globex") as bystander:
+            assert {row[0] for row in await bystander.fetch("select * from open.theirs()")} <= {"acme"}
+        assert await connection.fetchval("select array_agg(theirs) from open.theirs()") == ["acme"]
+        await connection.execute("refresh materialized view open.stored; insert into open.bait values (1)")
+        got = "select array_agg(got.tenant_id) from (table open.stored union table open.loot) as got"
+        assert await connection.fetchval(got) == ["acme"]
+
+        await acme.execute(f"create function pg_temp.mine() returns setof text language sql security definer {CODE}")
+        async with acme.transaction():
+            await acme.execute(f"declare held cursor for select tenant_id from pushq.jobs; set role {group}")
+            assert [row["tenant_id"] for row in await acme.fetch("fetch all held")] == ["acme"]
+            assert [row["mine"] for row in await acme.fetch("select * from pg_temp.mine()")] == ["acme"]
+        await acme.execute("reset role")
+        await connection.execute("reset pushq.tenant_id; drop schema open cascade")
+
+
+async def test_nobody_asks_for_the_tenant_of_another_s_role(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    async with a_role(connection, "pushq_tenant") as other:
+        await is_tenant(connection, other, "globex")
+        async with session(database_url, app, "acme") as acme:
+            assert await acme.fetchval("select pushq.tenant_of($1)", other) is None
+            with pytest.raises(asyncpg.UndefinedObjectError):
+                await acme.fetchval("select pushq.tenant_of('nobody of this name')")
+
+
 # The page -----------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +268,9 @@ async def test_a_request_by_postgrest_is_of_the_tenant_in_its_token(connection: 
         a_role(connection, authenticated, attributes=f"noinherit {LOGIN}") as authenticator,
         session(database_url, authenticator) as api,
     ):
+        async with a_role(connection, attributes="nologin") as anon:
+            await connection.execute(f"grant {anon} to {authenticator}")
+            await api.execute(f"begin; set local role {anon}; select app.take_tenant(); rollback")
         for claims, sees in (
             ('{"app_metadata": {"tenant_id": "acme"}}', ["acme"]),
             ('{"app_metadata": {}, "user_metadata": {"tenant_id": "acme"}}', []),
@@ -238,7 +312,7 @@ async def test_parts_of_the_index_that_were_built_before_are_taken_and_new_days_
     assert len(built) == await connection.fetchval("select 1 + count(*) from pushq.days") - 2
     assert await connection.fetch(parts) == built
     assert await connection.fetchval(of_parent) == len(built) + 2
-    await connection.execute(JOINED)
+    await connection.execute(UNITED)
 
 
 # What pushq does ----------------------------------------------------------------------------------------------------
@@ -302,10 +376,11 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
     for row in definers:
         assert "search_path=pg_catalog, pg_temp" in row["proconfig"]
         asks = re.search(r"pushq\.(may_touch|lock_job)\(", row["prosrc"])
-        assert asks or row["proname"] == "tenant"
+        assert asks or row["proname"] == "tenant_of"
     day = await connection.fetchval("select to_char(min(day), 'YYYY_MM_DD') from pushq.days")
     async with session(database_url, app, "acme") as acme:
         for forbidden in (
+            "select * from pushq.jobs", "select pushq.unite_tenants()",
             "table pushq.jobs_unfinished", "table pushq.tenant_roles", "table pushq.queues", "table pushq.tallies",
             "select token from pushq.jobs", "select supervisor from pushq.jobs", "delete from pushq.jobs",
             "update pushq.jobs set priority = 0", "select pushq.delete_tenant('globex')",
@@ -333,25 +408,38 @@ async def test_a_refusal_tells_a_tenant_nothing_of_another_s_job(database_url: s
 async def test_tenants_are_separated_once_and_again_what_a_restore_has_lost(
     connection: Connection, database_url: str
 ) -> None:
+    drop_both = ["drop policy tenants on pushq.jobs", "drop policy by_grants on pushq.jobs"]
+    disable = "alter table pushq.jobs disable row level security"
+    own = "tenant_id = (select pushq.tenant())"
+    permissive = f"create policy tenants on pushq.jobs to pushq_tenant using ({own}) with check ({own})"
     assert await faults(database_url) == []
     separate = "select pushq.separate_tenants()"
     assert await connection.fetchval(separate) == "separated"
     assert await connection.fetchval(separate) == "already separated"
     assert await faults(database_url) == []
     for lost, said in (
-        ("drop policy tenants on pushq.jobs", "policy tenants"),
-        ("alter table pushq.jobs disable row level security", "row-level security of jobs"),
+        (drop_both[0], "policy tenants"),
+        (drop_both[1], "policy by_grants"),
+        (disable, "row-level security of jobs"),
         ("drop owned by pushq_tenant", "policy tenants, rights of pushq_tenant"),
         ("drop index pushq.jobs_of_tenant", "index jobs_of_tenant"),
+        ("alter policy tenants on pushq.jobs to current_user", "policy tenants"),
+        ("alter policy tenants on pushq.jobs using (true)", "policy tenants"),
+        ("alter policy tenants on pushq.jobs with check (tenant_id is null)", "policy tenants"),
+        (f"{drop_both[0]}; {permissive}", "policy tenants"),
+        ("; ".join(drop_both), "policy by_grants, policy tenants"),
+        ("; ".join([*drop_both, disable]), "policy by_grants, policy tenants, row-level security of jobs"),
     ):
         await connection.execute(lost)
-        (fault,) = await faults(database_url)
-        assert fault == f"keeps tenants apart only by half: {said}; as the owner run `select pushq.separate_tenants()`."
+        assert (
+            f"keeps tenants apart only by half: {said}; as the owner run `select pushq.separate_tenants()`."
+            in await faults(database_url)
+        ), lost
         roles = fresh_roles()
         await connection.execute(grants(roles))  # makes the whole truth again
         assert await faults(database_url) == []
         await drop(connection, roles)
-    await connection.execute(JOINED)
+    await connection.execute(UNITED)
     assert await faults(database_url) == []
 
 
@@ -363,7 +451,18 @@ async def test_roles_of_tenants_that_are_not_kept_apart_are_named(
     await connection.execute(f"revoke pushq_tenant from {app}")
     await is_tenant(connection, "nobody_of_this_name", "globex")
     (fault,) = await faults(database_url)
-    assert f"are not kept apart: nobody_of_this_name, {app}; grant pushq_tenant to each." in fault
+    assert f"that policies do not bound: nobody_of_this_name, {app}; each must exist under this name" in fault
+
+
+async def test_members_of_pushq_tenant_with_rights_on_the_partitions_are_named(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    async with granted(connection) as roles:
+        await connection.execute(f"grant {roles.observer} to {app}")
+        (fault,) = await faults(database_url)
+        assert f"reach the jobs of all tenants by another right: {app}; revoke pushq_worker" in fault
+        await connection.execute(f"revoke {roles.observer} from {app}")
+    assert await faults(database_url) == []
 
 
 async def test_an_admin_separates_and_deletes_tenants_and_no_other_role_does(
@@ -380,7 +479,7 @@ async def test_an_admin_separates_and_deletes_tenants_and_no_other_role_does(
     await admin.execute("insert into pushq.tenant_roles values ('some_role', 'acme'); delete from pushq.tenant_roles")
     assert await admin.fetchval("select pushq.delete_tenant('acme')") == 0
     await admin.close()
-    await connection.execute(JOINED)
+    await connection.execute(UNITED)
 
 
 async def test_an_owner_that_may_not_make_roles_is_told_what_an_administrator_must_run(connection: Connection) -> None:
@@ -395,7 +494,7 @@ async def test_an_owner_that_may_not_make_roles_is_told_what_an_administrator_mu
         )
         await connection.execute(
             f"grant usage, create on schema pushq to {owner}; alter table pushq.jobs owner to {owner};"
-            f"alter function pushq.separate_tenants() owner to {owner}"
+            f"alter table pushq.tenant_roles owner to {owner}; alter function pushq.separate_tenants() owner to {owner}"
         )
         with pytest.raises(
             asyncpg.InsufficientPrivilegeError,
@@ -403,6 +502,70 @@ async def test_an_owner_that_may_not_make_roles_is_told_what_an_administrator_mu
         ):
             await connection.execute("select pushq.separate_tenants()")
         await change.rollback()
+
+
+async def test_an_owner_that_is_no_superuser_separates_and_unites_tenants(
+    empty_database_url: str, connection: Connection
+) -> None:
+    """And no tenant keeps a right that no policy bounds any more."""
+    await connection.execute("select pushq.separate_tenants()")  # makes the role
+    async with a_role(connection) as owner, a_role(connection, "pushq_tenant") as app:
+        admin = await asyncpg.connect(empty_database_url)
+        name = await admin.fetchval("select quote_ident(current_database())")
+        await admin.execute(f"grant create on database {name} to {owner}")
+        await migrate(url_as(empty_database_url, owner))
+        async with session(empty_database_url, owner) as session_:
+            assert await session_.fetchval("select pushq.separate_tenants()") == "separated"
+            await submit(session_, "acme")
+            async with session(empty_database_url, app, "acme") as acme:
+                assert await seen(acme) == {"acme"}
+                assert await session_.fetchval("select pushq.unite_tenants()") == "united"
+                assert await session_.fetchval("select pushq.unite_tenants()") == "not separated"
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await seen(acme)
+        assert await faults(empty_database_url) == []
+        await admin.execute(f"drop schema pushq cascade; drop owned by {owner}")
+        await admin.close()
+    await connection.execute(UNITED)
+
+
+async def test_a_policy_of_one_s_own_that_would_hide_nothing_any_more_is_named(connection: Connection) -> None:
+    await connection.execute(
+        "create policy mine on pushq.jobs using (tenant_id = 'acme');"
+        "create policy bounds on pushq.jobs as restrictive using (tenant_id = 'acme')"
+    )
+    with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match=r"has policies of your own: mine\n"):
+        await connection.execute("select pushq.separate_tenants()")
+    await connection.execute("drop policy mine on pushq.jobs")
+    assert await connection.fetchval("select pushq.separate_tenants()") == "separated"
+    await connection.execute(f"drop policy bounds on pushq.jobs; {UNITED}")
+
+
+async def test_many_who_separate_at_once_take_turns_beside_inserts(connection: Connection, database_url: str) -> None:
+    async def separate() -> str:
+        async with another(database_url) as one:
+            return str(await one.fetchval("select pushq.separate_tenants()"))
+
+    async def insert_some() -> None:
+        async with another(database_url) as one:
+            for _ in range(100):
+                await insert(one, "nobody knows it", tenant_id="acme")
+
+    did = await asyncio.gather(*(separate() for _ in range(4)), insert_some(), insert_some())
+    assert sorted(filter(None, did)) == ["already separated"] * 3 + ["separated"]
+    assert await connection.fetchval("select count(*) from pushq.jobs") == 200
+    await connection.execute(UNITED)
+
+
+async def test_an_index_whose_building_failed_is_built_anew(connection: Connection, database_url: str) -> None:
+    await connection.execute(
+        "create index jobs_unfinished_of_tenant on pushq.jobs_unfinished (tenant_id, enqueued_at) "
+        "where tenant_id is not null;"
+        "update pg_index set indisvalid = false where indexrelid = 'pushq.jobs_unfinished_of_tenant'::regclass"
+    )
+    await connection.execute("select pushq.separate_tenants()")
+    assert await faults(database_url) == []
+    await connection.execute(UNITED)
 
 
 # Deleting -----------------------------------------------------------------------------------------------------------
@@ -426,6 +589,21 @@ async def test_a_tenant_is_deleted_in_steps_running_jobs_and_finished_ones_inclu
     assert steps == [10, 10, 3, 0]
     left = await connection.fetch("select id from pushq.jobs where tenant_id is not null")
     assert {row["id"] for row in left} == set(kept)
+
+
+async def test_a_job_that_is_retried_while_its_tenant_is_deleted_is_deleted(
+    connection: Connection, database_url: str
+) -> None:
+    """The finished row is locked when its turn comes, and has gone back to the partition that was looked at before."""
+    (job,) = await insert(connection, "nobody knows it", tenant_id="acme")
+    await connection.execute("select pushq.cancel($1)", job)
+    async with another(database_url) as hand, another(database_url) as admin:
+        await hand.execute(f"begin; select pushq.retry('{job}')")
+        deleting = asyncio.create_task(admin.fetchval("select pushq.delete_tenant('acme')"))
+        await eventually(lambda: connection.fetchval(SOMEBODY_WAITS))
+        await hand.execute("commit")
+        assert await deleting == 1
+    assert await connection.fetchval("select count(*) from pushq.jobs") == 0
 
 
 @pytest.mark.parametrize("arguments", ["null", "''", "'acme', 0", "'acme', -1", "'acme', null"])

@@ -1,7 +1,7 @@
 -- Further faults of the schema. hidden: a table with row-level security and no policy, which only the owner can read. owner: a
 -- part of another owner than the table of jobs, whose owner makes and empties days. day: a day without the index of ids, by
 -- which jobs are found. row: a lost row. tenants: what pushq.separate_tenants() makes, and is no more. tenant: a role of a tenant
--- that the policies do not bound.
+-- that the policies do not bound. loose: a tenant with rights on the partition, where no policy is.
 select 'hidden' as kind, relname::text as name
 from pg_class as class
 where relnamespace = 'pushq'::regnamespace and relkind in ('r', 'p') and relrowsecurity
@@ -35,24 +35,17 @@ select 'row', 'migrations ' || version
 from generate_series(1, pushq.schema_version()) as version
 where version not in (select version from pushq.migrations)
 union all
-select 'tenants', part.name
-from (
-    values
-        ('row-level security of jobs', (select relrowsecurity from pg_class where oid = 'pushq.jobs'::regclass)),
-        ('policy tenants', exists (
-            select from pg_policy
-            where polrelid = 'pushq.jobs'::regclass and polname = 'tenants' and not polpermissive
-            and polroles = array[to_regrole('pushq_tenant')]::oid[])),
-        ('rights of pushq_tenant', case
-            when to_regrole('pushq_tenant') is null then false
-            else has_column_privilege(to_regrole('pushq_tenant'), 'pushq.jobs', 'tenant_id', 'select') end),
-        ('index jobs_of_tenant', to_regclass('pushq.jobs_of_tenant') is not null)
-) as part (name, is_there)
-where pushq.is_separated() and not part.is_there
+select 'tenants', missing from pushq.missing_for_tenants() as missing where pushq.is_separated()
 union all
 select 'tenant', tenant.role::text
 from pushq.tenant_roles as tenant
 left join pg_roles on rolname = tenant.role
-where rolname is null or to_regrole('pushq_tenant') is null
+where rolname is null or to_regrole('pushq_tenant') is null or rolsuper or rolbypassrls
 or not pg_has_role(pg_roles.oid, to_regrole('pushq_tenant'), 'usage')
+union all
+select 'loose', rolname::text
+from pg_roles
+where to_regrole('pushq_tenant') is not null and not rolsuper and pushq.is_separated()
+and pg_has_role(pg_roles.oid, to_regrole('pushq_tenant'), 'usage')
+and has_table_privilege(pg_roles.oid, 'pushq.jobs_unfinished', 'select, insert, update, delete')
 order by kind, name
