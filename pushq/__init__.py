@@ -9,15 +9,28 @@ if TYPE_CHECKING:
     from pushq.current import current_job
     from pushq.job import Job, NewJob
     from pushq.lifespan import Resource, injected
-    from pushq.outcome import Cancel, Retry
+    from pushq.outcome import Cancel, Detach, Retry
     from pushq.queue import Queue
     from pushq.task import Task, Tasks
 
-__all__ = ["Cancel", "Job", "NewJob", "Queue", "Resource", "Retry", "Task", "Tasks", "current_job", "injected"]
+__all__ = [
+    "Cancel",
+    "Detach",
+    "Job",
+    "NewJob",
+    "Queue",
+    "Resource",
+    "Retry",
+    "Task",
+    "Tasks",
+    "current_job",
+    "injected",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Cancel": "outcome",
+    "Detach": "outcome",
     "Job": "job",
     "NewJob": "job",
     "Queue": "queue",

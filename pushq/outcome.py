@@ -58,6 +58,23 @@ class Cancel(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Detach:
+    """Return Detach from a handler to leave the job to somebody outside, who ends it by `pushq.finish`.
+
+    The job stays running under its token, without a worker. lease: after so long without `pushq.extend` or
+    `pushq.finish`, the job runs again, charged a crash. Raises ValueError for a lease that is not over 0 and at most a
+    year.
+    """
+
+    lease: timedelta
+
+    def __post_init__(self) -> None:
+        if not (lease := _delay_or_none(self.lease)):
+            raise ValueError(f"Detach(lease={self.lease!r}): a lease is a timedelta over 0 and at most a year.")
+        object.__setattr__(self, "lease", lease)
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     value: object
 
@@ -107,18 +124,19 @@ class Kind(StrEnum):
     RETRIED = "retried"  # queued again, with one more failure
     SNOOZED = "snoozed"  # queued again, because the handler raised Retry
     RELEASED = "released"  # queued again, because the pool stops, or had claimed too many jobs
+    DETACHED = "detached"  # goes on without a worker, because the handler returned Detach
 
 
 ENDS = (Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED)
-"""Kinds that finish a job. After other kinds the job is queued again."""
+"""Kinds that finish a job. After other kinds the job is queued again, or was detached."""
 
 
 @dataclass(slots=True)
 class Outcome:
     """The result of an attempt, as written to the table.
 
-    delay: seconds. result: JSON text. error_type and place (FILE:LINE): the parts of an error that a log may show.
-    began, ended: seconds of time.monotonic(); 0: now.
+    delay: seconds; of DETACHED, the lease. result: JSON text. error_type and place (FILE:LINE): the parts of an error
+    that a log may show. began, ended: seconds of time.monotonic(); 0: now.
     """
 
     job: Job
@@ -197,6 +215,8 @@ _UNRUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
 def _returned(job: Job, value: object) -> Outcome:
     if value is None:
         return Outcome(job, Kind.SUCCEEDED)
+    if type(value) is Detach:
+        return Outcome(job, Kind.DETACHED, value.lease.total_seconds())
     if type(value) in _UNRUN:  # isinstance() would run code of the value's class
         kind = type(value).__name__
         return _failed(job, TypeError(f"the handler returned a {kind}, which nobody awaits; return its result"))

@@ -118,14 +118,19 @@ class Store(Speaker):
     async def finish(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Returns the outcomes that were not accepted. Jobs that ended are written first, then jobs that go on.
 
-        Without outcomes, both statements run for no row, to find out whether the database rolls back both for any job.
+        Without outcomes, two statements run for no row, to find out whether the database rolls back both for any job.
         """
         ended = [outcome for outcome in outcomes if outcome.kind in ENDS]
         refused: list[Outcome] = []
         if ended or not outcomes:
             refused += await self._end(ended)
         if len(ended) < len(outcomes) or not outcomes:
-            refused += await self._give_back([outcome for outcome in outcomes if outcome.kind not in ENDS])
+            rest = [outcome for outcome in outcomes if outcome.kind not in ENDS]
+            detached = [outcome for outcome in rest if outcome.kind is Kind.DETACHED]
+            if detached:
+                refused += await self._detach(detached)
+            if len(detached) < len(rest) or not outcomes:
+                refused += await self._give_back([outcome for outcome in rest if outcome.kind is not Kind.DETACHED])
         return refused
 
     async def _end(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -152,6 +157,15 @@ class Store(Speaker):
             [outcome.delay for outcome in outcomes],
             [outcome.error for outcome in outcomes],
             [outcome.traceback for outcome in outcomes],
+        )
+        return _refused(outcomes, row["places"])
+
+    async def _detach(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        row = await self._one(
+            "detach",
+            [outcome.job.id for outcome in outcomes],
+            [outcome.job.token for outcome in outcomes],
+            [outcome.delay for outcome in outcomes],
         )
         return _refused(outcomes, row["places"])
 

@@ -229,7 +229,7 @@ def finish(name: str, jobs: str, kind: Kind = Kind.SUCCEEDED, token: UUID = HELD
     ids = [ID[job] for job in jobs.split()]
 
     async def perform(actor: Actor) -> set[Fence]:
-        outcomes = [Outcome(held_job(job, token), kind) for job in ids]
+        outcomes = [Outcome(held_job(job, token), kind, delay=3600 * (kind is Kind.DETACHED)) for job in ids]
         refused = await actor.store.finish(outcomes)
         return {outcome.job.fence for outcome in outcomes if outcome not in refused}
 
@@ -253,6 +253,10 @@ def _finished(state: State, job: UUID, kind: Kind) -> State:
     failures = row.failures + (kind in (Kind.FAILED, Kind.RETRIED))
     if kind in (Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED):
         return state.put(job, row._replace(status=kind.value, failures=failures)).tally(kind.value)
+    if kind is Kind.DETACHED:
+        guest = f"guest:{job}"
+        state = state.put(job, row._replace(supervisor=guest))
+        return state.seat(guest, Supervisor(0, is_live=True, tasks=frozenset({"echo"})))
     state = state.put(job, row._replace(status="queued", failures=failures, token=None))
     return state if kind is Kind.RELEASED else state.tally("retried")
 

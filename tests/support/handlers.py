@@ -23,7 +23,7 @@ from weakref import WeakSet
 import anyio
 import anyio.from_thread
 
-from pushq import Cancel, Job, Retry, Tasks, current_job
+from pushq import Cancel, Detach, Job, Retry, Tasks, current_job
 from pushq.backoff import exponential
 
 tasks = Tasks()
@@ -62,6 +62,17 @@ async def block(seconds: float) -> str:
 def compute_in_c() -> None:
     """For ages, and no other thread runs meanwhile."""
     re.match("(a+)+$", "a" * 60 + "b")
+
+
+@tasks.register("detach")
+async def detach(seconds: float, times: int = 100) -> Detach | str:
+    return Detach(timedelta(seconds=seconds)) if current_job().attempt <= times else "stayed"
+
+
+@tasks.register("detach.late")
+async def detach_late(seconds: float) -> Detach:
+    await asyncio.sleep(seconds)
+    return Detach(timedelta(minutes=1))
 
 
 @tasks.register("typed")

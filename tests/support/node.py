@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,14 +24,25 @@ _NPM = "lib/node_modules/npm/bin/npm-cli.js"
 
 def run_node(program: str, **variables: str) -> str:
     """What a program prints, which may import `pg`. Skips the test if there is no Node.js and none is to be had."""
+    with node_running(program, **variables) as process:
+        said, complaint = process.communicate(timeout=30)
+    assert process.returncode == 0, complaint
+    return said
+
+
+@contextmanager
+def node_running(program: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """The process of a program, killed at the end if it still runs. Skips as run_node."""
     try:
         node, modules = _node(), _driver()
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"there is no Node.js with pg here, and neither can be had: {error}")
     env = os.environ | variables | {"NODE_PATH": str(modules)}
-    ended = subprocess.run([node, "-e", program], env=env, capture_output=True, text=True, timeout=30, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    with subprocess.Popen(
+        [node, "-e", program], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        yield process
+        process.kill()
 
 
 def _node() -> str:

@@ -68,7 +68,11 @@ def _items_of_others() -> None:
 
 def _finish_without_token() -> None:
     """Whoever ran a job may finish it, whoever holds it now."""
-    _rewrite("give_back", "job.id = outcome.id and job.token = outcome.token", "job.id = outcome.id")
+    of_whoever_holds = (
+        "array(select coalesce(job.token, mine.token) from unnest($1::uuid[], $2::uuid[]) with ordinality as "
+        "mine (id, token, place) left join pushq.jobs_unfinished as job on job.id = mine.id order by mine.place)"
+    )
+    _rewrite("give_back", "$2::uuid[]", of_whoever_holds)
 
 
 def _same_token_for_all() -> None:

@@ -56,7 +56,7 @@ PLANTED = {
     ),
     "a tally that is not written is missed": (
         (
-            "give_back",
+            "pushq.give_back",
             "pushq.tally_back('retried'",
             "pushq.tally_back('succeeded'",
         ),
@@ -88,7 +88,7 @@ async def test_a_planted_bug_is_caught(stage: Stage, monkeypatch: pytest.MonkeyP
     ("batches", "statement", "order"),
     [
         ("finishes", "pushq.end_jobs", "order by given.id"),
-        ("retries", "give_back", "order by id"),
+        ("retries", "pushq.give_back", "order by given.id"),
         ("inserts", "insert", "order by unique_key, tenant_id, case when unique_key is null then id end, position"),
         ("registrations", "register", "order by name"),
     ],

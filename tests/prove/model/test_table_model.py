@@ -73,8 +73,8 @@ BUGS = {
     "forgets the token of what is finished": Bug(
         "pushq.end_jobs", "case when kind <> 'crashed' then token end", "null"
     ),
-    "charges a snooze as a failure": Bug("give_back", "outcome.kind = 'retried'", "outcome.kind <> 'released'"),
-    "delays what is released": Bug("give_back", "case when outcome.kind = 'released'", "case when false"),
+    "charges a snooze as a failure": Bug("pushq.give_back", "outcome.kind = 'retried'", "outcome.kind <> 'released'"),
+    "delays what is released": Bug("pushq.give_back", "case when outcome.kind = 'released'", "case when false"),
     "claims from a paused queue": Bug("pushq.open_queues", "paused.paused_at IS NOT NULL", "false"),
     "claims for a supervisor whose lease has run out": Bug("pushq.lock_claimable", " and live.lease_until > now()"),
     "claims from any queue first": Bug("pushq.lock_claimable", "order by queue.place", "order by queue.place desc"),
