@@ -4,12 +4,10 @@
 -- guest dead, as any supervisor, and its jobs run again, each charged a crash. A guest has a row only while it holds jobs. A
 -- detached job, whose handler has left the work to somebody outside, is held by a guest of its own.
 --
--- A guest's row is locked before the rows of its jobs, everywhere.
+-- A guest's row has pid 0, as no supervisor's has. The row is locked before the rows of the guest's jobs, everywhere.
 
 insert into pushq.migrations (version, name) values (9, '0009_guests');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 9;
-
-alter table pushq.supervisors add column is_guest boolean not null default false;
 
 -- Puts jobs back into their queues, each only if still held under its token. kinds: retried, which counts a failure; snoozed;
 -- released, which stays due. delays: in seconds. Returns the places in ids, from 1, of the accepted outcomes, or null for all.
@@ -88,13 +86,13 @@ begin
         raise invalid_parameter_value using message = format(
             'a worker has a name of 1 to 190 characters, not %L', renew_guest.worker);
     end if;
-    insert into pushq.supervisors as host (name, host, pid, lease, lease_until, is_guest)
-    values (guest, 'guest', 0, renew_guest.lease, clock_timestamp() + renew_guest.lease, true)
+    insert into pushq.supervisors as host (name, host, pid, lease, lease_until)
+    values (guest, 'guest', 0, renew_guest.lease, clock_timestamp() + renew_guest.lease)
     on conflict (name) do update
     set heartbeat = host.heartbeat + 1,
         lease = greatest(host.lease, excluded.lease),
         lease_until = greatest(host.lease_until, clock_timestamp() + excluded.lease)
-    where host.is_guest;
+    where host.pid = 0;
     if not found then
         raise unique_violation using message = format('a supervisor has the name %L; give the worker another', guest);
     end if;
@@ -130,7 +128,7 @@ language sql
 set search_path = pg_catalog, pg_temp
 begin atomic
     delete from pushq.supervisors as host
-    where host.name = dismiss_guest.guest and host.is_guest
+    where host.name = dismiss_guest.guest and host.pid = 0
     and not exists (
         select from pushq.jobs_unfinished as job where job.status = 'running' and job.supervisor = dismiss_guest.guest);
 end;
@@ -283,7 +281,7 @@ begin
     select host.name into guest
     from pushq.jobs_unfinished as job
     join pushq.supervisors as host on host.name = job.supervisor
-    where job.id = finish.id and job.token = finish.token and host.is_guest
+    where job.id = finish.id and job.token = finish.token and host.pid = 0
     for update of host;
     if finish.kind in ('succeeded', 'failed', 'cancelled') then
         has_counted := pushq.end_jobs(
@@ -312,7 +310,7 @@ begin
         lease = greatest(host.lease, extend.lease),
         lease_until = greatest(host.lease_until, clock_timestamp() + extend.lease)
     from pushq.jobs_unfinished as job
-    where job.id = extend.id and job.token = extend.token and host.name = job.supervisor and host.is_guest;
+    where job.id = extend.id and job.token = extend.token and host.name = job.supervisor and host.pid = 0;
     return found;
 end
 $$;
@@ -340,10 +338,9 @@ begin
         returning wish.place, wish.lease, job.supervisor, job.task, job.queue
     ),
     hosted as (
-        insert into pushq.supervisors as host (name, host, pid, lease, lease_until, is_guest, tasks, queues)
+        insert into pushq.supervisors as host (name, host, pid, lease, lease_until, tasks, queues)
         select
-            detached.supervisor, 'guest', 0, detached.lease, clock_timestamp() + detached.lease, true, array[detached.task],
-            array[detached.queue]
+            detached.supervisor, 'guest', 0, detached.lease, clock_timestamp() + detached.lease, array[detached.task], array[detached.queue]
         from detached
         on conflict on constraint supervisors_pkey do update
         set heartbeat = host.heartbeat + 1, lease = excluded.lease, lease_until = excluded.lease_until

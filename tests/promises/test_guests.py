@@ -234,7 +234,7 @@ async def test_a_lease_is_never_shortened_by_another_job_of_the_worker(connectio
 async def test_a_guest_has_a_row_only_while_it_holds_jobs_and_counts_as_no_supervisor(
     connection: Connection, database_url: str
 ) -> None:
-    guests = "select array_agg(name order by name) from pushq.supervisors where is_guest"
+    guests = "select array_agg(name order by name) from pushq.supervisors where pid = 0"
     assert await take_next(connection) is None
     assert await connection.fetchval("select pushq.take($1, 'anna')", uuid4()) is None
     assert await connection.fetchval(guests) is None
@@ -327,7 +327,7 @@ async def test_a_detached_job_takes_no_worker_and_outlives_its_pool(connection: 
         assert await finish(connection, job, token, "succeeded", result='"elsewhere"')
         (row,) = await finished(connection, job)
     assert (row["result"], row["attempt"], row["crashes"]) == ('"elsewhere"', 1, 0)
-    assert await connection.fetchval("select count(*) from pushq.supervisors where is_guest") == 0
+    assert await connection.fetchval("select count(*) from pushq.supervisors where pid = 0") == 0
 
 
 async def test_a_detached_job_that_nobody_ends_runs_again_for_a_crash(
@@ -351,7 +351,7 @@ async def test_an_outcome_from_outside_that_comes_before_the_detachment_counts(
         await finished(connection, job)
         await finished(connection, *await insert(connection, "echo"))
         assert supervisor.stop() == 0
-    assert await connection.fetchval("select count(*) from pushq.supervisors where is_guest") == 0
+    assert await connection.fetchval("select count(*) from pushq.supervisors where pid = 0") == 0
 
 
 @pytest.mark.parametrize("lease", [timedelta(0), timedelta(seconds=-1), timedelta(days=366), 5, None])
