@@ -267,6 +267,21 @@ begin
 end
 $$;
 
+-- Tells the pool that runs a job under the token that the job is no longer the pool's: the pool stops the handler. The channel is
+-- everybody's, so the message is a digest, which only the job's own pool knows. Not told if the transaction has set pushq.notify =
+-- 'off', or the cluster's notification queue is half full.
+create function pushq.recall(id uuid, token uuid) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if recall.token is not null and coalesce(current_setting('pushq.notify', true) <> 'off', true)
+        and pg_notification_queue_usage() < 0.5 then
+        perform pg_notify('pushq_cancel', encode(sha256(convert_to(recall.id::text || recall.token::text, 'UTF8')), 'hex'));
+    end if;
+end
+$$;
+
 -- Deletes up to `most` jobs of a tenant, unfinished jobs first, running ones included, and returns the number of deleted jobs.
 -- Repeat until 0. The outcome of a deleted job is refused. Each step is quick where tenants are kept apart, by the index.
 create function pushq.delete_tenant(tenant text, most int default 5000) returns bigint
@@ -299,9 +314,9 @@ begin
         ),
         gone as (
             delete from pushq.jobs_unfinished as job using going where job.id = going.id
-            returning job.id
+            returning job.id, job.token
         )
-        select count(*) into more from gone;
+        select count(*) into more from gone cross join lateral pushq.recall(gone.id, gone.token);
         deleted := deleted + more;
         for the_day in select day from pushq.attached_days() as day order by day loop
             exit when deleted >= delete_tenant.most;

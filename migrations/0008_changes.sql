@@ -37,20 +37,21 @@ $$;
 
 -- The job with the id: if unfinished, its row is locked now; else the one that finished last. Null in all columns: there is none
 -- that the caller may touch.
-create function pushq.lock_job(id uuid, out status text, out queue text, out finished_on date, out finished_at timestamptz)
+create function pushq.lock_job(
+    id uuid, out status text, out queue text, out token uuid, out finished_on date, out finished_at timestamptz)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     for _ in 1..100 loop
-        select job.status, job.queue, job.finished_on, job.finished_at
-        into lock_job.status, lock_job.queue, lock_job.finished_on, lock_job.finished_at
+        select job.status, job.queue, job.token, job.finished_on, job.finished_at
+        into lock_job.status, lock_job.queue, lock_job.token, lock_job.finished_on, lock_job.finished_at
         from pushq.jobs_unfinished as job
         where job.id = lock_job.id and pushq.may_touch(job.tenant_id)
         for update;
         exit when found;
-        select job.status, job.queue, job.finished_on, job.finished_at
-        into lock_job.status, lock_job.queue, lock_job.finished_on, lock_job.finished_at
+        select job.status, job.queue, job.token, job.finished_on, job.finished_at
+        into lock_job.status, lock_job.queue, lock_job.token, lock_job.finished_on, lock_job.finished_at
         from pushq.jobs as job
         where job.id = lock_job.id and job.finished_on < 'infinity' and pushq.may_touch(job.tenant_id)
         order by job.finished_on desc, job.finished_at desc
@@ -85,7 +86,7 @@ $$;
 
 -- Ends an unfinished job as cancelled, if the job has the expected status (null: queued or running). Returns 'cancelled'; else
 -- 'is …' with the status that was not expected, 'already succeeded', 'already failed', 'already cancelled' or 'unknown'. The
--- handler of a running job runs on, and its outcome is refused, because the row has left.
+-- pool of a running job stops the handler, and its outcome is refused, because the row has left.
 -- Calls with one argument find the new function.
 -- squawk-ignore ban-drop-function
 drop function pushq.cancel(uuid);
@@ -102,11 +103,13 @@ begin
     perform pushq.check_status(cancel.expected);
     was := pushq.lock_job(cancel.id);
     why_not := pushq.why_not(was.status, cancel.expected);
-    if why_not is null
-        and pushq.end_jobs(array[cancel.id], array[null::uuid], null, null, '{cancelled}', null, null, null) is not null then
+    if why_not is not null then
+        return why_not;
+    elsif pushq.end_jobs(array[cancel.id], array[null::uuid], null, null, '{cancelled}', null, null, null) is not null then
         perform pushq.refuse_change(cancel.id);
     end if;
-    return coalesce(why_not, 'cancelled');
+    perform pushq.recall(cancel.id, was.token);
+    return 'cancelled';
 end
 $$;
 
@@ -249,8 +252,8 @@ $$;
 
 -- Changes a job's status, if the job has the expected one: a compare and set. Only moves that pushq.transitions() says are made by
 -- change. Returns the new status; else 'is …' with the status that was not expected, 'already …', 'unknown', 'unique_key is taken'
--- or 'id is taken'. A running job that becomes queued is taken from its pool without a failure: the handler runs on, and its
--- outcome is refused.
+-- or 'id is taken'. A running job that becomes queued is taken from its pool without a failure: the pool stops the handler,
+-- whose outcome is refused.
 create function pushq.change(id uuid, expected text, becomes text) returns text
 language plpgsql
 security definer
@@ -280,7 +283,7 @@ begin
     why_not := pushq.why_not(was.status, 'running');
     if why_not is null then
         update pushq.jobs_unfinished as job set status = 'queued', token = null where job.id = change.id;
-        perform pushq.ring_if_idle(was.queue);
+        perform pushq.recall(change.id, was.token), pushq.ring_if_idle(was.queue);
     end if;
     return coalesce(why_not, 'queued');
 end

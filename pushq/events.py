@@ -76,6 +76,16 @@ class JobsEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobRecalled(Event):
+    """A job was cancelled by hand while it ran here. handler: stopped, returned, raised, or did not begin."""
+
+    id: UUID
+    task: str
+    handler: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomeRefused(Event):
     """An outcome came too late: the job was cancelled, or requeued meanwhile."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from uuid import UUID
 
 from pushq.lifespan import resources_here
+from pushq.recalled import recalled
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -72,6 +73,14 @@ class Job(NamedTuple, Generic[T]):
     def fence(self) -> tuple[UUID, UUID]:
         """(id, token), which identifies this claim among all claims of the job."""
         return self.id, self.token
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job was cancelled by hand while its handler runs. A `def` may look now and then, and return.
+
+        An `async def` is cancelled instead. Behind a transaction pooler, and with `PUSHQ_WAKE=poll`, nobody is told.
+        """
+        return self.fence in recalled
 
     @property
     def resources(self) -> Any:

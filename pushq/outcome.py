@@ -173,6 +173,15 @@ def unbegun(job: Job) -> Outcome:
     return Outcome(job, Kind.RELEASED, error_type="NoThread")
 
 
+BY_HAND = "CancelledByHand"
+
+
+def cancelled_by_hand(job: Job, began: float = 0.0, ended: float = 0.0) -> Outcome:
+    """The outcome of a job that was cancelled by hand, whatever its handler did. The row has usually ended before."""
+    told = "cancelled by hand"
+    return Outcome(job, Kind.CANCELLED, error=told, error_type=BY_HAND, began=began, ended=ended)
+
+
 def decide(job: Job, ending: Ending, *, max_attempts: int, backoff: Backoff) -> Outcome:
     """The outcome of an attempt. max_attempts, backoff: of the task.
 

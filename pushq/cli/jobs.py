@@ -284,7 +284,7 @@ _yes = click.option("--yes", "is_sure", is_flag=True, help="Do not ask before ma
 def cancel(job_ids: tuple[UUID, ...], wanted: Filter, is_sure: bool, as_json: bool) -> None:
     """Ends unfinished jobs as cancelled: by id, or all that the options choose.
 
-    The handler of a running job runs on, and its outcome is refused. Exit code 1 if a job named by id could not be
+    The handler of a running job is stopped, and its outcome is refused. Exit code 1 if a job named by id could not be
     cancelled.
 
     \b

@@ -38,6 +38,8 @@ from pushq.pool.lifespan import Lifespan
 from pushq.pool.listener import Listener
 from pushq.pool.loads import Loads
 from pushq.pool.outbox import Outbox
+from pushq.pool.recalls import CHANNEL as RECALLS
+from pushq.pool.recalls import Recalls
 from pushq.pool.roster import Roster
 from pushq.pool.solo import run_suspects
 from pushq.pool.store import Claimant, Store
@@ -148,7 +150,8 @@ class Pool:
         """Claims and runs jobs until `claiming` is cancelled, then runs the claimed jobs to the end."""
         async with anyio.create_task_group() as listening:
             if self._listens:
-                listener = Listener(self.notifications, self.claims, self.doorbell, self.claimant.queues)
+                recalls = {RECALLS: Recalls(self.attempts, self.intake).hear}
+                listener = Listener(self.notifications, self.claims, self.doorbell, self.claimant.queues, recalls)
                 listening.start_soon(listener.run)
             async with anyio.create_task_group() as finishing:
                 finishing.start_soon(finish, self.outcomes, self.apart, self.outbox)

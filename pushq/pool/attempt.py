@@ -46,9 +46,9 @@ class Attempt:
         self._stop = stop
 
     @property
-    def size(self) -> int:
-        """How many jobs the handler is called for."""
-        return 1
+    def jobs(self) -> Sequence[Job]:
+        """The jobs that the handler is called for."""
+        return (self.job,)
 
     @property
     def calls(self) -> Sequence[Callable[[], None]]:

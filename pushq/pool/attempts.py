@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from math import inf
@@ -24,6 +24,7 @@ from pushq.pool.attempt import Attempt
 from pushq.pool.batch import BatchAttempt
 from pushq.pool.leftovers import Contexts
 from pushq.pool.loop import PoolLoop
+from pushq.recalled import recalled
 from pushq.task import Task
 
 LoadPayload = Callable[[Job], Awaitable[str | None]]
@@ -45,7 +46,8 @@ class Attempts:
         self._contexts = Contexts()
         self._threads = anyio.CapacityLimiter(inf)  # a worker has one call at a time
         self._waiting = dict[asyncio.Task[None], Attempt]()  # attempts on the loop
-        self._called = set[Attempt]()  # attempts in threads
+        self._called = dict[Attempt, anyio.CancelScope]()  # attempts in threads
+        self._recalled = set[Attempt]()  # attempts none of whose jobs is ours any more
         self._scopes = set[anyio.CancelScope]()  # around calls in threads, fetches of payloads, and rests
         self._stop = anyio.Event()
 
@@ -123,6 +125,16 @@ class Attempts:
             scope.cancel()
         self._cancel_waiting()
 
+    def recall(self, attempt: Attempt, jobs: Sequence[Job]) -> None:
+        """Some jobs of an attempt are no longer ours. If none is, cancels the attempt, as a timeout would."""
+        recalled.update(job.fence for job in jobs)
+        if any(job.fence not in recalled for job in attempt.jobs):
+            return
+        self._recalled.add(attempt)
+        if scope := self._called.get(attempt):
+            scope.cancel()
+        self._cancel_recalled()
+
     def under_way(self) -> list[tuple[Attempt, asyncio.Task[None] | None]]:
         """The attempts under way; with its task, if the attempt waits on the loop. May be called from any thread."""
         on_loop = [(attempt, task) for task, attempt in list(self._waiting.items())]
@@ -151,38 +163,51 @@ class Attempts:
 
     def _cancel_waiting(self) -> None:
         """Cancels until all have ended, as a scope of anyio's would. A scope for each attempt would cost too much."""
-        for task in self._waiting:
-            if not _is_shielded(task):
-                task.cancel()
+        _cancel(self._waiting)
         if self._waiting:
             self._loop.call_later(CANCEL_AGAIN, self._cancel_waiting)
+
+    def _cancel_recalled(self) -> None:
+        """The same for attempts that were recalled."""
+        waiting = [task for task, attempt in self._waiting.items() if attempt in self._recalled]
+        _cancel(waiting)
+        if waiting:
+            self._loop.call_later(CANCEL_AGAIN, self._cancel_recalled)
+        else:
+            self._recalled.clear()
 
     async def _call_in_thread(self, attempt: Attempt) -> None:
         """Waits until the call returns, even if stopped. A handler can ask anyio whether its time is over."""
         for call in attempt.calls:
             attempt.start_clock()
-            with self._stoppable(attempt.until):
-                self._called.add(attempt)
+            with self._stoppable(attempt.until) as scope:
+                self._called[attempt] = scope
                 try:
                     await to_thread.run_sync(call, limiter=self._threads)
                 except (RuntimeError, MemoryError) as error:  # the handler was not called
                     publish(NoThread(str(error) or type(error).__name__))
                     attempt.end_unbegun()
                 finally:
-                    self._called.discard(attempt)
+                    del self._called[attempt]
             if attempt.outcome or self._stop.is_set():
                 break
         if not attempt.outcome:  # was cancelled before the call began
             attempt.end(Stopped())
 
     @contextmanager
-    def _stoppable(self, until: float = inf) -> Iterator[None]:
+    def _stoppable(self, until: float = inf) -> Iterator[anyio.CancelScope]:
         with anyio.CancelScope(deadline=until) as scope:
             self._scopes.add(scope)
             try:
-                yield
+                yield scope
             finally:
                 self._scopes.discard(scope)
+
+
+def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        if not _is_shielded(task):
+            task.cancel()
 
 
 def _is_shielded(task: asyncio.Task[None]) -> bool:

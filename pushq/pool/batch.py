@@ -37,14 +37,14 @@ class BatchAttempt(Attempt):
     outcome: of one of the jobs; None until all have an outcome.
     """
 
-    __slots__ = ("_called", "_form", "_raised", "_started", "jobs", "outcomes")
+    __slots__ = ("_called", "_form", "_jobs", "_raised", "_started", "outcomes")
 
     def __init__(
         self, jobs: Sequence[Job], task: Task[..., Any], form: BatchForm, contexts: Contexts, stop: anyio.Event
     ) -> None:
         super().__init__(jobs[0], task, contexts, stop)
         self.limit = None
-        self.jobs = jobs
+        self._jobs = jobs
         self.outcomes = dict[UUID, Outcome]()
         self._form = form
         self._called = list[Job]()  # decoded, as the handler gets the jobs
@@ -52,8 +52,8 @@ class BatchAttempt(Attempt):
         self._raised: dict[UUID, BaseException] | None = None  # by a job's id, for the middleware if there is any
 
     @property
-    def size(self) -> int:
-        return len(self.jobs)
+    def jobs(self) -> Sequence[Job]:
+        return self._jobs
 
     # The call -------------------------------------------------------------------------------------------------
 

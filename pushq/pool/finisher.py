@@ -24,7 +24,7 @@ from pushq.backoff import exponential
 from pushq.database.patience import is_no_answer, is_rejection, piecewise, trouble, wait_out
 from pushq.errors import DatabaseTrouble, StatementRolledBack, ValueRefused
 from pushq.events import JobsEnded, OutcomeRefused, OutcomesHeldUp, OutcomesPutAside, publish
-from pushq.outcome import Kind, Outcome
+from pushq.outcome import BY_HAND, Kind, Outcome
 from pushq.pool.outbox import Outbox
 from pushq.pool.store import Store
 
@@ -151,7 +151,8 @@ async def _write_when_unlocked(store: Store, aside: Aside, locked: Sequence[Outc
 def _tell(batch: Sequence[Outcome], refused: Sequence[Outcome], undone: Sequence[Outcome]) -> None:
     publish(JobsEnded(_without(refused, batch)))
     for outcome in _without(undone, refused):
-        publish(OutcomeRefused(outcome.job.id, outcome.job.task, outcome.kind))
+        if outcome.error_type is not BY_HAND:  # the hand that cancelled the job has ended the row
+            publish(OutcomeRefused(outcome.job.id, outcome.job.task, outcome.kind))
 
 
 def _without(some: Sequence[Outcome], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:

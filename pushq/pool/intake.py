@@ -146,9 +146,13 @@ class Intake:
         """Counts waits from now: until now, jobs and workers have waited for room in the outbox."""
         self._arrivals = deque((come, monotonic()) for come, _ in self._arrivals)
 
+    def waiting(self) -> list[Job]:
+        """The jobs that no worker has begun."""
+        return [job for load in self._loads for job in (load if isinstance(load, list) else (load,))]
+
     def give_back(self) -> list[Job]:
         """Takes out the jobs that no worker has begun."""
-        jobs = [job for load in self._loads for job in (load if isinstance(load, list) else (load,))]
+        jobs = self.waiting()
         self._loads.clear()
         return jobs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from uuid import uuid4
@@ -39,6 +39,8 @@ class Listener:
     seconds another connection sends a canary, on a channel of this listener alone. (From the same connection, even a
     pooler delivers.) If the canary does not arrive within `patience` seconds, the listener connects anew. So push is
     back within `interval` plus `patience` plus the time to connect.
+
+    others: further channels, each with what is called with a payload.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Listener:
         sender: Store,
         doorbell: Doorbell,
         queues: Sequence[str],
+        others: Mapping[str, Callable[[str], None]] | None = None,
         *,
         interval: float = 15.0,
         patience: float = 3.0,
@@ -54,6 +57,7 @@ class Listener:
         self._session = session
         self._sender = sender
         self._doorbell = doorbell
+        self._others = others or {}
         self._interval = interval
         self._patience = patience
         self._served = frozenset(queues) | {""}  # an empty payload is for every pool: gates were shut
@@ -84,7 +88,8 @@ class Listener:
     async def _listen(self) -> None:
         self._lost = anyio.Event()
         await self._session.listen(
-            {CHANNEL: self._hear, self._canary_channel: self._hear_canary}, lost=partial(self._lose, self._lost)
+            {CHANNEL: self._hear, **self._others, self._canary_channel: self._hear_canary},
+            lost=partial(self._lose, self._lost),
         )
         await self._send_canary()
         self._doorbell.hears = True

@@ -56,7 +56,7 @@ class Roster:
         publish(PoolShown(busy=len(running)))
         for one in running:
             job, seconds = one.attempt.job, monotonic() - one.attempt.began
-            batch = one.attempt.size if one.attempt.task.batch else None
+            batch = len(one.attempt.jobs) if one.attempt.task.batch else None
             publish(WorkerShown(job.id, job.task, job.queue, job.attempt, seconds, stack(one.places), batch))
 
 

@@ -7,6 +7,8 @@ from pushq.outcome import released
 from pushq.pool.attempts import Attempts
 from pushq.pool.intake import Intake
 from pushq.pool.outbox import Outbox
+from pushq.pool.recalls import end_recalled, end_unbegun
+from pushq.recalled import recalled
 from pushq.task import Tasks
 
 
@@ -25,11 +27,17 @@ class Worker:
             if isinstance(load, list):
                 await self._run_batch(load)
                 continue
+            if recalled and load.fence in recalled:
+                self._outbox.put(end_unbegun(load))
+                self._intake.done()
+                continue
             try:
                 outcome = await self._attempts.make(load, self._tasks.find(load.task))
             except BaseException:
                 self._outbox.put(released(load))
                 raise
+            if recalled and load.fence in recalled:
+                outcome = end_recalled(outcome)
             self._outbox.put(outcome)
             if outcome.error_type and outcome.is_unbegun:  # a property costs a call, and most have no error
                 await self._attempts.rest()
@@ -38,10 +46,13 @@ class Worker:
                 await self._outbox.wait_room()
 
     async def _run_batch(self, jobs: list[Job]) -> None:
-        outcomes = [released(job) for job in jobs]
+        outcomes = [end_unbegun(job) for job in jobs if job.fence in recalled]
+        rest = [job for job in jobs if job.fence not in recalled] if outcomes else jobs
+        made = [released(job) for job in rest]
         try:
-            outcomes = await self._attempts.make_batch(jobs, self._tasks.find(jobs[0].task))
+            made = await self._attempts.make_batch(rest, self._tasks.find(jobs[0].task))
         finally:
+            outcomes += [end_recalled(one) if one.job.fence in recalled else one for one in made]
             for outcome in outcomes:
                 self._outbox.put(outcome)
         if any(outcome.is_unbegun for outcome in outcomes):

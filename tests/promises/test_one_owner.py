@@ -22,17 +22,6 @@ async def test_a_handler_that_blocks_its_loop_for_five_leases_is_run_once(
     assert (row["status"], row["attempt"], row["crashes"]) == ("succeeded", 1, 0)
 
 
-async def test_the_outcome_of_a_cancelled_job_is_refused_and_said(database_url: str, connection: Connection) -> None:
-    with supervising(database_url) as supervisor:
-        (job,) = await insert(connection, "sleep", payload={"seconds": 0.5})
-        await has_count(connection, 1, "status = 'running'")
-        assert await connection.fetchval("select pushq.cancel($1)", job) == "cancelled"
-        wait_until(lambda: "outcome refused" in supervisor.said)
-        row = await row_of(connection, job)
-
-    assert (row["status"], row["result"]) == ("cancelled", None)
-
-
 async def test_a_supervisor_that_was_stopped_past_its_lease_loses_its_jobs_and_its_late_outcomes(
     database_url: str, connection: Connection
 ) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import asyncpg
 
 from tests.security.conftest import UrlAs
-from tests.support.jobs import Connection, finished, insert
+from tests.support.jobs import Connection, finished, has_count, insert
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
 
@@ -32,6 +34,26 @@ async def test_a_canary_carries_nothing(database_url: str, connection: Connectio
     await bystander.close()
 
     assert set(heard) == {""}
+
+
+async def test_a_bystander_hears_that_a_job_was_cancelled_and_not_which(
+    database_url: str, connection: Connection, url_as: UrlAs
+) -> None:
+    heard: list[str] = []
+    bystander = await asyncpg.connect(url_as("bystander"))
+    await bystander.add_listener("pushq_cancel", lambda *arguments: heard.append(arguments[3]))
+    with supervising(database_url):
+        (job,) = await insert(connection, "sleep", payload={"seconds": 60})
+        await has_count(connection, 1, "status = 'running'")
+        await connection.execute("select pushq.cancel($1)", job)
+
+        async def is_heard() -> bool:
+            return bool(heard)
+
+        await eventually(is_heard)
+    await bystander.close()
+
+    assert [re.fullmatch("[0-9a-f]{64}", one) is not None for one in heard] == [True]
 
 
 async def test_a_bystander_who_listens_hears_names_of_queues_and_no_data(

@@ -64,6 +64,36 @@ def compute_in_c() -> None:
     re.match("(a+)+$", "a" * 60 + "b")
 
 
+@tasks.register("until.cancelled")
+async def until_cancelled(stubborn: int = 0) -> str:
+    """Notes each cancellation, and heeds it when it has been stubborn often enough."""
+    for times in range(1, stubborn + 2):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            current_job().logger.warning("cancelled %d", times)
+            if times > stubborn:
+                raise
+    return "in the end"
+
+
+@tasks.register("until.told")
+def until_told() -> str:
+    """In a thread."""
+    while not current_job().cancelled:
+        time.sleep(0.005)
+    current_job().logger.warning("told")
+    return "told"
+
+
+@tasks.register("until.checked")
+def until_checked() -> None:
+    """In a thread, by the way of anyio."""
+    while True:
+        anyio.from_thread.check_cancelled()
+        time.sleep(0.005)
+
+
 @tasks.register("detach")
 async def detach(seconds: float, times: int = 100) -> Detach | str:
     return Detach(timedelta(seconds=seconds)) if current_job().attempt <= times else "stayed"
@@ -471,6 +501,13 @@ async def end(seconds: float, how: str) -> int:
             case "cancel":
                 raise Cancel("as it was told to")
     return current_job().attempt
+
+
+@tasks.register("batch.until.cancelled", batch=100)
+async def batch_until_cancelled(jobs: list[Job[dict[str, bool]]]) -> list[str]:
+    while not any(job.payload["ends"] and job.cancelled for job in jobs):  # noqa: ASYNC110 - there is no event
+        await asyncio.sleep(0.005)
+    return ["cancelled" if job.cancelled else "not cancelled" for job in jobs]
 
 
 @tasks.register("in.batches", batch=100, max_attempts=3, backoff=at_once)
