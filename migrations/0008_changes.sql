@@ -50,15 +50,15 @@ begin
         where job.id = lock_job.id and pushq.may_touch(job.tenant_id)
         for update;
         exit when found;
+        -- One look at all partitions: infinity comes first.
         select job.status, job.queue, job.token, job.finished_on, job.finished_at
         into lock_job.status, lock_job.queue, lock_job.token, lock_job.finished_on, lock_job.finished_at
         from pushq.jobs as job
-        where job.id = lock_job.id and job.finished_on < 'infinity' and pushq.may_touch(job.tenant_id)
+        where job.id = lock_job.id and pushq.may_touch(job.tenant_id)
         order by job.finished_on desc, job.finished_at desc
         limit 1;
-        -- Or the job was retried between the two statements.
-        exit when found or not exists (
-            select from pushq.jobs_unfinished as job where job.id = lock_job.id and pushq.may_touch(job.tenant_id));
+        exit when not found or lock_job.finished_on < 'infinity';
+        -- The job was retried between the two statements.
     end loop;
 end
 $$;

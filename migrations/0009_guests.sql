@@ -4,7 +4,9 @@
 -- guest dead, as any supervisor, and its jobs run again, each charged a crash. A guest has a row only while it holds jobs. A
 -- detached job, whose handler has left the work to somebody outside, is held by a guest of its own.
 --
--- A guest's row has pid 0, as no supervisor's has. The row is locked before the rows of the guest's jobs, everywhere.
+-- A guest's row has pid 0, as no supervisor's has. A sweeper that finds the lease over warns first: pid becomes -1, and the lease
+-- begins anew. So a guest whose database was away for long has time to come back, and no sweeper need live long enough to watch.
+-- A guest's row is locked before the rows of the guest's jobs, everywhere.
 
 insert into pushq.migrations (version, name) values (9, '0009_guests');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 9;
@@ -89,10 +91,11 @@ begin
     insert into pushq.supervisors as host (name, host, pid, lease, lease_until)
     values (guest, 'guest', 0, renew_guest.lease, clock_timestamp() + renew_guest.lease)
     on conflict (name) do update
-    set heartbeat = host.heartbeat + 1,
+    set pid = 0,
+        heartbeat = host.heartbeat + 1,
         lease = greatest(host.lease, excluded.lease),
         lease_until = greatest(host.lease_until, clock_timestamp() + excluded.lease)
-    where host.pid = 0;
+    where host.pid <= 0;
     if not found then
         raise unique_violation using message = format('a supervisor has the name %L; give the worker another', guest);
     end if;
@@ -100,27 +103,18 @@ begin
 end
 $$;
 
--- Notes what a guest has taken, for lists and metrics: its tasks and queues, as a supervisor's.
+-- Notes what a guest has taken, for lists: its tasks and queues, as a supervisor's. Names come from producers, so a hundred do.
 create function pushq.note_of_guest(guest text, task text, queue text) returns void
-language plpgsql
+language sql
 set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not exists (
-        select from pushq.supervisors as host
-        where host.name = note_of_guest.guest and note_of_guest.task = any(host.tasks) and note_of_guest.queue = any(host.queues))
-    then
-        update pushq.supervisors as host
-        set tasks = array(select distinct unnest(host.tasks || note_of_guest.task) order by 1),
-            queues = array(select distinct unnest(host.queues || note_of_guest.queue) order by 1)
-        where host.name = note_of_guest.guest;
-        insert into pushq.tasks (name) values (note_of_guest.task) on conflict on constraint tasks_pkey do nothing;
-        insert into pushq.queues as known (name, served_since) values (note_of_guest.queue, now())
-        on conflict on constraint queues_pkey do update set served_since = excluded.served_since
-        where known.served_since is null;
-    end if;
-end
-$$;
+begin atomic
+    update pushq.supervisors as host
+    set tasks = array(select distinct unnest(host.tasks || note_of_guest.task) order by 1),
+        queues = array(select distinct unnest(host.queues || note_of_guest.queue) order by 1)
+    where host.name = note_of_guest.guest
+    and (note_of_guest.task <> all(host.tasks) or note_of_guest.queue <> all(host.queues))
+    and cardinality(host.tasks) + cardinality(host.queues) < 100;
+end;
 
 -- Deletes the row of a guest that holds no job.
 create function pushq.dismiss_guest(guest text) returns void
@@ -128,7 +122,7 @@ language sql
 set search_path = pg_catalog, pg_temp
 begin atomic
     delete from pushq.supervisors as host
-    where host.name = dismiss_guest.guest and host.pid = 0
+    where host.name = dismiss_guest.guest and host.pid <= 0
     and not exists (
         select from pushq.jobs_unfinished as job where job.status = 'running' and job.supervisor = dismiss_guest.guest);
 end;
@@ -216,39 +210,84 @@ begin
 end
 $$;
 
--- Takes the most urgent due job of a queue for a worker, of the given tasks (null: of any). Returns no row if none is due, or the
--- queue is paused. timeout and max_attempts are the producer's wishes, which a guest may heed.
+-- Locks the most urgent due suspect of a queue, a job that has killed two processes, and returns its id in an array. Only for a
+-- guest that holds nothing else, since the third crash is the last, and would be charged to every job of the guest.
+create function pushq.lock_suspect(queue text, tasks text[], guest text) returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from pushq.jobs_unfinished as job where job.status = 'running' and job.supervisor = lock_suspect.guest) then
+        return '{}';
+    end if;
+    return array(
+        select job.id
+        from pushq.jobs_unfinished as job
+        where job.status = 'queued' and job.apart = 'solo'
+        and job.queue in (select open.name from pushq.open_queues(array[lock_suspect.queue]) as open)
+        and job.run_at <= clock_timestamp() and (lock_suspect.tasks is null or job.task = any(lock_suspect.tasks))
+        order by job.priority, job.run_at, job.id
+        limit 1
+        for no key update of job skip locked);
+end
+$$;
+
+-- Takes the most urgent due job of a queue for a worker, of the given tasks (null: of any). Returns no row if none is due, the
+-- queue is paused, or the worker holds a suspect. timeout and max_attempts are the producer's wishes, which a guest may heed. A
+-- job whose payload cannot be read fails, and the next is taken.
+--
+-- The settings are those of a pool's session: see _PLANS in pushq/database/session.py.
 create function pushq.take_next(queue text, worker text, lease interval default '5 minutes', tasks text[] default null)
 returns table (
     id uuid, task text, payload jsonb, attempt int, failures int, crashes int, max_attempts int, timeout interval,
     tenant_id text, correlation_id text, token uuid)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
     guest text := pushq.renew_guest(take_next.worker, take_next.lease);
-    wanted text[] := case
-        when take_next.tasks is null then pushq.tasks_in(take_next.queue)
-        else array(select distinct name collate "C" from unnest(take_next.tasks) as name order by 1)
-    end;
+    wanted text[] := array(
+        select distinct name collate "C" from unnest(take_next.tasks) as name where name is not null order by 1);
+    locked uuid[];
     taken record;
 begin
-    select job.* into taken
-    from pushq.claim_locked(
-        pushq.lock_claimable(array[take_next.queue], wanted, guest, 1, '-infinity', clock_timestamp()),
-        guest, 0, gen_random_uuid()) as job;
-    if not found then
-        perform pushq.dismiss_guest(guest);
-        return;
+    if take_next.tasks is null then
+        wanted := pushq.tasks_in(take_next.queue);
     end if;
-    perform pushq.note_of_guest(guest, taken.task, take_next.queue);
-    return query
-    select
-        job.id, job.task, job.payload, job.attempt, job.failures, job.crashes, job.max_attempts, job.timeout, job.tenant_id,
-        job.correlation_id, job.token
-    from pushq.jobs_unfinished as job
-    where job.id = taken.id;
+    for _ in 1..100 loop
+        exit when exists (
+            select from pushq.jobs_unfinished as job
+            where job.status = 'running' and job.supervisor = guest and job.crashes >= pushq.most_crashes() - 1);
+        locked := pushq.lock_suspect(take_next.queue, case when take_next.tasks is not null then wanted end, guest);
+        if cardinality(locked) = 0 then
+            locked := pushq.lock_claimable(array[take_next.queue], wanted, guest, 1, '-infinity', clock_timestamp());
+        end if;
+        select job.id, job.task, job.token into taken
+        from pushq.claim_locked(locked, guest, 0, gen_random_uuid()) as job;
+        exit when not found;
+        if exists (select from pushq.jobs_unfinished as job where job.id = taken.id and job.payload_is_too_long) then
+            perform pushq.end_jobs(
+                array[taken.id], array[taken.token], null, null, '{failed}',
+                '{PayloadError: its numbers have too many digits; send them as strings}', null, null);
+            continue;
+        end if;
+        perform pushq.note_of_guest(guest, taken.task, take_next.queue);
+        return query
+        select
+            job.id, job.task, job.payload, job.attempt, job.failures, job.crashes, job.max_attempts, job.timeout,
+            job.tenant_id, job.correlation_id, job.token
+        from pushq.jobs_unfinished as job
+        where job.id = taken.id;
+        return;
+    end loop;
+    perform pushq.dismiss_guest(guest);
 end
 $$;
 
@@ -281,7 +320,7 @@ begin
     select host.name into guest
     from pushq.jobs_unfinished as job
     join pushq.supervisors as host on host.name = job.supervisor
-    where job.id = finish.id and job.token = finish.token and host.pid = 0
+    where job.id = finish.id and job.token = finish.token and host.pid <= 0
     for update of host;
     if finish.kind in ('succeeded', 'failed', 'cancelled') then
         has_counted := pushq.end_jobs(
@@ -298,7 +337,8 @@ begin
 end
 $$;
 
--- Renews the lease of the guest that holds the job under the token. Returns false if no guest does.
+-- Renews the lease of the guest that holds the job under the token. Returns whether the job is still held under the token: by the
+-- guest, or by a pool that has not detached the job yet, whose lease is its own.
 create function pushq.extend(id uuid, token uuid, lease interval default '5 minutes') returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -306,12 +346,17 @@ as $$
 begin
     perform pushq.check_lease(extend.lease);
     update pushq.supervisors as host
-    set heartbeat = host.heartbeat + 1,
+    set pid = 0,
+        heartbeat = host.heartbeat + 1,
         lease = greatest(host.lease, extend.lease),
         lease_until = greatest(host.lease_until, clock_timestamp() + extend.lease)
     from pushq.jobs_unfinished as job
-    where job.id = extend.id and job.token = extend.token and host.name = job.supervisor and host.pid = 0;
-    return found;
+    where job.id = extend.id and job.token = extend.token and host.name = job.supervisor and host.pid <= 0;
+    return found or exists (
+        select
+        from pushq.jobs_unfinished as job
+        join pushq.supervisors as host on host.name = job.supervisor
+        where job.id = extend.id and job.token = extend.token);
 end
 $$;
 
@@ -323,11 +368,26 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    places int[];
+    guests text[];
+    accepted int[];
 begin
+    -- Before the jobs are locked. A guest that is there already, after a lost reply, is left alone.
+    with hosted as (
+        insert into pushq.supervisors as host (name, host, pid, lease, lease_until, tasks, queues)
+        select
+            'guest:' || job.id, 'guest', 0, wish.lease * interval '1 second',
+            clock_timestamp() + wish.lease * interval '1 second', array[job.task], array[job.queue]
+        from unnest(detach.ids, detach.tokens, detach.leases) as wish (id, token, lease)
+        join pushq.jobs_unfinished as job on job.id = wish.id and job.token = wish.token
+        order by job.id
+        on conflict on constraint supervisors_pkey do nothing
+        returning host.name
+    )
+    select array_agg(hosted.name) into guests from hosted;
+
     with wish as (
-        select given.id, given.token, given.lease * interval '1 second' as lease, given.place::int
-        from unnest(detach.ids, detach.tokens, detach.leases) with ordinality as given (id, token, lease, place)
+        select given.id, given.token, given.place::int
+        from unnest(detach.ids, detach.tokens) with ordinality as given (id, token, place)
         order by given.id
     ),
     detached as (
@@ -335,19 +395,14 @@ begin
         set supervisor = 'guest:' || job.id, pool = 0
         from wish
         where job.id = wish.id and job.token = wish.token
-        returning wish.place, wish.lease, job.supervisor, job.task, job.queue
-    ),
-    hosted as (
-        insert into pushq.supervisors as host (name, host, pid, lease, lease_until, tasks, queues)
-        select
-            detached.supervisor, 'guest', 0, detached.lease, clock_timestamp() + detached.lease, array[detached.task], array[detached.queue]
-        from detached
-        on conflict on constraint supervisors_pkey do update
-        set heartbeat = host.heartbeat + 1, lease = excluded.lease, lease_until = excluded.lease_until
+        returning wish.place
     )
-    select case when count(*) < cardinality(detach.ids) then coalesce(array_agg(detached.place), '{}') end
-    into places
-    from detached;
-    return places;
+    select coalesce(array_agg(detached.place), '{}') into accepted from detached;
+
+    if cardinality(accepted) = cardinality(detach.ids) then
+        return null;
+    end if;
+    perform pushq.dismiss_guest(guest) from unnest(guests) as guest;
+    return accepted;
 end
 $$;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
@@ -115,6 +116,30 @@ async def test_cancel_and_retry_leave_a_job_that_has_not_the_expected_status(
         assert await status_of(connection, job) == status
     did = await connection.fetchval(f"select pushq.{function}($1, $2)", job, status)
     assert did == (await connection.fetchval(f"select pushq.{function}($1)", await a_job(connection, status)))
+
+
+async def test_a_job_that_others_change_all_the_time_is_never_unknown(
+    connection: Connection, database_url: str
+) -> None:
+    job = await a_job(connection, "queued")
+    calls = (
+        "retry($1, 'succeeded')",
+        "reprioritize($1, 1)",
+        "change($1, 'running', 'queued')",
+        "cancel($1, 'running')",
+    )
+    until = time.monotonic() + 2
+
+    async def call(*calls: str) -> set[str]:
+        other, said = await asyncpg.connect(database_url), set()
+        while time.monotonic() < until:
+            for one in calls:
+                said.add(await other.fetchval(f"select pushq.{one}", job))
+        await other.close()
+        return said
+
+    said = await asyncio.gather(*(call("cancel($1)", "retry($1)") for _ in range(3)), *(call(*calls) for _ in range(3)))
+    assert "unknown" not in set.union(*said)
 
 
 # What a change does -------------------------------------------------------------------------------------------------

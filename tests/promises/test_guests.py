@@ -140,10 +140,17 @@ async def test_the_next_job_is_the_most_urgent_that_a_pool_would_take(connection
     await insert(connection, "elsewhere", queue="other")
     suspects = await insert(connection, "suspect")
     await connection.execute("update pushq.jobs set crashes = 2 where id = any($1)", suspects)
+    suspect = await take_next(connection)
+    assert suspect
+    assert suspect["id"] == suspects[0]
+    assert await take_next(connection) is None  # beside a suspect, nothing else
+    await finish(connection, suspect["id"], suspect["token"], "succeeded")
     order = [(await take_next(connection) or {"id": None})["id"] for _ in range(4)]
     assert order == [urgent, plain, lazy, None]
 
-    await connection.execute("select pushq.pause('default'); update pushq.jobs set status = 'queued', token = null")
+    await connection.execute(
+        "select pushq.pause('default'); update pushq.jobs_unfinished set status = 'queued', token = null"
+    )
     assert await take_next(connection) is None
 
 
@@ -206,6 +213,93 @@ async def test_a_guest_that_dies_loses_its_jobs_for_a_crash_and_its_late_outcome
     assert again
     assert not await finish(connection, job, taken["token"], "succeeded")
     assert await finish(connection, job, again["token"], "succeeded")
+
+
+async def test_a_guest_is_warned_first_by_whatever_sweeper_comes(connection: Connection, database_url: str) -> None:
+    """Each sweeper lives for one sweep: none watches for a whole lease."""
+    (job,) = await insert(connection, "any")
+    taken = await take_next(connection, "anna", timedelta(seconds=0.4))
+    assert taken
+
+    async def is_dead() -> bool:
+        session = Session(database_url, "test")
+        sweeper = Sweeper(Store(session), retention=604800)
+        await sweeper.observe()
+        await sweeper.sweep()
+        await session.close()
+        return bool((await row_of(connection, job))["status"] == "queued")
+
+    await eventually(is_dead)
+    assert (await row_of(connection, job))["crashes"] == 1
+
+
+async def test_a_guest_whose_database_was_away_for_long_comes_back(connection: Connection, database_url: str) -> None:
+    (job,) = await insert(connection, "any")
+    taken = await take_next(connection, "anna", timedelta(minutes=5))
+    assert taken
+    away = "update pushq.supervisors set lease_until = clock_timestamp() - interval '1 hour'"
+    await connection.execute(away)
+    with supervising(database_url, SWEEP_INTERVAL="0.1"):
+        await finished(connection, *await insert(connection, "echo"))
+        await eventually(
+            lambda: connection.fetchval("select pid = -1 from pushq.supervisors where name = 'guest:anna'")
+        )
+        assert await connection.fetchval("select pushq.extend($1, $2)", job, taken["token"])
+        assert await connection.fetchval("select pid from pushq.supervisors where name = 'guest:anna'") == 0
+    assert await finish(connection, job, taken["token"], "succeeded")
+
+
+async def test_a_guest_that_lost_its_jobs_to_a_cancel_is_forgotten_after_its_lease(
+    connection: Connection, database_url: str
+) -> None:
+    (job,) = await insert(connection, "any")
+    await take_next(connection, "anna", timedelta(seconds=0.1))
+    assert await connection.fetchval("select pushq.cancel($1)", job) == "cancelled"
+    await sweep_until_dead(database_url)
+
+
+async def test_jobs_that_crash_with_guests_alone_fail_after_the_third(
+    connection: Connection, database_url: str
+) -> None:
+    (job,) = await insert(connection, "any")
+    for crashes in (1, 2, 3):
+        taken = await take_next(connection, f"guest {crashes}", timedelta(seconds=0.05))
+        assert taken
+        await sweep_until_dead(database_url)
+        assert (await row_of(connection, job))["crashes"] == crashes
+    assert (await row_of(connection, job))["status"] == "failed"
+
+
+async def test_a_payload_that_cannot_be_read_fails_and_the_next_is_taken(connection: Connection) -> None:
+    await connection.execute(
+        """insert into pushq.jobs (task, payload, queue)
+        select 'any', ('{"a": [' || repeat('1e100000, ', 30) || '1]}')::jsonb, 'default' from generate_series(1, 3)"""
+    )
+    (good,) = await insert(connection, "any")
+    taken = await take_next(connection)
+    assert taken
+    assert taken["id"] == good
+    rows = await connection.fetch("select status, error from pushq.jobs where id <> $1", good)
+    assert {(row["status"], row["error"]) for row in rows} == {
+        ("failed", "PayloadError: its numbers have too many digits; send them as strings")
+    }
+
+
+async def test_names_that_guests_take_are_not_kept(connection: Connection) -> None:
+    """They come from producers."""
+    for job in await insert(connection, "any", 3, queue="producer's"):
+        await connection.fetchval("select pushq.take($1, 'anna')", job)
+    assert await connection.fetchval("select count(*) from pushq.queues") == 0
+    assert await connection.fetchval("select count(*) from pushq.tasks") == 0
+
+
+async def test_a_job_that_a_pool_is_about_to_detach_is_still_held(connection: Connection, database_url: str) -> None:
+    with supervising(database_url):
+        (job,) = await insert(connection, "detach.late", payload={"seconds": 1})
+        running = "select token from pushq.jobs where id = $1 and status = 'running'"
+        token = await eventually(lambda: connection.fetchval(running, job))
+        assert await connection.fetchval("select pushq.extend($1, $2)", job, token)
+        assert not await connection.fetchval("select pushq.extend($1, $2)", job, uuid4())
 
 
 async def test_a_guest_that_extends_its_lease_keeps_its_job(connection: Connection, database_url: str) -> None:

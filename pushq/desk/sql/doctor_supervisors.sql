@@ -1,7 +1,7 @@
--- alive: how many supervisors are, without guests. waiting: whether a job of priority 0 has been due for 10 seconds. dead: supervisors whose
+-- alive: how many supervisors are, guests included. waiting: whether a job of priority 0 has been due for 10 seconds. dead: supervisors whose
 -- leases ran out more than a minute ago and that still have jobs. paused: the queues that are paused.
 select
-    (select count(*) from pushq.supervisors where lease_until > now() and pid <> 0) as alive,
+    (select count(*) from pushq.supervisors where lease_until > now()) as alive,
     exists (
         select from pushq.jobs_unfinished
         where status = 'queued' and apart is null and priority = 0 and run_at <= now() - interval '10 seconds'

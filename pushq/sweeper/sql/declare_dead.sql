@@ -6,6 +6,6 @@ where name = any(array(
     from pushq.supervisors as supervisor
     join unnest($1::text[], $2::bigint[]) as seen (name, heartbeat)
         on seen.name = supervisor.name and seen.heartbeat = supervisor.heartbeat
-    where supervisor.lease_until not between clock_timestamp() and clock_timestamp() + supervisor.lease
+    where supervisor.pid <> 0 and supervisor.lease_until not between clock_timestamp() and clock_timestamp() + supervisor.lease
     for update of supervisor skip locked))
 returning name
