@@ -45,6 +45,18 @@ class UnusableConnection(PushqError):
     """What `Queue` was given is no connection that can insert a job: another driver's, something else, or closed."""
 
 
+class JobUnknown(PushqError):
+    """Nobody may wait for the job: there is none with the id, or it cannot be seen."""
+
+
+class KeyTaken(PushqError):
+    """A job was not inserted: an unfinished job has the same unique_key or id."""
+
+
+class WaitTimeout(PushqError, TimeoutError):
+    """A job was not finished in time. The message tells what the job is doing. The job goes on."""
+
+
 class ResultError(PushqError):
     """A handler returned a value that cannot be stored as JSON."""
 

@@ -96,6 +96,15 @@ class OutcomeRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WaitersNotTold(Event):
+    """The ends of jobs could not be told to those that wait. Each looks again within seconds."""
+
+    level: ClassVar[Level] = "warning"
+    jobs: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomesHeldUp(Event):
     """Other sessions have locked the rows of ended jobs. The outcomes are written when the rows are free."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from pushq.database.statements import statement
@@ -13,6 +14,9 @@ from pushq.producers import COPY, COPY_SYNC, INSERT, INSERT_SYNC
 from pushq.producers.connections import AsyncConnection, HasSetAutocommit, SyncConnection
 from pushq.producers.rows import parts
 from pushq.written import text_of
+
+if TYPE_CHECKING:
+    from pushq.waiting import Ended
 
 
 class Queue:
@@ -48,6 +52,41 @@ class Queue:
         run = INSERT.way(connection.__class__)
         columns = columns_of(jobs, self._name)
         return await run(connection, statement("insert"), columns) if columns else []
+
+    async def wait(
+        self,
+        job_id: UUID,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as asyncio.wait_for has it
+        url: str | None = None,
+    ) -> Ended:
+        """Waits until the job is finished, and returns its end.
+
+        The INSERT must be committed. timeout: seconds; None: for ever. url: of the database; None: the one of the
+        settings, `PUSHQ_DATABASE_URL`. All waits of an event loop share two connections. A wait that is cancelled
+        leaves nothing behind, and the job goes on.
+
+        Raises WaitTimeout, whose message tells what the job is doing; JobUnknown if there is no such job, or if its
+        row is deleted meanwhile; and DatabaseTrouble if the database cannot be asked.
+        """
+        from pushq.waiting import waiting_here  # noqa: PLC0415 - producers that wait for nothing import no driver
+
+        return await waiting_here(url).wait(job_id, timeout)
+
+    async def run(
+        self,
+        job: NewJob,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as above
+        url: str | None = None,
+    ) -> Ended:
+        """Inserts a job, in a transaction of its own, waits until the job is finished, and returns its end.
+
+        Raises like wait, and KeyTaken if an unfinished job has the same unique_key or id.
+        """
+        from pushq.waiting import waiting_here  # noqa: PLC0415 - as above
+
+        return await waiting_here(url).run(columns_of([job], self._name), timeout)
 
     def insert_sync(self, job: NewJob, *, connection: SyncConnection) -> UUID | None:
         """The same as insert, where nothing is asynchronous.

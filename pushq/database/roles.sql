@@ -73,17 +73,19 @@ begin
     revoke execute on function
         pushq.make_days(int), pushq.retire_days(interval), pushq.tenant_of(name), pushq.may_touch(text), pushq.grant_to_tenants(),
         pushq.separate_tenants(), pushq.unite_tenants(), pushq.delete_tenant(text, int), pushq.cancel(uuid, text), pushq.retry(uuid, text),
-        pushq.reprioritize(uuid, int), pushq.reschedule(uuid, timestamptz), pushq.change(uuid, text, text)
+        pushq.reprioritize(uuid, int), pushq.reschedule(uuid, timestamptz), pushq.change(uuid, text, text),
+        pushq.watch(uuid, text), pushq.unwatch(uuid, text)
         from public;
 
     grant insert (
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
-        submitted_by
+        submitted_by, waiters
     ) on pushq.jobs to {producer};
     grant select (id) on pushq.jobs to {producer};
     grant execute on function
         pushq.uuidv7(), pushq.broken_rule, pushq.refuse_job(text), pushq.may_have_long_numbers(jsonb),
-        pushq.is_too_long(jsonb), pushq.gate_clock(), pushq.ring_bell(text), pushq.ring(text) to {producer};
+        pushq.is_too_long(jsonb), pushq.gate_clock(), pushq.ring_bell(text), pushq.ring(text),
+        pushq.are_channels(text[]), pushq.watch(uuid, text), pushq.unwatch(uuid, text) to {producer};
     -- For the check that program and schema fit.
     grant select on pushq.migrations to {producer};
     grant execute on function pushq.schema_version() to {producer}, {observer};

@@ -43,6 +43,7 @@ from pushq.pool.recalls import Recalls
 from pushq.pool.roster import Roster
 from pushq.pool.solo import run_suspects
 from pushq.pool.store import Claimant, Store
+from pushq.pool.teller import Teller
 from pushq.pool.worker import Worker
 from pushq.task import Tasks
 
@@ -62,19 +63,23 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
     apart = Session(assignment.url, f"{name}: outcomes apart", settings={"lock_timeout": LOCK_WAIT})
     notifications = Session(assignment.listen_url, f"{name}: listens")
     store = Store(claims)
+    teller = Teller(store)
     intake, attempts = Intake(assignment.concurrency), Attempts(partial(_payload, store), tasks.middleware_of_app)
     roster.attempts = attempts
-    pool = Pool(assignment, claimant, tasks, store, Store(outcomes), Store(apart), notifications, intake, attempts)
+    by_outcome = Store(outcomes, teller.put), Store(apart, teller.put)
+    pool = Pool(assignment, claimant, tasks, store, *by_outcome, notifications, intake, attempts)
     keeper = FigureKeeper(assignment.concurrency, pool.is_draining)
     try:
         with subscribe(keeper):
             async with anyio.create_task_group() as around:
                 around.start_soon(pool.obey, link, around)
+                around.start_soon(teller.run)
                 if unable := await pool.begin(link, around):
                     await link.send(unable)
                 elif not pool.beginning.cancel_called:
                     around.start_soon(keeper.report, link, pool.intake)
                     await (pool.run_suspects() if assignment.solo else pool.run())
+                await teller.tell()
                 await pool.lifespan.leave(by=pool.deadline)
                 around.cancel_scope.cancel()
             if pool.lifespan.error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
+from pushq.database.session import Session
 from pushq.database.speaker import Speaker
 from pushq.errors import ValueRefused
 from pushq.job import Job
@@ -39,7 +40,11 @@ class Outlook:
 
 
 class Store(Speaker):
-    """Claims, the gate, outcomes."""
+    """Claims, the gate, outcomes. tell: takes what is to be told to those that wait for jobs, after the commit."""
+
+    def __init__(self, session: Session, tell: Callable[[Sequence[str]], None] = lambda _: None) -> None:
+        super().__init__(session)
+        self._tell = tell
 
     # Claims ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +151,12 @@ class Store(Speaker):
             _unless_all(None, [outcome.traceback for outcome in outcomes]),
             _unless_all(None, [outcome.result for outcome in outcomes]),
         )
+        if row["told"]:
+            self._tell(row["told"])
         return _refused(outcomes, row["places"])
+
+    async def tell(self, told: Sequence[str]) -> None:
+        await self._fetch("tell", told)
 
     async def _give_back(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         row = await self._one(

@@ -27,7 +27,7 @@ select count(*) from ended
 
 async def test_the_recipes_sql_does_what_it_says(connection: Connection) -> None:
     text = (ROOT / "docs" / "how-to" / "recipes.md").read_text()
-    urgent, sooner, purge, retry, cron, chain, result, *_ = blocks("sql", text)
+    urgent, sooner, purge, retry, cron, chain, *_ = blocks("sql", text)
 
     await insert(connection, "mail.order", correlation_id="order 66")
     await connection.execute(urgent)
@@ -54,18 +54,7 @@ async def test_the_recipes_sql_does_what_it_says(connection: Connection) -> None
         await connection.execute(once)
         assert await count(connection) == before + 1
 
-    await connection.execute("insert into pushq.jobs (id, task) values ($1, 'x')", JOB)
-    assert await connection.fetchval(result) == "queued"
     await connection.execute(purge)
-
-
-async def test_whoever_waits_for_a_result_gets_it(database_url: str, connection: Connection) -> None:
-    names = named("Wait for a result")
-    (job,) = await insert(connection, "echo")
-    async with asyncpg.create_pool(database_url, min_size=1) as pool, asyncio.TaskGroup() as group:
-        waiting = group.create_task(names["wait_for"](job, pool))
-        await connection.execute("select pushq.cancel($1)", job)
-    assert waiting.result()["status"] == "cancelled"
 
 
 async def test_calls_begin_a_tenth_of_a_second_apart(database_url: str, connection: Connection) -> None:

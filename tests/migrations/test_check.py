@@ -65,12 +65,12 @@ RIGHTS = {
     ),
     "revoke insert (payload) on pushq.jobs from {producer}": "producer: insert on jobs.payload",
     "revoke execute on all functions in schema pushq from public, {producer}": (
+        "producer: execute on are_channels(text[]), "
         "producer: execute on broken_rule(text, jsonb, text, timestamp with time zone, integer, interval, text, text, "
         "text, text, text, integer, integer, integer, timestamp with time zone, timestamp with time zone, date, text, "
         "integer, uuid), producer: execute on gate_clock(), producer: execute on is_too_long(jsonb), "
         "producer: execute on may_have_long_numbers(jsonb), producer: execute on refuse_job(text), "
-        "producer: execute on ring(text), producer: execute on ring_bell(text), "
-        "producer: execute on schema_version() and 1 more"
+        "producer: execute on ring(text), producer: execute on ring_bell(text) and 4 more"
     ),
     "revoke update on pushq.queues from {worker}": "worker: update on queues",
     "revoke execute on function pushq.make_days(int) from {worker}": "worker: execute on make_days(integer)",

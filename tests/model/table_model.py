@@ -82,6 +82,7 @@ class Row:
     failures: int = 0
     crashes: int = 0
     payload_is_too_long: bool | None = None
+    waiters: list[str] | None = None
     started_at: Moment | None = None
     finished_at: Moment | None = None
     supervisor: str | None = None

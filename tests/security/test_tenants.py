@@ -652,6 +652,29 @@ async def test_a_tenant_changes_its_own_jobs_and_learns_nothing_of_another_s(
             await acme.execute(f"select pushq.change('{before}', 'queued', 'cancelled')")
 
 
+async def test_a_tenant_waits_for_its_own_jobs_and_hears_nothing_of_another_s(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    heard = asyncio.Queue[str]()
+    async with (
+        session(database_url, app, "acme") as acme,
+        session(database_url, app, "globex") as globex,
+        session(database_url, app) as nobody,
+    ):
+        job = await submit(acme, "acme", waiters=["pushq_acme"])
+        for stranger in (globex, nobody):
+            await stranger.add_listener("pushq_globex", lambda *told: heard.put_nowait(told[3]))
+            assert not await stranger.fetchval("select pushq.watch($1, 'pushq_globex')", job)
+            await stranger.execute("select pushq.unwatch($1, 'pushq_acme')", job)
+        await acme.add_listener("pushq_acme", lambda *told: heard.put_nowait(told[3]))
+        assert await acme.fetchval("select pushq.watch($1, 'pushq_acme')", job)
+        assert await connection.fetchval("select waiters from pushq.jobs where id = $1", job) == ["pushq_acme"]
+        await connection.execute("select pushq.cancel($1)", job)
+        assert await asyncio.wait_for(heard.get(), 5) == f"{job} cancelled"
+        assert heard.empty()
+        assert not await acme.fetchval("select pushq.watch($1, 'pushq_acme')", uuid4())
+
+
 async def test_of_jobs_with_one_id_a_tenant_changes_its_own(
     connection: Connection, database_url: str, app: str
 ) -> None:

@@ -353,7 +353,7 @@ BUGS: dict[str, Callable[[], None]] = {
 IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "claim-without-lock": (("pushq.lock_ordinary", "for no key update skip locked", ""),),
     "claim-without-lease": (("pushq.lock_claimable", "live.lease_until > now()", "true"),),
-    "finish-without-token": (("pushq.end_jobs", "(job.token = outcome.token or outcome.token is null)", "true"),),
+    "finish-without-token": (("pushq.end_quietly", "(job.token = outcome.token or outcome.token is null)", "true"),),
     "same-attempt-again": (
         (
             "pushq.claim_locked",

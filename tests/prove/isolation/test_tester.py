@@ -26,7 +26,7 @@ PLANTED = {
         NO_ORDER,
     ),
     "a finish without the token ends a job that was taken away": (
-        ("pushq.end_jobs", "(job.token = outcome.token or outcome.token is null)", "true"),
+        ("pushq.end_quietly", "(job.token = outcome.token or outcome.token is null)", "true"),
         ("finish", "sweep"),
         NO_ORDER,
     ),
@@ -87,7 +87,7 @@ async def test_a_planted_bug_is_caught(stage: Stage, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("batches", "statement", "order"),
     [
-        ("finishes", "pushq.end_jobs", "order by given.id"),
+        ("finishes", "pushq.end_quietly", "order by given.id"),
         ("retries", "pushq.give_back", "order by given.id"),
         ("inserts", "insert", "order by unique_key, tenant_id, case when unique_key is null then id end, position"),
         ("registrations", "register", "order by name"),

@@ -69,9 +69,11 @@ FOUND_WITHIN = 200
 """Histories. What needs several rare things in a row is looked for in tests/isolation, by every order of few steps."""
 
 BUGS = {
-    "finishes without the token": Bug("pushq.end_jobs", "(job.token = outcome.token or outcome.token is null)", "true"),
+    "finishes without the token": Bug(
+        "pushq.end_quietly", "(job.token = outcome.token or outcome.token is null)", "true"
+    ),
     "forgets the token of what is finished": Bug(
-        "pushq.end_jobs", "case when kind <> 'crashed' then token end", "null"
+        "pushq.end_quietly", "case when kind <> 'crashed' then token end", "null"
     ),
     "charges a snooze as a failure": Bug("pushq.give_back", "outcome.kind = 'retried'", "outcome.kind <> 'released'"),
     "delays what is released": Bug("pushq.give_back", "case when outcome.kind = 'released'", "case when false"),
@@ -100,7 +102,7 @@ BUGS = {
     "takes the jobs of the pool's neighbours": Bug("requeue", "or pool = $2", "or pool > 0"),
     "folds anew what was folded": Bug("fold", "sums.jobs + excluded.jobs", "excluded.jobs"),
     "does not count who was cancelled": Bug(
-        "pushq.end_jobs", "count(*) as jobs", "count(*) filter (where is_attempt) as jobs"
+        "pushq.end_quietly", "count(*) as jobs", "count(*) filter (where is_attempt) as jobs"
     ),
     "resumes every queue": Bug("pushq.resume", "known.name = resume.queue and "),
     "retires a day that may still be young": Bug(

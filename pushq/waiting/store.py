@@ -1,0 +1,22 @@
+"""A waiter's statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from pushq.database.speaker import Speaker
+
+
+class Store(Speaker):
+    async def watch(self, job_ids: Iterable[UUID], channel: str) -> set[UUID]:
+        """The ids of the jobs whose end will be told."""
+        return {row["id"] for row in await self._fetch("watch", list(job_ids), channel)}
+
+    async def unwatch(self, job_ids: Iterable[UUID], channel: str) -> None:
+        await self._fetch("unwatch", list(job_ids), channel)
+
+    async def ends(self, job_ids: Iterable[UUID]) -> dict[UUID, Any]:
+        """The rows of ends.sql, by id."""
+        return {row["id"]: row for row in await self._fetch("ends", list(job_ids))}

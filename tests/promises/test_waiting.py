@@ -1,0 +1,274 @@
+"""Whoever waits for a job is told when it ends, without polling, and learns nothing of another's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from pushq import NewJob, Queue
+from pushq.errors import DatabaseTrouble, JobUnknown, KeyTaken, WaitTimeout
+from pushq.waiting import Waiting
+from tests.support.jobs import Connection, has_count, insert
+from tests.support.proxy import proxied
+from tests.support.supervisors import supervising
+from tests.support.waiting import eventually
+
+TOLD = 2.0
+"""Seconds within which a wait ends that was told. The next look would come after five."""
+QUEUE = Queue()
+
+
+@pytest.fixture
+async def waiting(database_url: str) -> Waiting:
+    return Waiting(database_url, database_url)
+
+
+async def waiters(connection: Connection) -> int:
+    return int(await connection.fetchval("select count(*) from pushq.jobs where waiters is not null"))
+
+
+# Told ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "payload", "status", "result"),
+    [
+        ("echo", {"value": 7}, "succeeded", {"value": 7}),
+        ("fail", {}, "failed", None),
+        ("sleep", {"seconds": 0.3}, "succeeded", "slept"),
+    ],
+)
+async def test_a_wait_ends_with_the_job_and_tells_its_end(
+    connection: Connection, database_url: str, task: str, payload: dict[str, Any], status: str, result: object
+) -> None:
+    with supervising(database_url):
+        (job,) = await insert(connection, task, payload=payload)
+        ended = await QUEUE.wait(job, timeout=10, url=database_url)
+        again = await QUEUE.run(NewJob(task, payload), timeout=10, url=database_url)
+    assert (ended.id, ended.task, ended.status, ended.result) == (job, task, status, result)
+    assert (again.status, again.result) == (status, result)
+    assert (ended.error is None) == (status == "succeeded")
+    assert await waiters(connection) == 0
+
+
+async def test_of_many_waits_before_during_and_after_the_end_all_end_soon(
+    connection: Connection, database_url: str, waiting: Waiting
+) -> None:
+    with supervising(database_url):
+        jobs = await insert(connection, "sleep", 100, payload={"seconds": 0.05})
+        jobs += await insert(connection, "echo", 400)
+        began = time.monotonic()
+        ended = await asyncio.gather(*(waiting.wait(job, 10) for job in jobs * 2))
+        assert time.monotonic() - began < TOLD + 2
+        after = await asyncio.gather(*(waiting.wait(job, 10) for job in jobs))
+    assert [one.id for one in ended] == jobs * 2
+    assert {one.status for one in [*ended, *after]} == {"succeeded"}
+    sessions = (
+        "select count(*) from pg_stat_activity where application_name ~ '^pushq waits' and datname = current_database()"
+    )
+    assert await connection.fetchval(sessions) == 2
+
+
+@pytest.mark.parametrize("call", ["cancel($1)", "finish($1, token, 'failed')", "change($1, 'running', 'cancelled')"])
+async def test_an_end_by_hand_is_told_at_once(connection: Connection, waiting: Waiting, call: str) -> None:
+    (job,) = await insert(connection, "any")
+    await connection.fetchval("select pushq.take($1, 'anna')", job)
+    wait = asyncio.create_task(waiting.wait(job, 10))
+    await eventually(lambda: waiters(connection))
+    began = time.monotonic()
+    await connection.execute(f"select pushq.{call} from pushq.jobs where id = $1", job)
+    assert (await wait).status in ("cancelled", "failed")
+    assert time.monotonic() - began < TOLD
+
+
+async def test_a_third_crash_is_told(connection: Connection, database_url: str, waiting: Waiting) -> None:
+    (job,) = await insert(connection, "die")
+    with supervising(database_url):
+        ended = await waiting.wait(job, 20)
+    assert ended.status == "failed"
+    assert "ProcessDied" in str(ended.error)
+
+
+async def test_a_job_that_goes_on_is_waited_for_further(connection: Connection, database_url: str) -> None:
+    with supervising(database_url):
+        (job,) = await insert(connection, "fail.until", payload={"attempt": 3})
+        ended = await QUEUE.wait(job, timeout=10, url=database_url)
+    assert (ended.status, ended.attempt) == ("succeeded", 3)
+
+
+async def test_in_any_language_the_channel_is_given_with_the_insert(database_url: str) -> None:
+    channel, heard = f"pushq_{uuid4().hex}", list[str]()
+    app = await asyncpg.connect(database_url)
+    await app.add_listener(channel, lambda *arguments: heard.append(arguments[3]))
+    with supervising(database_url):
+        job = await app.fetchval(
+            "insert into pushq.jobs (task, waiters) values ('echo', array[$1]) returning id", channel
+        )
+
+        async def is_heard() -> bool:
+            return bool(heard)
+
+        await eventually(is_heard)
+    assert heard == [f"{job} succeeded"]
+    await app.close()
+
+
+# Lost ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_that_is_lost_costs_the_next_look(connection: Connection, waiting: Waiting) -> None:
+    (job,) = await insert(connection, "any")
+    wait = asyncio.create_task(waiting.wait(job, 20))
+    await eventually(lambda: waiters(connection))
+    await connection.execute("begin; set local pushq.notify = 'off'")
+    await connection.execute(f"select pushq.cancel('{job}')")
+    await connection.execute("commit")
+    assert (await wait).status == "cancelled"
+
+
+async def test_a_wait_outlives_a_lost_connection(connection: Connection, database_url: str) -> None:
+    async with proxied(database_url) as proxy:
+        waiting = Waiting(proxy.url, proxy.url)
+        (job,) = await insert(connection, "any")
+        wait = asyncio.create_task(waiting.wait(job, 20))
+        await eventually(lambda: waiters(connection))
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name ~ '^pushq waits' and datname = current_database()"
+        )
+        await connection.execute("select pushq.cancel($1)", job)
+        assert (await wait).status == "cancelled"
+
+
+async def test_a_pool_that_is_killed_after_the_end_costs_the_next_look(
+    connection: Connection, database_url: str, waiting: Waiting
+) -> None:
+    """The end is committed, and the telling is kept from happening by the death of the pool."""
+    with supervising(database_url) as supervisor:
+        await connection.execute(
+            "create schema others; create function others.slow() returns trigger language plpgsql as "
+            "$$ begin if new.status = 'succeeded' then perform pg_sleep(0.3); end if; return new; end $$;"
+            "create trigger slow after insert on pushq.jobs for each row execute function others.slow()"
+        )
+        (job,) = await insert(connection, "echo")
+        wait = asyncio.create_task(waiting.wait(job, 20))
+        await eventually(
+            lambda: connection.fetchval("select count(*) from pg_stat_activity where wait_event = 'PgSleep'")
+        )
+        for pool in supervisor.pools:
+            os.kill(pool, signal.SIGKILL)
+        assert (await wait).status == "succeeded"
+
+
+# Not --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_wait_that_is_given_up_leaves_nothing_and_tells_what_the_job_is_doing(
+    connection: Connection, waiting: Waiting
+) -> None:
+    (queued, later, held) = await insert(connection, "any", 3)
+    await connection.execute("update pushq.jobs set run_at = now() + interval '1 hour' where id = $1", later)
+    await connection.execute("select pushq.take($1, 'anna')", held)
+    says = {
+        queued: "it is queued in 'default', and is due",
+        later: "it is queued in 'default', and is due in 3",
+        held: "it has been running for ",
+    }
+    for job, what in says.items():
+        with pytest.raises(WaitTimeout, match=f"Job {job} was not finished within 0.3 s: ") as given_up:
+            await waiting.wait(job, 0.3)
+        assert what in str(given_up.value)
+    cancelled = asyncio.create_task(waiting.wait(queued))
+    await eventually(lambda: waiters(connection))
+    cancelled.cancel()
+    assert await eventually(
+        lambda: connection.fetchval("select count(*) = 0 from pushq.jobs where waiters is not null")
+    )
+
+
+async def test_a_job_that_is_unknown_or_not_committed_or_deleted_is_told_as_such(
+    connection: Connection, database_url: str, waiting: Waiting
+) -> None:
+    with pytest.raises(JobUnknown, match="nobody has inserted one with this id, the INSERT is not committed"):
+        await waiting.wait(uuid4(), 10)
+    app = await asyncpg.connect(database_url)
+    async with app.transaction():
+        (job,) = await insert(app, "any")
+        with pytest.raises(JobUnknown):
+            await waiting.wait(job, 10)
+    wait = asyncio.create_task(waiting.wait(job, 20))
+    await eventually(lambda: waiters(connection))
+    await connection.execute("delete from pushq.jobs where id = $1", job)
+    with pytest.raises(JobUnknown, match="was deleted"):
+        await wait
+    await app.close()
+    with pytest.raises(TypeError, match="A job's id is a UUID, not a str"):
+        await waiting.wait(str(job))  # type: ignore[arg-type]
+
+
+async def test_a_key_that_is_taken_is_told(connection: Connection, database_url: str) -> None:
+    await insert(connection, "any", unique_key="one")
+    with pytest.raises(KeyTaken):
+        await QUEUE.run(NewJob("any", unique_key="one"), url=database_url)
+
+
+async def test_a_database_that_cannot_be_asked_is_told_at_once(database_url: str) -> None:
+    with pytest.raises(DatabaseTrouble):
+        await Queue().wait(
+            uuid4(), url=f"{database_url}&connect_timeout=1".replace("/pushq_test", "/nobody_pushq_test")
+        )
+
+
+@pytest.mark.parametrize(
+    "channels",
+    ["'{}'", "array['mine']", "array[null]", "array['pushq_A']", "array['pushq_a b']", "array['pushq_']",
+     "array['pushq_' || repeat('x', 58)]", "array_fill('pushq_a'::text, array[17])"],
+)  # fmt: skip
+async def test_what_is_no_channel_is_refused(connection: Connection, channels: str) -> None:
+    """A name that pg_notify refuses would refuse the outcome."""
+    with pytest.raises(asyncpg.CheckViolationError) as refused:
+        await connection.execute(f"insert into pushq.jobs (task, waiters) values ('any', {channels})")
+    assert refused.value.constraint_name == "jobs_waiters_are_1_to_16_channels"
+    if not channels.startswith(("'{}'", "array_fill")):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="is no channel"):
+            await connection.execute(f"select pushq.watch(gen_random_uuid(), ({channels}::text[])[1])")
+
+
+async def test_a_channel_that_was_written_by_hand_harms_no_outcome(connection: Connection, database_url: str) -> None:
+    (job,) = await insert(connection, "echo")
+    await connection.execute(
+        "alter table pushq.jobs_unfinished disable trigger zz_check_job;"
+        "update pushq.jobs set waiters = array[repeat('x', 100), '', null, 'pushq_good', 'pushq bad'];"
+        "alter table pushq.jobs_unfinished enable always trigger zz_check_job"
+    )
+    with supervising(database_url):
+        ended = await QUEUE.wait(job, timeout=10, url=database_url)
+    assert ended.status == "succeeded"
+
+
+async def test_the_seventeenth_who_waits_looks_now_and_then(connection: Connection, database_url: str) -> None:
+    (job,) = await insert(connection, "any")
+    waits = [asyncio.create_task(Waiting(database_url, database_url).wait(job, 20)) for _ in range(17)]
+    full = "select count(*) from pushq.jobs where cardinality(waiters) = 16"
+    await eventually(lambda: connection.fetchval(full))
+    await asyncio.sleep(0.2)
+    await connection.execute("select pushq.cancel($1)", job)
+    assert {one.status for one in await asyncio.gather(*waits)} == {"cancelled"}
+
+
+async def test_a_retried_job_tells_nobody_who_was_told_before(connection: Connection, waiting: Waiting) -> None:
+    (job,) = await insert(connection, "any")
+    wait = asyncio.create_task(waiting.wait(job, 10))
+    await eventually(lambda: waiters(connection))
+    await connection.execute("select pushq.cancel($1)", job)
+    await wait
+    await connection.execute("select pushq.retry($1)", job)
+    await has_count(connection, 1, "status = 'queued' and waiters is null")
+    assert isinstance(job, UUID)
