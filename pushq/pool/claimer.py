@@ -17,7 +17,6 @@ from pushq.database.patience import Outage, is_rejection, piecewise, reconnect_d
 from pushq.errors import DatabaseTrouble, StatementRolledBack, UnexpectedState
 from pushq.events import JobsClaimed, JobsPassedOver, publish
 from pushq.job import Job
-from pushq.outcome import released
 from pushq.pool.attention import Attention
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
@@ -27,6 +26,7 @@ from pushq.pool.loads import Loads
 from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
 from pushq.pool.passed_over import PassedOver
+from pushq.pool.recalls import given_back
 from pushq.pool.sleeper import LINGER, Sleeper
 from pushq.pool.store import Claimant, Store
 
@@ -132,7 +132,7 @@ class Claimer:
 
     def _give_back(self) -> None:
         for job in self._intake.give_back():
-            self._outbox.put(released(job))
+            self._outbox.put(given_back(job))
 
     async def _leave(self) -> None:
         """Shuts the gate: a pool that ends is not idle, and inserters need not ring."""

@@ -18,7 +18,7 @@ from time import monotonic
 
 from pushq.events import JobRecalled, publish
 from pushq.job import Job
-from pushq.outcome import Outcome, cancelled_by_hand
+from pushq.outcome import Outcome, cancelled_by_hand, released
 from pushq.pool.attempts import Attempts
 from pushq.pool.intake import Intake
 from pushq.recalled import recalled
@@ -65,6 +65,11 @@ def end_unbegun(job: Job) -> Outcome:
     recalled.discard(job.fence)
     publish(JobRecalled(job.id, job.task, "did not begin", 0.0))
     return cancelled_by_hand(job)
+
+
+def given_back(job: Job) -> Outcome:
+    """The outcome of a job that no worker has begun, and none will."""
+    return end_unbegun(job) if job.fence in recalled else released(job)
 
 
 def end_recalled(outcome: Outcome) -> Outcome:

@@ -46,8 +46,8 @@ class Worker:
                 await self._outbox.wait_room()
 
     async def _run_batch(self, jobs: list[Job]) -> None:
-        outcomes = [end_unbegun(job) for job in jobs if job.fence in recalled]
-        rest = [job for job in jobs if job.fence not in recalled] if outcomes else jobs
+        rest = [job for job in jobs if job.fence not in recalled] if recalled else jobs
+        outcomes = [end_unbegun(job) for job in jobs if job.fence in recalled] if recalled else []
         made = [released(job) for job in rest]
         try:
             made = await self._attempts.make_batch(rest, self._tasks.find(jobs[0].task))
