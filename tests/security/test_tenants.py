@@ -304,7 +304,10 @@ async def test_parts_of_the_index_that_were_built_before_are_taken_and_new_days_
 ) -> None:
     for row in await connection.fetch(PARTS):
         await connection.execute(row["format"])
-    parts = "select indexrelid from pg_index join pg_class on oid = indexrelid where relname ~ '^jobs_.*_of_tenant'"
+    parts = (
+        "select indexrelid from pg_index join pg_class on oid = indexrelid "
+        "where relname ~ '^jobs_.*_of_tenant' order by 1"
+    )
     built = await connection.fetch(parts)
     await connection.execute("select pushq.separate_tenants(); select pushq.make_days(5)")
     of_parent = "select count(*) from pg_inherits where inhparent = 'pushq.jobs_of_tenant'::regclass"
