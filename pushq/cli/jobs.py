@@ -21,10 +21,11 @@ from pushq.cli.desk import at_desk
 from pushq.cli.options import ListsByItself, Seconds, WholeNumber, as_json
 from pushq.cli.output import Progress, Row, show_rows
 from pushq.desk import CHANGED, LONGEST_SEARCH, Desk, Filter, Listing, Place
-from pushq.errors import UsageError
+from pushq.errors import JobUnknown, UsageError
 from pushq.exporter.lines import printable
 from pushq.job import NewJob, Status
-from pushq.settings import TEN_YEARS
+from pushq.settings import TEN_YEARS, Settings
+from pushq.waiting import Waiting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -131,23 +132,35 @@ def _telling_of(job_id: UUID, *, waits: bool) -> Iterator[None]:
 
 
 async def _wait_finished(desk: Desk, job_id: UUID) -> Row:
-    progress, began = Progress(), anyio.current_time()
+    settings = Settings.load()
+    waiting, progress = Waiting(settings.url, settings.listen_url), Progress()
     try:
-        return await _poll(desk, job_id, progress, began)
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(_show_waiting, desk, job_id, progress)
+            is_known = await _ends(waiting, job_id)
+            beside.cancel_scope.cancel()
     finally:
         progress.end()
+    row = await desk.find(job_id) if is_known else None
+    if row is None:
+        raise UsageError(f"Job {job_id} was deleted during the wait.")
+    return row
 
 
-async def _poll(desk: Desk, job_id: UUID, progress: Progress, began: float) -> Row:
-    while True:
-        row = await desk.find(job_id)
-        if row is None:
-            raise UsageError(f"Job {job_id} was deleted during the wait.")
-        if Status(row["status"]).is_finished:
-            return row
-        waited = anyio.current_time() - began
-        progress.show(f"{job_id} {row['status']} {waited:.0f} s")
-        await anyio.sleep(min(1.0, 0.05 + waited / 10))
+async def _ends(waiting: Waiting, job_id: UUID) -> bool:
+    """Waits for the job. Returns False if there is no such job any more."""
+    try:
+        await waiting.wait(job_id)
+    except JobUnknown:
+        return False
+    return True
+
+
+async def _show_waiting(desk: Desk, job_id: UUID, progress: Progress) -> None:
+    began = anyio.current_time()
+    while row := await desk.find(job_id):
+        progress.show(f"{job_id} {row['status']} {anyio.current_time() - began:.0f} s")
+        await anyio.sleep(1)
 
 
 LISTED = ("id", "task", "queue", "status", "attempt", "due", "started", "finished", "worker", "remark")

@@ -246,6 +246,6 @@ def waiting_here(url: str | None = None) -> Waiting:
     """The waits of this event loop at a database. url: None is that of the settings."""
     here = _HERE.setdefault(asyncio.get_running_loop(), {})
     if url not in here:
-        settings = None if url else Settings()
+        settings = None if url else Settings.load()
         here[url] = Waiting(url, url) if not settings else Waiting(settings.url, settings.listen_url)
     return here[url]
