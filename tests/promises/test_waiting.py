@@ -30,6 +30,11 @@ async def waiting(database_url: str) -> Waiting:
     return Waiting(database_url, database_url)
 
 
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushq.waiting.LOOK", 0.5)
+
+
 async def waiters(connection: Connection) -> int:
     return int(await connection.fetchval("select count(*) from pushq.jobs where waiters is not null"))
 
@@ -123,6 +128,7 @@ async def test_in_any_language_the_channel_is_given_with_the_insert(database_url
 # Lost ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick_looks")
 async def test_a_message_that_is_lost_costs_the_next_look(connection: Connection, waiting: Waiting) -> None:
     (job,) = await insert(connection, "any")
     wait = asyncio.create_task(waiting.wait(job, 20))
@@ -147,6 +153,7 @@ async def test_a_wait_outlives_a_lost_connection(connection: Connection, databas
         assert (await wait).status == "cancelled"
 
 
+@pytest.mark.usefixtures("quick_looks")
 async def test_a_pool_that_is_killed_after_the_end_costs_the_next_look(
     connection: Connection, database_url: str, waiting: Waiting
 ) -> None:
@@ -193,6 +200,7 @@ async def test_a_wait_that_is_given_up_leaves_nothing_and_tells_what_the_job_is_
     )
 
 
+@pytest.mark.usefixtures("quick_looks")
 async def test_a_job_that_is_unknown_or_not_committed_or_deleted_is_told_as_such(
     connection: Connection, database_url: str, waiting: Waiting
 ) -> None:
@@ -253,6 +261,7 @@ async def test_a_channel_that_was_written_by_hand_harms_no_outcome(connection: C
     assert ended.status == "succeeded"
 
 
+@pytest.mark.usefixtures("quick_looks")
 async def test_the_seventeenth_who_waits_looks_now_and_then(connection: Connection, database_url: str) -> None:
     (job,) = await insert(connection, "any")
     waits = [asyncio.create_task(Waiting(database_url, database_url).wait(job, 20)) for _ in range(17)]
