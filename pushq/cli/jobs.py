@@ -7,7 +7,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import wraps
@@ -21,7 +21,7 @@ from pushq.cli.desk import at_desk
 from pushq.cli.options import ListsByItself, Seconds, WholeNumber, as_json
 from pushq.cli.output import Progress, Row, show_rows
 from pushq.desk import CHANGED, LONGEST_SEARCH, Desk, Filter, Listing, Place
-from pushq.errors import JobUnknown, UsageError
+from pushq.errors import DatabaseTrouble, JobUnknown, PushqError, UsageError
 from pushq.exporter.lines import printable
 from pushq.job import NewJob, Status
 from pushq.settings import TEN_YEARS, Settings
@@ -137,29 +137,34 @@ async def _wait_finished(desk: Desk, job_id: UUID) -> Row:
     try:
         async with anyio.create_task_group() as beside:
             beside.start_soon(_show_waiting, desk, job_id, progress)
-            is_known = await _ends(waiting, job_id)
+            trouble = await _trouble_of(waiting, job_id)
             beside.cancel_scope.cancel()
     finally:
         progress.end()
-    row = await desk.find(job_id) if is_known else None
+    if trouble and not isinstance(trouble, JobUnknown):
+        raise trouble
+    row = None if trouble else await desk.find(job_id)
     if row is None:
         raise UsageError(f"Job {job_id} was deleted during the wait.")
     return row
 
 
-async def _ends(waiting: Waiting, job_id: UUID) -> bool:
-    """Waits for the job. Returns False if there is no such job any more."""
+async def _trouble_of(waiting: Waiting, job_id: UUID) -> PushqError | None:
+    """Waits for the job. Returns what kept the wait from its end: raised in a task group, it would be a group's."""
     try:
         await waiting.wait(job_id)
-    except JobUnknown:
-        return False
-    return True
+    except PushqError as error:
+        return error
+    return None
 
 
 async def _show_waiting(desk: Desk, job_id: UUID, progress: Progress) -> None:
-    began = anyio.current_time()
-    while row := await desk.find(job_id):
-        progress.show(f"{job_id} {row['status']} {anyio.current_time() - began:.0f} s")
+    began, status = anyio.current_time(), Status.QUEUED.value
+    while True:
+        with suppress(DatabaseTrouble):  # the wait itself tells
+            row = await desk.find(job_id)
+            status = row["status"] if row else "gone"
+        progress.show(f"{job_id} {status} {anyio.current_time() - began:.0f} s")
         await anyio.sleep(1)
 
 

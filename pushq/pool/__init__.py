@@ -79,7 +79,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
                 elif not pool.beginning.cancel_called:
                     around.start_soon(keeper.report, link, pool.intake)
                     await (pool.run_suspects() if assignment.solo else pool.run())
-                await teller.tell()
+                await teller.finish()
                 await pool.lifespan.leave(by=pool.deadline)
                 around.cancel_scope.cancel()
             if pool.lifespan.error:

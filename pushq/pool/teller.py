@@ -17,6 +17,8 @@ from pushq.pool.store import Store
 
 MOST = 10_000
 """What is kept to be told. More is dropped: waiters look again."""
+LAST = 1.0
+"""Seconds for the last telling."""
 
 
 class Teller:
@@ -24,6 +26,7 @@ class Teller:
         self._store = store
         self._told = list[str]()
         self._has_some = anyio.Event()
+        self._turn = anyio.Lock()
 
     def put(self, told: Sequence[str]) -> None:
         self._told += told[: MOST - len(self._told)]
@@ -36,11 +39,17 @@ class Teller:
             await self.tell()
 
     async def tell(self) -> None:
-        """Tells what there is, all at once."""
-        told, self._told, self._has_some = self._told, [], anyio.Event()
-        if not told:
-            return
-        try:
-            await self._store.tell(told)
-        except DatabaseTrouble as error:
-            publish(WaitersNotTold(len(told), str(error)))
+        """Tells what there is, all at once, after what is being told."""
+        async with self._turn:
+            told, self._told, self._has_some = self._told, [], anyio.Event()
+            if not told:
+                return
+            try:
+                await self._store.tell(told)
+            except DatabaseTrouble as error:
+                publish(WaitersNotTold(len(told), str(error)))
+
+    async def finish(self) -> None:
+        """Tells what is left, if the database answers soon: a drain has a deadline, and waiters look again."""
+        with anyio.move_on_after(LAST):
+            await self.tell()

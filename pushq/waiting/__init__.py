@@ -15,9 +15,8 @@ import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
-from weakref import WeakKeyDictionary
 
 from pushq.database.patience import reconnect_delay
 from pushq.database.session import Session
@@ -26,6 +25,9 @@ from pushq.errors import DatabaseTrouble, JobUnknown, KeyTaken, WaitTimeout
 from pushq.job import Status
 from pushq.settings import Settings
 from pushq.waiting.store import Store
+
+Row: TypeAlias = Mapping[str, Any]
+"""A row of ends.sql."""
 
 LOOK = 5.0
 """Seconds between two looks at all jobs that are waited for."""
@@ -58,7 +60,7 @@ class Waiting:
         self._url = url
         self._listen_url = listen_url
         self._channel = f"pushq_{uuid4().hex}"
-        self._waits: dict[UUID, set[asyncio.Future[Ended]]] = {}
+        self._waits: dict[UUID, set[asyncio.Future[Row]]] = {}
         self._new = set[UUID]()
         self._told = set[UUID]()
         self._left = set[UUID]()
@@ -80,12 +82,12 @@ class Waiting:
         self._stir()
         try:
             async with asyncio.timeout(timeout):
-                ended: Ended = await future
-                return ended
+                row: Row = await future
         except TimeoutError:
             raise WaitTimeout(await self._why(job_id, timeout)) from None
         finally:
             self._forget(job_id, future)
+        return _ended(row)  # here, where a result that cannot be decoded harms no other wait
 
     async def run(self, columns: Sequence[list[object]], timeout: float | None) -> Ended:  # noqa: ASYNC109
         """Inserts a job, as columns of insert.sql, and waits. Raises like wait, and KeyTaken."""
@@ -98,7 +100,7 @@ class Waiting:
             raise KeyTaken("An unfinished job has the same unique_key or id; nothing was inserted.")
         return await self.wait(rows[0]["id"], timeout)
 
-    def _forget(self, job_id: UUID, future: asyncio.Future[Ended]) -> None:
+    def _forget(self, job_id: UUID, future: asyncio.Future[Row]) -> None:
         futures = self._waits.get(job_id, set())
         futures.discard(future)
         if not futures and self._waits.pop(job_id, None) is not None and not (future.done() and not future.cancelled()):
@@ -106,16 +108,16 @@ class Waiting:
             self._stir()
 
     def _stir(self) -> None:
-        if not self._task or self._task.done():
+        if not self._task:
             self._task = asyncio.get_running_loop().create_task(self._serve(), name="pushq waits")
         self._stirred.set()
 
     # The task -------------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        """Serves all waits, until there has been none for a while."""
+        """Serves all waits, until there has been none for a while. Whatever ends the task ends the waits."""
         asks, hears = Session(self._url, "pushq waits: asks"), Session(self._listen_url, "pushq waits: listens")
-        failures = 0
+        failures, self._has_worked = 0, False
         try:
             while True:
                 try:
@@ -129,7 +131,11 @@ class Waiting:
                         return
                     failures += 1
                     await asyncio.sleep(reconnect_delay(failures).total_seconds())
+        except BaseException as error:
+            self._fail(error)
+            raise
         finally:
+            self._task = None  # before the first await: who comes now needs another task
             await asks.close()
             await hears.close()
 
@@ -166,13 +172,14 @@ class Waiting:
         """Watches new jobs, looks at what was told, and takes back the wishes of those that wait no more."""
         new, self._new = self._new & self._waits.keys(), set()
         told, self._told = self._told, set()
-        left, self._left = self._left - self._waits.keys(), set()
+        left = self._left - self._waits.keys()
         if new:
             told |= new - await store.watch(new, self._channel)
         if told := told & self._waits.keys():
             await self._look(store, told)
         if left:
             await store.unwatch(left, self._channel)
+        self._left -= left | self._waits.keys()
 
     async def _look(self, store: Store, job_ids: Iterable[UUID]) -> None:
         job_ids = list(job_ids)
@@ -182,19 +189,20 @@ class Waiting:
             if row is None:
                 self._settle(job_id, JobUnknown(_UNKNOWN.format(job_id)))
             elif Status(row["status"]).is_finished:
-                self._settle(job_id, _ended(row))
+                self._settle(job_id, row)
 
-    def _settle(self, job_id: UUID, end: Ended | JobUnknown) -> None:
+    def _settle(self, job_id: UUID, end: Row | JobUnknown) -> None:
         for future in self._waits.pop(job_id, ()):
             if not future.done():
                 future.set_exception(end) if isinstance(end, JobUnknown) else future.set_result(end)
 
-    def _fail(self, error: DatabaseTrouble) -> None:
+    def _fail(self, error: BaseException) -> None:
         waits, self._waits = self._waits, {}
-        for futures in waits.values():
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
+        for future in [one for futures in waits.values() for one in futures if not one.done()]:
+            if isinstance(error, Exception):
+                future.set_exception(error)
+            else:  # the loop is about to end
+                future.cancel()
 
     def _hear(self, message: str) -> None:
         job_id = message.partition(" ")[0]
@@ -225,12 +233,12 @@ _UNKNOWN = (
 )
 
 
-def _ended(row: Mapping[str, Any]) -> Ended:
+def _ended(row: Row) -> Ended:
     result = None if row["result"] is None else json.loads(row["result"])
     return Ended(row["id"], row["task"], row["queue"], Status(row["status"]), result, row["error"], row["attempt"])
 
 
-def _doing(row: Mapping[str, Any]) -> str:
+def _doing(row: Row) -> str:
     if row["status"] == Status.RUNNING:
         return f"it has been running for {row['running']:.1f} s, in attempt {row['attempt']}"
     if row["status"] == Status.QUEUED:
@@ -239,11 +247,13 @@ def _doing(row: Mapping[str, Any]) -> str:
     return f"it is {row['status']} by now"
 
 
-_HERE: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, Waiting]] = WeakKeyDictionary()
+_HERE: dict[asyncio.AbstractEventLoop, dict[str | None, Waiting]] = {}
 
 
 def waiting_here(url: str | None = None) -> Waiting:
     """The waits of this event loop at a database. url: None is that of the settings."""
+    for loop in [loop for loop in _HERE if loop.is_closed()]:
+        del _HERE[loop]
     here = _HERE.setdefault(asyncio.get_running_loop(), {})
     if url not in here:
         settings = None if url else Settings.load()

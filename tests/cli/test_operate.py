@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -363,3 +364,24 @@ def test_which_queues_to_pause_must_be_said(arguments: list[str]) -> None:
         ended = invoke("queues", verb, *arguments)
         assert ended.exit_code == 2
         assert "Name queues, or give --all." in ended.stderr
+
+
+async def test_a_wait_that_the_database_ends_tells_why_in_a_sentence(connection: Connection, database_url: str) -> None:
+    with subprocess.Popen(  # noqa: ASYNC220 - a test's loop has nothing else to do
+        [sys.executable, "-m", "pushq", "enqueue", "unheard.of", "--wait"],
+        env=environment(database_url),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        await eventually(lambda: connection.fetchval("select count(*) from pushq.jobs where waiters is not null"))
+        await connection.execute(
+            "alter table pushq.jobs rename column result to renamed; select pg_terminate_backend(pid) "
+            "from pg_stat_activity where application_name ~ '^pushq' and datname = current_database()"
+        )
+        _, said = await asyncio.to_thread(waiting.communicate, timeout=20)
+
+    assert waiting.returncode == 1
+    assert "which goes on" in said
+    assert "rolled a statement back (42703)" in said
+    assert "Traceback" not in said

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from pushq import NewJob, Queue
+from pushq.database.session import Session
 from pushq.errors import DatabaseTrouble, JobUnknown, KeyTaken, WaitTimeout
 from pushq.waiting import Waiting
 from tests.support.jobs import Connection, has_count, insert
@@ -174,6 +175,54 @@ async def test_a_pool_that_is_killed_after_the_end_costs_the_next_look(
         assert (await wait).status == "succeeded"
 
 
+async def test_a_result_that_cannot_be_decoded_harms_its_own_wait_alone(
+    connection: Connection, waiting: Waiting
+) -> None:
+    (hostile, good) = await insert(connection, "any", 2)
+    waits = [asyncio.create_task(waiting.wait(job, 20)) for job in (hostile, good)]
+    await eventually(lambda: connection.fetchval("select count(*) = 2 from pushq.jobs where waiters is not null"))
+    for job, result in ((hostile, "1e5000"), (good, "7")):
+        await connection.execute("select pushq.take($1, 'anna')", job)
+        end = "select pushq.finish(id, token, 'succeeded', $2::text::jsonb) from pushq.jobs where id = $1"
+        await connection.execute(end, job, result)
+    with pytest.raises(ValueError, match="4300 digits"):
+        await waits[0]
+    assert (await waits[1]).result == 7
+
+
+async def test_a_wait_that_comes_while_the_connections_are_closed_is_served(
+    connection: Connection, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are closed after a while without waits. Here each wait comes in that instant."""
+    monkeypatch.setattr("pushq.waiting.LINGER", 0.0)
+    closing, rightly = asyncio.Event(), Session.close
+
+    async def close(session: Session) -> None:
+        closing.set()
+        await asyncio.sleep(0.1)
+        await rightly(session)
+
+    monkeypatch.setattr(Session, "close", close)
+    jobs = await insert(connection, "any", 3)
+    await connection.execute("select pushq.cancel(id) from pushq.jobs")
+    for job in jobs:
+        assert (await waiting.wait(job, 5)).status == "cancelled"
+        await closing.wait()
+        closing.clear()
+
+
+async def test_whatever_ends_the_serving_ends_the_waits(
+    connection: Connection, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    (job,) = await insert(connection, "any")
+    monkeypatch.setattr(Waiting, "_attend", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        await waiting.wait(job, 5)
+
+
 # Not --------------------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +316,6 @@ async def test_the_seventeenth_who_waits_looks_now_and_then(connection: Connecti
     waits = [asyncio.create_task(Waiting(database_url, database_url).wait(job, 20)) for _ in range(17)]
     full = "select count(*) from pushq.jobs where cardinality(waiters) = 16"
     await eventually(lambda: connection.fetchval(full))
-    await asyncio.sleep(0.2)
     await connection.execute("select pushq.cancel($1)", job)
     assert {one.status for one in await asyncio.gather(*waits)} == {"cancelled"}
 
