@@ -53,7 +53,8 @@ class Job(NamedTuple, Generic[T]):
     at the start; in the list of a batch handler: decoded, a `T`, or a dict without annotation. attempt: runs so far,
     this one included. failures: failed attempts so far. crashes: attempts so far that ended with their process.
     max_attempts: failures after which the job is failed; None: the task's. timeout: limit of the attempt; None: the
-    task's. tenant_id: the owner. correlation_id: the producer's own reference. token: the claim's token.
+    task's. tenant_id: the owner. correlation_id: the producer's own reference. token: the claim's token. all_events:
+    whether the queue keeps every transition as an event.
     """
 
     id: UUID
@@ -68,6 +69,7 @@ class Job(NamedTuple, Generic[T]):
     tenant_id: str | None
     correlation_id: str | None
     token: UUID
+    all_events: bool = False
 
     @property
     def fence(self) -> tuple[UUID, UUID]:

@@ -20,6 +20,7 @@ _MODULES = {
     "demo": "demo",
     "doctor": "doctor",
     "enqueue": "jobs",
+    "events": "events",
     "exporter": "exporter",
     "jobs": "jobs",
     "migrate": "migrate",
@@ -87,6 +88,7 @@ def cli() -> None:
       pushq supervise app.jobs:tasks       run jobs
       psql -c "insert into pushq.jobs (task, payload) values ('mail.welcome', '{\\"user_id\\": 42}')"
       pushq jobs                           see the jobs and their outcomes
+      pushq events                         see what happened to jobs, and who did it
       pushq supervisors                    see who runs jobs
       pushq doctor                         see what hurts, and the remedy
       pushq demo                           see pushq at work, without a database of your own

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -18,8 +18,9 @@ import anyio
 import click
 
 from pushq.cli.desk import at_desk
+from pushq.cli.events import for_people
 from pushq.cli.options import ListsByItself, Seconds, WholeNumber, as_json
-from pushq.cli.output import Progress, Row, show_rows
+from pushq.cli.output import Progress, Row, in_short, line, show_rows
 from pushq.desk import CHANGED, LONGEST_SEARCH, Desk, Filter, Listing, Place
 from pushq.errors import DatabaseTrouble, JobUnknown, PushqError, UsageError
 from pushq.exporter.lines import printable
@@ -255,32 +256,42 @@ def _for_people(row: Row) -> Row:
 
 
 def _remark(row: Row) -> str | None:
-    error = _in_short(row["error"].splitlines()[0]) if row["error"] else None
+    error = in_short(row["error"].splitlines()[0]) if row["error"] else None
     if row["status"] != Status.QUEUED:
         return error
     return "; last: ".join(text for text in (row["waits"] and f"waits: {row['waits']}", error) if text) or None
-
-
-def _in_short(line: str, most: int = 100) -> str:
-    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 @jobs.command()
 @click.argument("job_id", type=click.UUID, metavar="ID")
 @as_json
 def show(job_id: UUID, as_json: bool) -> None:
-    """Shows one job in full, with the last error. Exit code 2 if there is no such job.
+    """Shows one job in full: with the last error, and what happened to the job. Exit code 2 if there is no such job.
 
     \b
       pushq jobs show 0192f0c1-…
     """
-    row = at_desk(lambda desk: desk.find(job_id))
-    if row is None:
+
+    async def find(desk: Desk) -> tuple[Row | None, Sequence[Row]]:
+        return await desk.find(job_id), await desk.events_of(job_id)
+
+    row, events = at_desk(find)
+    if row is None and not events:
         raise UsageError(f"There is no job {job_id}; it may have been dropped after its retention.")
     if as_json:
+        row = {**(row or {"id": job_id}), "events": events}
         show_rows([row], list(row.keys()), as_json=True, empty="")
     else:
-        _show_one(row)
+        _show_one(row or {"id": job_id, "status": "deleted"})
+        _show_events(events)
+
+
+def _show_events(events: Sequence[Row]) -> None:
+    for event in events:
+        shown = for_people(event)
+        click.echo(f"{'event':15} " + line(shown[name] for name in ("at", "what", "attempt", "actor", "remark")))
+        if event["traceback"]:
+            click.echo("".join(f"{'':16} {printable(text)}\n" for text in event["traceback"].splitlines()), nl=False)
 
 
 def _show_one(row: Row) -> None:

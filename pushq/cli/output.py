@@ -44,6 +44,15 @@ def _line(cells: Iterable[str], widths: Sequence[int], numeric: Sequence[bool]) 
     return "  ".join(padded).rstrip()
 
 
+def line(cells: Iterable[object]) -> str:
+    """Cells side by side, for rows that come one by one."""
+    return "  ".join(map(_cell, cells)).rstrip()
+
+
+def in_short(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _cell(value: object) -> str:
     match value:
         case None:

@@ -12,12 +12,12 @@ from pushq.desk import COUNTED_NOW, Desk
 EVERY = "*"
 MOST_COUNTED = 2 * COUNTED_NOW
 """Counted now at most: jobs of priority 0, and jobs of others."""
-LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused")
+LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused", "all_events")
 
 
 @click.group(cls=ListsByItself)
 def queues() -> None:
-    """Lists, pauses and resumes queues. Without a command: lists queues.
+    """Lists, pauses and resumes queues, and chooses their events. Without a command: lists queues.
 
     \b
       pushq queues pause mail     # running jobs run on; queued jobs wait
@@ -81,6 +81,26 @@ def resume(names: tuple[str, ...], every: bool, as_json: bool) -> None:
       pushq queues resume --all
     """
     _change("resume", names, every, as_json)
+
+
+@queues.command("all-events")
+@click.argument("names", nargs=-1, required=True, metavar="QUEUE...")
+@click.option("--off", "is_off", is_flag=True, help="Keep only what is kept by default.")
+@as_json
+def all_events(names: tuple[str, ...], is_off: bool, as_json: bool) -> None:
+    """Keeps every transition of the queues' jobs as an event, claims and successes too.
+
+    Holds for jobs that are claimed from now on.
+
+    \b
+      pushq queues all-events mail
+      pushq queues all-events mail --off
+    """
+
+    async def change(desk: Desk) -> list[dict[str, str]]:
+        return [{"queue": name, "did": await desk.keep_all_events(name, is_on=not is_off)} for name in names]
+
+    show_rows(at_desk(change), ("queue", "did"), as_json=as_json, empty="")
 
 
 def _change(verb: str, names: tuple[str, ...], every: bool, as_json: bool) -> None:

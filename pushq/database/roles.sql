@@ -57,7 +57,7 @@ begin
         where oid = any('{{
             pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
             pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
-            pushq.tenant_roles}}'::regclass[])
+            pushq.tenant_roles, pushq.job_events}}'::regclass[])
         and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
     loop
@@ -74,7 +74,9 @@ begin
         pushq.make_days(int), pushq.retire_days(interval), pushq.tenant_of(name), pushq.may_touch(text), pushq.grant_to_tenants(),
         pushq.separate_tenants(), pushq.unite_tenants(), pushq.delete_tenant(text, int), pushq.cancel(uuid, text), pushq.retry(uuid, text),
         pushq.reprioritize(uuid, int), pushq.reschedule(uuid, timestamptz), pushq.change(uuid, text, text),
-        pushq.watch(uuid, text), pushq.unwatch(uuid, text)
+        pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.make_event_days(), pushq.retire_event_days(),
+        pushq.make_event_days_too(), pushq.note_edits(), pushq.note(uuid, jsonb),
+        pushq.note_changes(int[], boolean[], uuid[], text[], int[], text[], text[], float8[], text[], text[], text)
         from public;
 
     grant insert (
@@ -96,7 +98,7 @@ begin
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days
         to {worker}, {admin};
-    grant select on pushq.migrations, pushq.tenant_roles to {worker}, {admin};
+    grant select on pushq.migrations, pushq.tenant_roles, pushq.job_events to {worker}, {admin};
     grant execute on all functions in schema pushq to {worker}, {admin};
 
     -- For whoever operates the queue: all that a worker may, and tenants.
@@ -110,7 +112,7 @@ begin
     grant select on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
-        pushq.tenant_roles
+        pushq.tenant_roles, pushq.job_events
         to {observer};
     grant execute on function pushq.run_bounds(), pushq.wait_bounds() to {observer};
 

@@ -38,6 +38,8 @@ _SENTENCES = {
     f"{_ROLES}, which disables row-level security there.",
     "owner": "has parts with another owner than the table of jobs: {}; `alter … owner to` its owner.",
     "day": "has days without an index by which their jobs are found: {}; `create index on` each `(id)`.",
+    "events": "has days that cannot take events: {}; run `pushq migrate`, which makes the missing partitions of "
+    "pushq.job_events, and attach those that were detached.",
     "row": "has lost rows that belong to the schema: {}; run `pushq migrate`.",
 }
 _SHOWN = 8

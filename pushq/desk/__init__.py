@@ -15,6 +15,7 @@ from uuid import UUID
 from pushq.database.migrate import check_schema, refuse_hidden
 from pushq.database.session import Session
 from pushq.database.statements import statement
+from pushq.desk import history
 from pushq.desk.search import LONGEST_LOOK, Filter, pages
 from pushq.desk.waiting import why_never, why_not_now
 from pushq.errors import DatabaseTrouble, PayloadError, UnexpectedState, UsageError, ValueRefused
@@ -31,6 +32,7 @@ LONGEST_SEARCH = 0.05
 AT_A_TIME = 100
 """Jobs that are changed in one transaction: other sessions that want one of them wait some 20 ms."""
 CHANGED = "changed meanwhile"
+SHOWN_EVENTS = 1_000
 SHOWN_QUEUES = 1_000
 COUNTED_NOW = 1_000
 """Queued jobs of a queue that `queues` counts itself. The census has counted larger numbers."""
@@ -184,8 +186,20 @@ class Desk:
             did[CHANGED] += max(0, len(batch) - len(rows))
             yield +did
 
+    async def events_of(self, job_id: UUID) -> list[Row]:
+        """The newest events of a job, the oldest first: see events_of_job.sql."""
+        return await history.events_of(self._session, job_id, SHOWN_EVENTS)
+
+    async def newest_events(self, wanted: history.Wanted, limit: int) -> list[Row]:
+        """The newest events, the oldest first: see list_events.sql."""
+        return await history.newest_events(self._changes, wanted, limit)
+
+    def follow_events(self, wanted: history.Wanted, limit: int) -> AsyncIterator[list[Row]]:
+        """Yields the newest events, then events as they happen: see `history.follow`."""
+        return history.follow(self._changes, wanted, limit)
+
     async def list_queues(self) -> list[Row]:
-        """Rows of queue, queued, running, oldest_seconds, served, paused, is_exact: see list_queues.sql."""
+        """Rows of queue, queued, running, oldest_seconds, served, paused, is_exact, all_events: see list_queues.sql."""
         rows = await self._session.fetch(statement("list_queues"), SHOWN_QUEUES, COUNTED_NOW)
         if not rows:
             await refuse_hidden(self._session, self._url)
@@ -202,4 +216,8 @@ class Desk:
         """Calls pushq.cancel, retry, pause or resume. Returns the function's answer, such as "cancelled"."""
         assert verb in ("cancel", "retry", "pause", "resume")
         (row,) = await self._changes.fetch(f"select pushq.{verb}($1) as did", what)
+        return str(row["did"])
+
+    async def keep_all_events(self, queue: str, *, is_on: bool) -> str:
+        (row,) = await self._changes.fetch("select pushq.keep_all_events($1, $2) as did", queue, is_on)
         return str(row["did"])

@@ -66,8 +66,9 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
     teller = Teller(store)
     intake, attempts = Intake(assignment.concurrency), Attempts(partial(_payload, store), tasks.middleware_of_app)
     roster.attempts = attempts
-    by_outcome = Store(outcomes, teller.put), Store(apart, teller.put)
-    pool = Pool(assignment, claimant, tasks, store, *by_outcome, notifications, intake, attempts)
+    in_batches = Store(outcomes, teller.put, assignment.supervisor)
+    one_by_one = Store(apart, teller.put, assignment.supervisor)
+    pool = Pool(assignment, claimant, tasks, store, in_batches, one_by_one, notifications, intake, attempts)
     keeper = FigureKeeper(assignment.concurrency, pool.is_draining)
     try:
         with subscribe(keeper):

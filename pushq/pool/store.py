@@ -21,6 +21,9 @@ Fence: TypeAlias = tuple[UUID, UUID]
 """A job's id and a token: a claim of the job. After a failover, a batch may hold two claims of the same job."""
 
 
+_UNNOTED = frozenset({Kind.SUCCEEDED, Kind.DETACHED})
+
+
 @dataclass(frozen=True, slots=True)
 class Claimant:
     """Who claims, and which jobs: of the queues, in their order, and of the tasks."""
@@ -40,11 +43,17 @@ class Outlook:
 
 
 class Store(Speaker):
-    """Claims, the gate, outcomes. tell: takes what is to be told to those that wait for jobs, after the commit."""
+    """Claims, the gate, outcomes.
 
-    def __init__(self, session: Session, tell: Callable[[Sequence[str]], None] = lambda _: None) -> None:
+    tell: takes what is to be told to those that wait for jobs, after the commit. supervisor: whose outcomes these are.
+    """
+
+    def __init__(
+        self, session: Session, tell: Callable[[Sequence[str]], None] = lambda _: None, supervisor: str = ""
+    ) -> None:
         super().__init__(session)
         self._tell = tell
+        self._supervisor = supervisor
 
     # Claims ---------------------------------------------------------------------------------------------------
 
@@ -140,8 +149,9 @@ class Store(Speaker):
 
     async def _end(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         now = monotonic()
-        row = await self._one(
+        row = await self._one_noting(
             "finish",
+            outcomes,
             [outcome.job.id for outcome in outcomes],
             [outcome.job.token for outcome in outcomes],
             [now - outcome.began if outcome.began else 0.0 for outcome in outcomes],
@@ -154,6 +164,23 @@ class Store(Speaker):
         if row["told"]:
             self._tell(row["told"])
         return _refused(outcomes, row["places"])
+
+    async def _one_noting(self, name: str, outcomes: Sequence[Outcome], *arguments: object) -> Any:
+        """The row of a statement, which writes the events of the outcomes if there are any.
+
+        By default each outcome but a success and a detachment has an event; with all_events of its queue, each has.
+        """
+        noted = [outcome.kind not in _UNNOTED or outcome.job.all_events for outcome in outcomes]
+        if True not in noted:
+            return await self._one(name, *arguments)
+        return await self._one(
+            f"{name}_noting",
+            *arguments,
+            _unless_all(True, noted),
+            _unless_all(None, [outcome.job.tenant_id for outcome in outcomes]),
+            [outcome.job.attempt for outcome in outcomes],
+            self._supervisor,
+        )
 
     async def tell(self, told: Sequence[str]) -> None:
         await self._fetch("tell", told)
@@ -171,8 +198,9 @@ class Store(Speaker):
         return _refused(outcomes, row["places"])
 
     async def _detach(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        row = await self._one(
+        row = await self._one_noting(
             "detach",
+            outcomes,
             [outcome.job.id for outcome in outcomes],
             [outcome.job.token for outcome in outcomes],
             [outcome.delay for outcome in outcomes],

@@ -194,7 +194,7 @@ class Sweeper:
         troubles = []
         for retired in await self._store.retired_days():
             try:
-                if await self._store.drop_day(retired):
+                if await self._store.drop_day(retired) and retired.parent == "jobs":
                     swept.dropped += (retired.day.isoformat(),)
             except UnexpectedState as error:
                 if error.is_timeout:  # a long transaction: the days are empty, and can wait

@@ -49,9 +49,10 @@ class EmptiedDay:
 
 @dataclass(frozen=True, slots=True)
 class RetiredDay:
-    """An emptied day's partition. step: the next step of its removal: detach, finalize or drop."""
+    """An emptied day's partition of parent: jobs or job_events. step: what comes next: detach, finalize or drop."""
 
     day: date
+    parent: str
     partition: str
     step: str
 
@@ -125,12 +126,12 @@ class Store(Speaker):
 
         The database makes the partition's name from a date, so the name is safe in SQL text.
         """
-        table = f"pushq.{retired.partition}"
+        parent, table = f"pushq.{retired.parent}", f"pushq.{retired.partition}"
         try:
             if retired.step == "detach":
-                await self._session.execute_alone(f"alter table pushq.jobs detach partition {table} concurrently")
+                await self._session.execute_alone(f"alter table {parent} detach partition {table} concurrently")
             elif retired.step == "finalize":
-                await self._session.execute_alone(f"alter table pushq.jobs detach partition {table} finalize")
+                await self._session.execute_alone(f"alter table {parent} detach partition {table} finalize")
         except UnexpectedState as error:
             if error.state in _DETACHED_BY_ANOTHER:
                 return False

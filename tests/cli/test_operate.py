@@ -230,7 +230,7 @@ async def test_a_job_is_shown_whole(database_url: str, connection: Connection) -
     [job_id] = await insert(connection, "echo", payload={"a": [1, 2]})
 
     [row] = listed(database_url, "jobs", "show", str(job_id))
-    assert set(row) == SHOWN
+    assert set(row) == SHOWN | {"events"}
     assert (row["id"], row["payload"], row["result"]) == (str(job_id), '{"a": [1, 2]}', None)
     shown = invoke("jobs", "show", str(job_id), url=database_url).stdout
     assert 'payload         {"a": [1, 2]}\n' in shown
@@ -308,7 +308,7 @@ async def test_a_paused_queue_waits_until_it_is_resumed(database_url: str, conne
         assert mail["oldest_seconds"] >= 0
         assert mail | {"oldest_seconds": 0} == {
             "queue": "mail", "queued": 1, "running": 0, "oldest_seconds": 0, "served": True, "paused": True,
-            "is_exact": True,
+            "is_exact": True, "all_events": False,
         }  # fmt: skip
         assert listed(database_url, "queues", "resume", "mail") == [{"queue": "mail", "did": "resumed"}]
         await finished(connection, waits)

@@ -439,7 +439,8 @@ def drop() -> Operation:
     """Detaches and drops what is retired: several statements, none of which may stand in a transaction block."""
 
     async def perform(actor: Actor) -> list[date]:
-        return [one.day for one in await actor.store.retired_days() if await actor.store.drop_day(one)]
+        retired = [one for one in await actor.store.retired_days() if await actor.store.drop_day(one)]
+        return [one.day for one in retired if one.parent == "jobs"]
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
         if ran.answer and state.old_day != "there":

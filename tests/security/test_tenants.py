@@ -363,7 +363,7 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
         and has_any_column_privilege('pushq_tenant', class.oid, 'select, insert, update, references')
         """
     )
-    assert {row["relname"] for row in open_} == {"jobs", "migrations"}
+    assert {row["relname"] for row in open_} == {"jobs", "job_events", "migrations"}
     for row in open_:
         if row["relname"] != "migrations":  # of no tenant
             assert row["kind"] == "p"
@@ -378,7 +378,7 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
     )
     for row in definers:
         assert "search_path=pg_catalog, pg_temp" in row["proconfig"]
-        asks = re.search(r"pushq\.(may_touch|lock_job)\(", row["prosrc"])
+        asks = re.search(r"pushq\.(may_touch|lock_job|edit_queued)\(", row["prosrc"])
         assert asks or row["proname"] == "tenant_of"
     day = await connection.fetchval("select to_char(min(day), 'YYYY_MM_DD') from pushq.days")
     async with session(database_url, app, "acme") as acme:
@@ -421,17 +421,27 @@ async def test_tenants_are_separated_once_and_again_what_a_restore_has_lost(
     assert await connection.fetchval(separate) == "already separated"
     assert await faults(database_url) == []
     for lost, said in (
-        (drop_both[0], "policy tenants"),
-        (drop_both[1], "policy by_grants"),
+        (drop_both[0], "policy tenants of jobs"),
+        (drop_both[1], "policy by_grants of jobs"),
         (disable, "row-level security of jobs"),
-        ("drop owned by pushq_tenant", "policy tenants, rights of pushq_tenant"),
+        (
+            "drop owned by pushq_tenant",
+            ", ".join(
+                f"{what} {table}"
+                for what in ("policy tenants of", "rights of pushq_tenant on")
+                for table in ("job_events", "jobs")
+            ),
+        ),
         ("drop index pushq.jobs_of_tenant", "index jobs_of_tenant"),
-        ("alter policy tenants on pushq.jobs to current_user", "policy tenants"),
-        ("alter policy tenants on pushq.jobs using (true)", "policy tenants"),
-        ("alter policy tenants on pushq.jobs with check (tenant_id is null)", "policy tenants"),
-        (f"{drop_both[0]}; {permissive}", "policy tenants"),
-        ("; ".join(drop_both), "policy by_grants, policy tenants"),
-        ("; ".join([*drop_both, disable]), "policy by_grants, policy tenants, row-level security of jobs"),
+        ("alter policy tenants on pushq.jobs to current_user", "policy tenants of jobs"),
+        ("alter policy tenants on pushq.jobs using (true)", "policy tenants of jobs"),
+        ("alter policy tenants on pushq.jobs with check (tenant_id is null)", "policy tenants of jobs"),
+        (f"{drop_both[0]}; {permissive}", "policy tenants of jobs"),
+        ("; ".join(drop_both), "policy by_grants of jobs, policy tenants of jobs"),
+        (
+            "; ".join([*drop_both, disable]),
+            "policy by_grants of jobs, policy tenants of jobs, row-level security of jobs",
+        ),
     ):
         await connection.execute(lost)
         assert (

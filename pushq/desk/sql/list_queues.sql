@@ -79,7 +79,8 @@ select
         select from pushq.supervisors as living where lease_until > now() and named.queue = any(living.queues)
     ) as served,
     exists (select from pushq.queues where name in (named.queue, '*') and paused_at is not null) as paused,
-    waiting.are_all as is_exact
+    waiting.are_all as is_exact,
+    exists (select from pushq.queues where name = named.queue and all_events) as all_events
 from named
 cross join lateral (
     select

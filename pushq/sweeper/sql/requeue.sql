@@ -37,7 +37,7 @@ requeued as (
         traceback = case when not $3 then job.traceback end
     from held
     where job.id = held.id and not held.is_fatal
-    returning job.id, job.queue, job.task, job.crashes
+    returning job.id, job.queue, job.task, job.crashes, job.tenant_id, job.attempt, job.error
 ),
 tallied as (
     select pushq.tally_back('requeued', array_agg(queue), array_agg(task)) from requeued where $3
@@ -45,6 +45,15 @@ tallied as (
 rung as (
     select pushq.ring_if_idle(queue)
     from (select distinct queue from requeued) as queue
+),
+noted as (
+    select pushq.note_changes(
+        null, '{}', array_agg(id), array_agg(tenant_id), array_agg(attempt), '{}',
+        array_agg(case when $3 then 'requeued' else 'released' end), '{}', array_agg(case when $3 then error end), '{}',
+        pushq.actor())
+    from requeued
+    where $3 or queue = any(pushq.queues_with_all_events())
+    having count(*) > 0
 )
 select taken.id, taken.queue, taken.task, taken.status, taken.crashes
 from (
@@ -55,3 +64,4 @@ from (
 cross join (select count(*) from failed) as ending
 cross join (select count(*) from tallied) as tallying
 cross join (select count(*) from rung) as ringing
+cross join (select count(*) from noted) as noting
