@@ -155,7 +155,7 @@ begin
         case
             when given.kind is null then 'succeeded'
             when given.kind in ('succeeded', 'failed', 'cancelled') then given.kind
-            when given.kind in ('claimed', 'detached') then 'running'
+            when given.kind in ('claimed', 'detached', 'cancelling') then 'running'
             else 'queued'
         end,
         given.attempt, note_changes.actor, given.error, given.traceback,
@@ -171,15 +171,33 @@ begin
 end
 $$;
 
+-- Writes the events of jobs whose handlers have told a new phase, each only if still held under its token.
+create function pushq.note_phases(ids uuid[], tokens uuid[], phases text[]) returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into pushq.job_events (job_id, tenant_id, kind, was, became, attempt, actor, detail)
+    select
+        job.id, job.tenant_id, 'phase', job.status, job.status, job.attempt, job.supervisor,
+        jsonb_build_object('phase', given.phase)
+    from unnest(note_phases.ids, note_phases.tokens, note_phases.phases) with ordinality as given (id, token, phase, place)
+    join pushq.jobs_unfinished as job on job.id = given.id and job.token = given.token
+    order by given.place;
+end
+$$;
+
+
 -- Claims -----------------------------------------------------------------------------------------------------------
 
 -- As pushq.claim_locked(), and says of each job whether all its transitions are kept as events: if its queue is one of
--- with_all_events. Writes the claim's own event.
+-- with_all_events. Writes the claim's own event. saved: the checkpoint of an earlier attempt, as JSON text.
 create function pushq.claim_noting(
     ids uuid[], its_supervisor text, its_pool int, its_token uuid, with_all_events text[])
 returns table (
     id uuid, task text, queue text, payload text, attempt int, failures int, crashes int, max_attempts int,
-    timeout double precision, tenant_id text, correlation_id text, token uuid, all_events boolean)
+    timeout double precision, tenant_id text, correlation_id text, token uuid, all_events boolean, saved text)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -201,7 +219,7 @@ begin
         job.id, job.task, job.queue, pushq.claimed_payload(job.payload, job.payload_is_too_long),
         job.attempt, job.failures, job.crashes, job.max_attempts,
         extract(epoch from job.timeout)::float8, job.tenant_id, job.correlation_id, job.token,
-        job.queue = any(claim_noting.with_all_events);
+        job.queue = any(claim_noting.with_all_events), (job.progress -> 'checkpoint')::text;
     if cardinality(claim_noting.with_all_events) > 0 then
         perform pushq.note_changes(
             null, '{}', array_agg(job.id), array_agg(job.tenant_id), array_agg(job.attempt),
@@ -240,7 +258,22 @@ end;
 
 -- Outcomes ---------------------------------------------------------------------------------------------------------
 
--- As in 0009_guests, and writes events.
+-- pushq.end_quietly() and pushq.bring_back() carry progress along: the column joins those that a job keeps when its row moves.
+do $$
+declare
+    function regprocedure;
+begin
+    foreach function in array '{
+        "pushq.end_quietly(uuid[], uuid[], float8[], float8[], text[], text[], text[], text[])",
+        "pushq.bring_back(uuid, date, timestamptz)"}'::regprocedure[]
+    loop
+        execute regexp_replace(
+            pg_get_functiondef(function), '(\w+\.)?attempt, (\w+\.)?enqueued_at, (\w+\.)?supervisor', '\&, \1progress', 'g');
+    end loop;
+end
+$$;
+
+-- As in 0009_guests, and writes events. A job that is being cancelled ends as cancelled.
 create or replace function pushq.give_back(
     ids uuid[], tokens uuid[], kinds text[], delays float8[], errors text[], tracebacks text[])
 returns int[]
@@ -249,6 +282,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     places int[];
+    cancelling uuid[];
 begin
     with outcome as (
         select given.id, given.token, given.kind, given.delay, given.error, given.traceback, given.place::int
@@ -269,7 +303,7 @@ begin
         from outcome
         where job.id = outcome.id and job.token = outcome.token
         returning
-            outcome.place, job.id, job.queue, job.task, job.tenant_id, job.attempt, job.supervisor, outcome.kind,
+            outcome.place, job.id, job.queue, job.task, job.tenant_id, job.attempt, job.supervisor, job.apart, outcome.kind,
             outcome.delay, outcome.error as last_error, outcome.traceback as last_traceback
     ),
     tallied as (
@@ -290,12 +324,19 @@ begin
         where going_on.kind = 'retried' or going_on.queue = any(pushq.queues_with_all_events())
         having count(*) > 0
     )
-    select case when count(*) < cardinality(give_back.ids) then coalesce(array_agg(going_on.place), '{}') end
-    into places
+    select
+        case when count(*) < cardinality(give_back.ids) then coalesce(array_agg(going_on.place), '{}') end,
+        array_agg(going_on.id order by going_on.id) filter (where going_on.apart = 'cancelling')
+    into places, cancelling
     from going_on
     cross join (select count(*) from tallied) as tallying
     cross join (select count(*) from rung) as ringing
     cross join (select count(*) from noted) as noting;
+    if cancelling is not null then
+        perform pushq.end_jobs(
+            cancelling, array_fill(null::uuid, array[cardinality(cancelling)]), null, null,
+            array_fill('cancelled'::text, array[cardinality(cancelling)]), null, null, null);
+    end if;
     return places;
 end
 $$;
@@ -523,11 +564,77 @@ begin
     was := pushq.lock_job(change.id);
     why_not := pushq.why_not(was.status, 'running');
     if why_not is null then
-        update pushq.jobs as job set status = 'queued', token = null
+        update pushq.jobs as job set status = 'queued', token = null, apart = pushq.apart(crashes)  -- cancelled no more
         where job.id = change.id and job.finished_on = 'infinity';
         perform pushq.recall(change.id, was.token), pushq.ring_if_idle(was.queue);
     end if;
     return coalesce(why_not, 'queued');
+end
+$$;
+
+-- As in 0008_changes, but a running job that others wait for stays running until its pool has stopped the handler: the job is marked
+-- as being cancelled, by apart, and the function returns 'cancelling'. Such a job goes on no more: what would queue the job again
+-- ends the job as cancelled. A guest's job ends at once, since nobody stops a guest.
+create or replace function pushq.cancel(id uuid, expected text default null) returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    was record;
+    why_not text;
+begin
+    perform pushq.check_status(cancel.expected);
+    was := pushq.lock_job(cancel.id);
+    why_not := pushq.why_not(was.status, cancel.expected);
+    if why_not is not null then
+        return why_not;
+    elsif was.status = 'running' and pushq.mark_cancelling(cancel.id) then
+        perform pushq.recall(cancel.id, was.token);
+        return 'cancelling';
+    elsif pushq.end_jobs(array[cancel.id], array[null::uuid], null, null, '{cancelled}', null, null, null) is not null then
+        perform pushq.refuse_change(cancel.id);
+    end if;
+    perform pushq.recall(cancel.id, was.token);
+    return 'cancelled';
+end
+$$;
+
+-- Marks a running job of a pool as being cancelled, and writes the event, if others must not be told before its handler has stopped:
+-- those that wait for the job. Returns whether the job is marked.
+create function pushq.mark_cancelling(id uuid) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    job pushq.jobs;
+begin
+    select * into job
+    from pushq.jobs_unfinished as its
+    where its.id = mark_cancelling.id and its.waiters is not null
+    and exists (select from pushq.supervisors as host where host.name = its.supervisor and host.pid > 0);
+    if found and job.apart is distinct from 'cancelling' then
+        update pushq.jobs_unfinished as its set apart = 'cancelling' where its.id = mark_cancelling.id;
+        perform pushq.note_changes(
+            null, '{}', array[job.id], array[job.tenant_id], array[job.attempt], null, '{cancelling}', null, null, null,
+            pushq.actor());
+    end if;
+    return job.id is not null;
+end
+$$;
+
+-- As in 0001_jobs, but the mark of a job that is being cancelled stays.
+create or replace function pushq.set_apart() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if new.apart is distinct from 'cancelling' then
+        new.apart := pushq.apart(new.crashes);
+    end if;
+    return new;
 end
 $$;
 
@@ -576,7 +683,7 @@ $$;
 -- a trigger of a user's own table would let its owner invent events.
 revoke execute on function
     pushq.note_changes(int[], boolean[], uuid[], text[], int[], text[], text[], float8[], text[], text[], text),
-    pushq.note(uuid, jsonb), pushq.note_edits(), pushq.make_event_days_too()
+    pushq.note_phases(uuid[], uuid[], text[]), pushq.note(uuid, jsonb), pushq.note_edits(), pushq.make_event_days_too()
     from public;
 do $$
 declare
@@ -589,7 +696,7 @@ begin
     loop
         execute format(
             'grant execute on function pushq.note_changes(int[], boolean[], uuid[], text[], int[], text[], text[], float8[], '
-            'text[], text[], text), pushq.note(uuid, jsonb), pushq.make_event_days(), pushq.retire_event_days() to %s',
+            'text[], text[], text), pushq.note_phases(uuid[], uuid[], text[]), pushq.note(uuid, jsonb), pushq.make_event_days(), pushq.retire_event_days() to %s',
             its_role);
         execute format('grant select on pushq.job_events to %s', its_role);
     end loop;
@@ -657,7 +764,7 @@ begin
         select (
             id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
             submitted_by, status, attempt, failures, crashes, enqueued_at, started_at, finished_at, error, traceback, result,
-            finished_on),
+            progress, finished_on),
         insert (
             id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
             submitted_by, waiters)

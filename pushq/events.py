@@ -105,6 +105,15 @@ class WaitersNotTold(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ProgressNotWritten(Event):
+    """What handlers have told of their progress could not be written. It is written a second later, or with the end."""
+
+    level: ClassVar[Level] = "warning"
+    jobs: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomesHeldUp(Event):
     """Other sessions have locked the rows of ended jobs. The outcomes are written when the rows are free."""
 

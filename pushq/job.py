@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from uuid import UUID
 
 from pushq.lifespan import resources_here
+from pushq.progress import UNCHANGED, checked, ledger
 from pushq.recalled import recalled
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Job(NamedTuple, Generic[T]):
     this one included. failures: failed attempts so far. crashes: attempts so far that ended with their process.
     max_attempts: failures after which the job is failed; None: the task's. timeout: limit of the attempt; None: the
     task's. tenant_id: the owner. correlation_id: the producer's own reference. token: the claim's token. all_events:
-    whether the queue keeps every transition as an event.
+    whether the queue keeps every transition as an event. saved: the checkpoint of an earlier attempt, as JSON text.
     """
 
     id: UUID
@@ -70,6 +72,7 @@ class Job(NamedTuple, Generic[T]):
     correlation_id: str | None
     token: UUID
     all_events: bool = False
+    saved: str | None = None
 
     @property
     def fence(self) -> tuple[UUID, UUID]:
@@ -83,6 +86,30 @@ class Job(NamedTuple, Generic[T]):
         An `async def` is cancelled instead. Behind a transaction pooler, and with `PUSHQ_WAKE=poll`, nobody is told.
         """
         return self.fence in recalled
+
+    @property
+    def checkpoint(self) -> Any:
+        """What an earlier attempt gave `progress` as its checkpoint, as JSON is decoded. None: nothing."""
+        return json.loads(self.saved) if self.saved else None
+
+    def progress(
+        self,
+        done: float | None = None,
+        total: float | None = None,
+        message: str | None = None,
+        *,
+        phase: str | None = None,
+        checkpoint: Any = UNCHANGED,
+    ) -> None:
+        """Tells how far the handler is, in the column `progress`, which is written once a second.
+
+        What is not given stays as it was. done, total: numbers from 0 on, of any unit. message: at most 1,000
+        characters are kept. phase: a name of at most 200 characters; a new phase is written at once, and is an event.
+        checkpoint: JSON of at most 64 KiB, which the next attempt finds in `checkpoint`. May be called from any thread
+        of the handler's process. Raises TypeError and ValueError for other values.
+        """
+        values = checked(done, total, message, phase, checkpoint)
+        ledger.tell(self.fence, self.saved, values)
 
     @property
     def resources(self) -> Any:

@@ -13,6 +13,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from pushq.backoff import Backoff, exponential
 from pushq.errors import PayloadError, ResultError
 from pushq.job import Job
+from pushq.progress import Unwritten
 from pushq.storable import (
     LONGEST_ERROR,
     describe_error,
@@ -136,7 +137,8 @@ class Outcome:
     """The result of an attempt, as written to the table.
 
     delay: seconds; of DETACHED, the lease. result: JSON text. error_type and place (FILE:LINE): the parts of an error
-    that a log may show. began, ended: seconds of time.monotonic(); 0: now.
+    that a log may show. began, ended: seconds of time.monotonic(); 0: now. progress: told by the handler, and not
+    written yet.
     """
 
     job: Job
@@ -149,6 +151,7 @@ class Outcome:
     place: str | None = None
     began: float = 0.0
     ended: float = 0.0
+    progress: Unwritten | None = None
 
     @property
     def is_unbegun(self) -> bool:

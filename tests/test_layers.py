@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pushq"
 
 LAYERS = (
-    ("errors", "settings", "backoff", "place", "recalled", "roundtrip", "storable", "trace", "written"),
+    ("errors", "settings", "backoff", "place", "progress", "recalled", "roundtrip", "storable", "trace", "written"),
     ("local",),
     ("lifespan", "job", "middleware", "handler"),
     ("payload", "batch", "once"),

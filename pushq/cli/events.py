@@ -16,7 +16,9 @@ LISTED = ("at", "job_id", "task", "what", "attempt", "actor", "remark")
 
 
 @click.command()
-@click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only events of this kind; repeatable.")
+@click.option(
+    "--kind", "kinds", type=click.Choice(KINDS), multiple=True, metavar="KIND", help="Only events of this kind."
+)
 @click.option("--tenant", help="Only events of this tenant_id.")
 @click.option(
     "--limit", type=WholeNumber(0, 100_000), metavar="N", default=50, show_default=True, help="The most events to list."

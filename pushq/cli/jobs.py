@@ -257,9 +257,19 @@ def _for_people(row: Row) -> Row:
 
 def _remark(row: Row) -> str | None:
     error = in_short(row["error"].splitlines()[0]) if row["error"] else None
+    if row["status"] == Status.RUNNING:
+        return "; last: ".join(text for text in (_progress(row["progress"]), error) if text) or None
     if row["status"] != Status.QUEUED:
         return error
     return "; last: ".join(text for text in (row["waits"] and f"waits: {row['waits']}", error) if text) or None
+
+
+def _progress(text: str | None) -> str | None:
+    """What the handler has told, in short: rendering 3/10, the third page."""
+    told = json.loads(text) if text else {}
+    numbers = [f"{told[name]:g}" for name in ("done", "total") if name in told]
+    words = " ".join(part for part in (told.get("phase"), "/".join(numbers)) if part)
+    return in_short(", ".join(part for part in (words, told.get("message")) if part)) or None
 
 
 @jobs.command()
@@ -313,8 +323,8 @@ _yes = click.option("--yes", "is_sure", is_flag=True, help="Do not ask before ma
 def cancel(job_ids: tuple[UUID, ...], wanted: Filter, is_sure: bool, as_json: bool) -> None:
     """Ends unfinished jobs as cancelled: by id, or all that the options choose.
 
-    The handler of a running job is stopped, and its outcome is refused. Exit code 1 if a job named by id could not be
-    cancelled.
+    The handler of a running job is stopped, and its outcome is refused. A running job that others wait for is
+    cancelling until its handler has stopped. Exit code 1 if a job named by id could not be cancelled.
 
     \b
       pushq jobs cancel 0192f0c1-…
@@ -351,7 +361,7 @@ def retry(job_ids: tuple[UUID, ...], wanted: Filter, is_sure: bool, as_json: boo
     _change_all("retry", wanted, [Status(wanted.status)], is_sure, as_json)
 
 
-_WANTED = {"cancel": "cancelled", "retry": "queued"}
+_WANTED = {"cancel": {"cancelled", "cancelling"}, "retry": {"queued"}}
 """What the functions of the database answer where they have done what was asked."""
 
 
@@ -365,7 +375,7 @@ def _change(verb: str, job_ids: tuple[UUID, ...], wanted: Filter, as_json: bool)
 
     rows = at_desk(change)
     show_rows(rows, ("id", "did"), as_json=as_json, empty="")
-    if any(row["did"] != _WANTED[verb] for row in rows):
+    if any(row["did"] not in _WANTED[verb] for row in rows):
         sys.exit(1)
 
 
@@ -383,7 +393,7 @@ def _change_all(verb: str, wanted: Filter, statuses: list[Status], is_sure: bool
     did = at_desk(change)
     rows = [{"did": what, "jobs": jobs} for what, jobs in (did or {}).items()]
     show_rows(rows, ("did", "jobs"), as_json=as_json, empty="No jobs match.")
-    if set(did or ()) - {_WANTED[verb], CHANGED}:
+    if set(did or ()) - _WANTED[verb] - {CHANGED}:
         sys.exit(1)
 
 

@@ -75,7 +75,7 @@ begin
         pushq.separate_tenants(), pushq.unite_tenants(), pushq.delete_tenant(text, int), pushq.cancel(uuid, text), pushq.retry(uuid, text),
         pushq.reprioritize(uuid, int), pushq.reschedule(uuid, timestamptz), pushq.change(uuid, text, text),
         pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.make_event_days(), pushq.retire_event_days(),
-        pushq.make_event_days_too(), pushq.note_edits(), pushq.note(uuid, jsonb),
+        pushq.note_phases(uuid[], uuid[], text[]), pushq.make_event_days_too(), pushq.note_edits(), pushq.note(uuid, jsonb),
         pushq.note_changes(int[], boolean[], uuid[], text[], int[], text[], text[], float8[], text[], text[], text)
         from public;
 

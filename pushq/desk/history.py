@@ -25,6 +25,8 @@ KINDS = (
     "released",
     "detached",
     "requeued",
+    "phase",
+    "cancelling",
     "edited",
     "deleted",
     "note",

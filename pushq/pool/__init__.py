@@ -38,6 +38,7 @@ from pushq.pool.lifespan import Lifespan
 from pushq.pool.listener import Listener
 from pushq.pool.loads import Loads
 from pushq.pool.outbox import Outbox
+from pushq.pool.progress import ProgressWriter
 from pushq.pool.recalls import CHANNEL as RECALLS
 from pushq.pool.recalls import Recalls
 from pushq.pool.roster import Roster
@@ -63,8 +64,9 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
     apart = Session(assignment.url, f"{name}: outcomes apart", settings={"lock_timeout": LOCK_WAIT})
     notifications = Session(assignment.listen_url, f"{name}: listens")
     store = Store(claims)
-    teller = Teller(store)
-    intake, attempts = Intake(assignment.concurrency), Attempts(partial(_payload, store), tasks.middleware_of_app)
+    teller, progress = Teller(store), ProgressWriter(store)
+    intake = Intake(assignment.concurrency)
+    attempts = Attempts(partial(_payload, store), tasks.middleware_of_app, progress.settle)
     roster.attempts = attempts
     in_batches = Store(outcomes, teller.put, assignment.supervisor)
     one_by_one = Store(apart, teller.put, assignment.supervisor)
@@ -75,6 +77,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
             async with anyio.create_task_group() as around:
                 around.start_soon(pool.obey, link, around)
                 around.start_soon(teller.run)
+                around.start_soon(progress.run)
                 if unable := await pool.begin(link, around):
                     await link.send(unable)
                 elif not pool.beginning.cancel_called:

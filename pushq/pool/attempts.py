@@ -24,11 +24,19 @@ from pushq.pool.attempt import Attempt
 from pushq.pool.batch import BatchAttempt
 from pushq.pool.leftovers import Contexts
 from pushq.pool.loop import PoolLoop
+from pushq.progress import ledger
 from pushq.recalled import recalled
 from pushq.task import Task
 
 LoadPayload = Callable[[Job], Awaitable[str | None]]
 """Fetches a payload that was too large for the claim. None: the job no longer runs under its token."""
+
+Settle = Callable[[Sequence[Outcome]], Awaitable[None]]
+"""Writes the progress that the handlers have told."""
+
+
+async def _nothing_to_settle(_: Sequence[Outcome]) -> None: ...
+
 
 REST = 1.0
 """Seconds of rest for a worker that found no thread."""
@@ -37,12 +45,15 @@ CANCEL_AGAIN = 0.01
 
 
 class Attempts:
-    def __init__(self, load_payload: LoadPayload, middleware: Middleware | None = None) -> None:
+    def __init__(
+        self, load_payload: LoadPayload, middleware: Middleware | None = None, settle: Settle = _nothing_to_settle
+    ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, PoolLoop)
         self._loop = loop
         self._load_payload = load_payload
         self._middleware = middleware
+        self._settle = settle
         self._contexts = Contexts()
         self._threads = anyio.CapacityLimiter(inf)  # a worker has one call at a time
         self._waiting = dict[asyncio.Task[None], Attempt]()  # attempts on the loop
@@ -65,6 +76,8 @@ class Attempts:
         await self._carry_out(attempt)
         assert attempt.outcome
         attempt.outcome.began = attempt.began
+        if ledger.told:
+            await self._settle([attempt.outcome])
         return attempt.outcome
 
     async def make_batch(self, jobs: Sequence[Job], task: Task[..., Any]) -> list[Outcome]:
@@ -86,6 +99,7 @@ class Attempts:
             await self._carry_out(attempt)
         for outcome in attempt.outcomes.values():
             outcome.began = attempt.began
+        await self._settle([*attempt.outcomes.values()])
         return [attempt.outcomes.get(job.id) or released(job) for job in jobs]
 
     async def _carry_out(self, attempt: Attempt) -> None:

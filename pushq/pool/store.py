@@ -14,6 +14,7 @@ from pushq.database.speaker import Speaker
 from pushq.errors import ValueRefused
 from pushq.job import Job
 from pushq.outcome import ENDS, Kind, Outcome
+from pushq.progress import Unwritten
 
 T = TypeVar("T")
 
@@ -132,8 +133,11 @@ class Store(Speaker):
     async def finish(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Returns the outcomes that were not accepted. Jobs that ended are written first, then jobs that go on.
 
-        Without outcomes, two statements run for no row, to find out whether the database rolls back both for any job.
+        Progress that is not written yet comes first of all. Without outcomes, two statements run for no row, to find
+        out whether the database rolls back both for any job.
         """
+        if unwritten := [outcome.progress for outcome in outcomes if outcome.progress]:
+            await self.write_progress(unwritten)
         ended = [outcome for outcome in outcomes if outcome.kind in ENDS]
         refused: list[Outcome] = []
         if ended or not outcomes:
@@ -206,6 +210,19 @@ class Store(Speaker):
             [outcome.delay for outcome in outcomes],
         )
         return _refused(outcomes, row["places"])
+
+    async def write_progress(self, unwritten: Sequence[Unwritten]) -> set[Fence]:
+        """Returns the claims that are still held."""
+        fences = [one.fence for one in unwritten]
+        phases = [(*one.fence, phase) for one in unwritten for phase in one.phases]
+        row = await self._one(
+            "progress",
+            [job_id for job_id, _ in fences],
+            [token for _, token in fences],
+            [one.progress for one in unwritten],
+            *([phase[column] for phase in phases] for column in range(3)),
+        )
+        return {fences[place - 1] for place in row["held"]}
 
     async def finished_with_token(self, outcomes: Sequence[Outcome]) -> set[Fence]:
         """The claims whose jobs are finished, under the claim's token."""

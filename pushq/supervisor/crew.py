@@ -179,9 +179,9 @@ class Crew:
         with self._farewell.in_time():
             taken = await wait_out(lambda: self._store.requeue([self._name], pool=pool.number, crashed=True))
             self._accountable.discard(pool.number)
-            failed = sum(job.status == "failed" for job in taken)
+            requeued, failed = (sum(job.status == status for job in taken) for status in ("queued", "failed"))
             tasks = tuple(name for name, _ in Counter(job.task for job in taken).most_common(5))
-            publish(PoolDied(pool.number, how, len(taken) - failed, failed, tasks))
+            publish(PoolDied(pool.number, how, requeued, failed, tasks))
             if taken:
                 self._charges += 1
                 self._no_solo_before = 0.0

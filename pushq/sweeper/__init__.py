@@ -157,9 +157,8 @@ class Sweeper:
         swept.dead = (*sorted(self._declared_dead), *gone)
         for names, crashed in ((self._declared_dead, True), (gone, False)):
             taken = await self._store.requeue(names, crashed=crashed, only_if_dead=True) if names else []
-            failed = sum(job.status == "failed" for job in taken)
-            swept.failed += failed
-            swept.requeued += len(taken) - failed
+            swept.failed += sum(job.status == "failed" for job in taken)
+            swept.requeued += sum(job.status == "queued" for job in taken)
         if declared or swept.requeued or swept.failed:
             publish(JobsRequeued(swept.dead, swept.requeued, swept.failed))
 

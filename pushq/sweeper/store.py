@@ -20,7 +20,7 @@ _DETACHED_BY_ANOTHER = ("42P01", "55000")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A job that was taken away from a pool. status: queued or failed."""
+    """A job that was taken away from a pool. status: queued, failed or cancelled."""
 
     id: UUID
     queue: str

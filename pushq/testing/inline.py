@@ -17,6 +17,7 @@ from pushq.current import set_current_job
 from pushq.job import Job, NewJob
 from pushq.lifespan import set_resources
 from pushq.outcome import Raised, Returned, endings_of_batch
+from pushq.progress import ledger
 from pushq.queue import encoded
 from pushq.task import Task, Tasks
 
@@ -67,9 +68,12 @@ async def ending_of(tasks: Tasks, job: Job) -> Returned | Raised:
     task = tasks.find(job.task)
     limit = job.timeout or task.timeout
     ended = list[Returned | Raised]()  # by the handler, or in its place by the middleware
-    with anyio.fail_after(limit.total_seconds() if limit else None):
-        async with anyio.create_task_group() as group:
-            group.start_soon(_call, tasks, task, job, ended)
+    try:
+        with anyio.fail_after(limit.total_seconds() if limit else None):
+            async with anyio.create_task_group() as group:
+                group.start_soon(_call, tasks, task, job, ended)
+    finally:
+        ledger.close([job.fence])
     return ended[-1]
 
 

@@ -22,6 +22,7 @@ LISTED = {
     "id", "task", "queue", "status", "priority", "run_at", "attempt", "failures", "crashes", "max_attempts",
     "unique_key", "tenant_id", "correlation_id", "submitted_by", "enqueued_at", "started_at", "finished_at",
     "supervisor", "pool", "error", "task_is_known", "queue_is_paused", "waits",
+    "progress",
 }  # fmt: skip
 SHOWN = LISTED | {"payload", "result", "traceback", "timeout"}
 

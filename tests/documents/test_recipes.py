@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from pushq import Resource, Tasks, current_job, injected
+from pushq import Resource, Tasks, injected
 from pushq.testing import run
 from tests.support.jobs import Connection, count, insert
 from tests.support.pages import blocks, section
@@ -72,17 +72,6 @@ async def test_calls_begin_a_tenth_of_a_second_apart(database_url: str, connecti
     assert max(begun.values()) - min(begun.values()) >= 0.15
 
 
-async def test_a_long_job_shows_its_progress(database_url: str, connection: Connection) -> None:
-    async def convert_part(part: int) -> None:
-        assert await connection.fetchval("select max(done) from progress") == (part or None)
-
-    names = named("Show the progress of a long job", convert_part=convert_part)
-    await connection.execute(*blocks("sql", section(PAGE, "Show the progress of a long job")))
-    async with asyncpg.create_pool(database_url, min_size=1) as pool:
-        await run(names["tasks"], names["convert"].job(3), resources=pool)
-    assert await connection.fetchval("select array[done, total] from progress") == [3, 3]
-
-
 def named(heading: str, **given: Any) -> dict[str, Any]:
     """What a recipe's Python defines. given: what the recipe takes for granted."""
     tasks = Tasks()
@@ -93,7 +82,7 @@ def named(heading: str, **given: Any) -> dict[str, Any]:
         yield
 
     imported = {"asyncio": asyncio, "asyncpg": asyncpg, "UUID": UUID, "Resource": Resource, "injected": injected}
-    names = imported | {"current_job": current_job, "tasks": tasks} | given
+    names = imported | {"tasks": tasks} | given
     (recipe,) = blocks("python", section(PAGE, heading))
     exec(recipe, names)
     return names

@@ -83,6 +83,7 @@ class Row:
     crashes: int = 0
     payload_is_too_long: bool | None = None
     waiters: list[str] | None = None
+    progress: str | None = None
     started_at: Moment | None = None
     finished_at: Moment | None = None
     supervisor: str | None = None

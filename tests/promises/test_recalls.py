@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import time
 from collections import Counter
 from hashlib import sha256
@@ -175,3 +177,98 @@ async def test_an_earlier_claim_is_recalled_and_the_new_one_runs_on(connection: 
         await other.close()
         recalled(supervisor, "stopped")
     assert (row["status"], row["attempt"]) == ("succeeded", 2)
+
+
+# A job that others wait for ------------------------------------------------------------------------------------------
+
+
+async def cancelling(connection: Connection, job: UUID) -> None:
+    assert await connection.fetchval("select pushq.cancel($1)", job) == "cancelling"
+    assert await connection.fetchval("select pushq.cancel($1, 'running')", job) == "cancelling"
+    row = await connection.fetchrow("select status, apart from pushq.jobs where id = $1", job)
+    assert tuple(row or ()) in {("running", "cancelling"), ("cancelled", None)}
+
+
+async def kinds(connection: Connection, job: UUID) -> list[str]:
+    rows = await connection.fetch("select kind from pushq.job_events where job_id = $1 order by id", job)
+    return [row["kind"] for row in rows]
+
+
+async def test_a_waiter_is_told_of_a_cancel_when_the_handler_has_stopped(
+    connection: Connection, database_url: str
+) -> None:
+    with supervising(database_url) as supervisor:
+        (job,) = await running(connection, "until.cancelled", payload={"stubborn": 30}, waiters=["pushq_a"])
+        told = asyncio.Queue[str]()
+        await connection.add_listener("pushq_a", lambda *said: told.put_nowait(str(said[3])))
+        await cancelling(connection, job)
+        assert await asyncio.wait_for(told.get(), 10) == f"{job} cancelled"
+        assert "cancelled 31" in supervisor.said
+        recalled(supervisor, "stopped")
+    (row,) = await finished(connection, job)
+    assert (row["status"], row["error"], row["apart"]) == ("cancelled", "cancelled by hand", None)
+    assert await kinds(connection, job) == ["cancelling", "cancelled"]
+
+
+async def test_a_job_that_nobody_waits_for_ends_at_once_also_when_a_guest_holds_it(connection: Connection) -> None:
+    (job,) = await insert(connection, "any", waiters=["pushq_a"])
+    assert await connection.fetchval("select pushq.take($1, 'anna') is not null", job)
+    assert await connection.fetchval("select pushq.cancel($1)", job) == "cancelled"
+
+
+@pytest.mark.parametrize("kind", ["retried", "snoozed", "released", "succeeded", "failed"])
+async def test_a_job_that_is_being_cancelled_goes_on_no_more_whatever_comes_of_it(
+    connection: Connection, kind: str
+) -> None:
+    """The pool was not told, as in PUSHQ_WAKE=poll."""
+    job = await of_a_pool(connection)
+    await cancelling(connection, job)
+    token = await connection.fetchval("select token from pushq.jobs where id = $1", job)
+    assert await connection.fetchval("select pushq.finish($1, $2, $3, delay => '1 hour')", job, token, kind)
+    (row,) = await finished(connection, job)
+    assert row["status"] == (kind if kind in ("succeeded", "failed") else "cancelled")
+    last = "cancelling" if kind == "succeeded" else row["status"]
+    assert (await kinds(connection, job))[-1] == last
+
+
+async def test_a_job_that_is_being_cancelled_ends_with_its_pool(connection: Connection, database_url: str) -> None:
+    with supervising(database_url, sweep_interval="0.2") as supervisor:
+        (job,) = await running(connection, "until.told", waiters=["pushq_a"])
+        await connection.execute("set pushq.notify = 'off'")
+        await cancelling(connection, job)
+        (pool,) = supervisor.pools
+        os.kill(pool, signal.SIGKILL)
+        (row,) = await finished(connection, job)
+    assert (row["status"], row["crashes"]) == ("cancelled", 0)
+
+
+async def test_a_cancel_that_is_lost_on_its_way_is_told_again(connection: Connection, database_url: str) -> None:
+    with supervising(database_url, sweep_interval="0.2"):
+        (job,) = await running(connection, "until.cancelled", waiters=["pushq_a"])
+        await connection.execute("set pushq.notify = 'off'")
+        await cancelling(connection, job)
+        (row,) = await finished(connection, job)
+    assert row["status"] == "cancelled"
+
+
+async def test_an_operator_may_take_the_job_back_instead(connection: Connection) -> None:
+    job = await of_a_pool(connection)
+    await cancelling(connection, job)
+    assert await connection.fetchval("select pushq.change($1, 'running', 'queued')", job) == "queued"
+    assert await connection.fetchval("select apart from pushq.jobs where id = $1", job) is None
+
+
+async def of_a_pool(connection: Connection) -> UUID:
+    """A running job that somebody waits for. Its pool is not told of anything."""
+    (job,) = await insert(connection, "any", waiters=["pushq_a"])
+    await connection.execute(
+        "insert into pushq.supervisors (name, host, pid, lease, lease_until) "
+        "values ('s', 'here', 1, '1 hour', now() + interval '1 hour')"
+    )
+    await connection.execute(
+        "update pushq.jobs set status = 'running', attempt = 1, supervisor = 's', pool = 1, token = gen_random_uuid(), "
+        "started_at = now() where id = $1",
+        job,
+    )
+    await connection.execute("truncate pushq.job_events")
+    return job

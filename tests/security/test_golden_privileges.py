@@ -88,7 +88,7 @@ async def test_a_producer_writes_its_own_columns_and_none_of_ours(connection: Co
         )
     ]
     ours = set(every) - set(PRODUCERS)
-    assert len(ours) == 16
+    assert len(ours) == 17
     producer = await asyncpg.connect(logins.url_as("producer"))
     columns = ", ".join(PRODUCERS)
     values = "gen_random_uuid(), 'echo', '{}', 'mail', 1, now(), 2, '1 s', 'key', 'tenant', 'trace', 'me', '{pushq_a}'"

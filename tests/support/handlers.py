@@ -521,6 +521,41 @@ async def in_batches(jobs: list[Job[dict[str, str]]]) -> list[object]:
     return [end or len(jobs) for end in told]
 
 
+async def _follow(job: Job[Any], steps: list[dict[str, Any]]) -> object:
+    """Tells progress, and ends, as the steps say."""
+    for step in steps:
+        match step:
+            case {"sleep": seconds}:
+                await asyncio.sleep(seconds)
+            case {"fail": message}:
+                raise ValueError(message)
+            case {"die": attempts} if job.attempt in attempts:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case {"die": _}:
+                pass
+            case {"times": times}:
+                for number in range(times):
+                    job.progress(number + 1, times)
+            case _:
+                job.progress(**step)
+    return job.checkpoint
+
+
+@tasks.register("progress", max_attempts=2, backoff=at_once)
+async def progress(steps: list[dict[str, Any]]) -> object:
+    return await _follow(current_job(), steps)
+
+
+@tasks.register("progress.thread", max_attempts=2, backoff=at_once)
+def progress_in_a_thread(steps: list[dict[str, Any]]) -> object:
+    return asyncio.run(_follow(current_job(), steps))
+
+
+@tasks.register("progress.batch", batch=100, max_attempts=2, backoff=at_once)
+async def progress_in_batches(jobs: list[Job[dict[str, Any]]]) -> list[object]:
+    return [await _follow(job, job.payload["steps"]) for job in jobs]
+
+
 newer_tasks = Tasks()
 """Of a newer version of the program: it has a task more."""
 

@@ -4,6 +4,8 @@
 --
 -- A guest whose lease has run out is warned (see 0009_guests), and deleted if the guest holds no job. A guest that was warned,
 -- and whose new lease has run out too, is shown as expired, with lease 0: nobody need watch the counter.
+--
+-- The pools of jobs that are being cancelled are told again, since a message may be lost.
 with lapsed as materialized (
     select
         guest.name,
@@ -21,6 +23,11 @@ warned as (
 ),
 gone as (
     delete from pushq.supervisors as guest using lapsed where guest.name = lapsed.name and not lapsed.holds_jobs
+),
+recalled_again as (
+    select pushq.recall(job.id, job.token)
+    from pushq.jobs_unfinished as job
+    where job.status = 'running' and job.apart = 'cancelling'
 )
 select
     name,
@@ -28,6 +35,7 @@ select
     pid <> 0 and lease_until not between clock_timestamp() and clock_timestamp() + lease as expired,
     case when pid < 0 then 0 else extract(epoch from lease) end::float8 as lease
 from pushq.supervisors
+cross join (select count(*) from recalled_again) as recalling
 union all
 select distinct job.supervisor, -1, true, 0::float8
 from pushq.jobs_unfinished as job

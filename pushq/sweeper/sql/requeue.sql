@@ -2,7 +2,7 @@
 -- $2: the number of a pool, or null for every pool. $3: true charges each job a crash, and the last crash allowed fails the
 -- job; false releases the jobs at no charge. $4: true spares supervisors that have a row, since a supervisor that was declared
 -- dead and has sent a heartbeat since keeps its jobs, old and new. $5: ids of jobs, or null for every job. Rows that a pool is
--- finishing at this moment are skipped.
+-- finishing at this moment are skipped. A job that is being cancelled ends as cancelled.
 with seen as materialized (
     select id, token
     from pushq.jobs_unfinished as job
@@ -13,7 +13,8 @@ with seen as materialized (
 held as materialized (
     select
         job.id, job.token, job.queue, job.task, job.crashes + $3::boolean::int as crashes,
-        $3 and job.crashes + 1 >= pushq.most_crashes() as is_fatal
+        $3 and job.crashes + 1 >= pushq.most_crashes() as is_fatal,
+        job.apart is not distinct from 'cancelling' as is_cancelled
     from seen
     join pushq.jobs_unfinished as job
         on job.id = seen.id and job.token = seen.token  -- still the same claim, now under the row lock
@@ -21,11 +22,12 @@ held as materialized (
     limit 1000
     for update of job skip locked
 ),
-failed as (
+ended as (
     select pushq.end_jobs(
-        array_agg(id), array_agg(token), null, null, array_agg('crashed'::text), array_agg(pushq.crash_error(crashes)), null, null)
+        array_agg(id), array_agg(token), null, null, array_agg(case when is_cancelled then 'cancelled' else 'crashed' end),
+        array_agg(case when not is_cancelled then pushq.crash_error(crashes) end), null, null)
     from held
-    where is_fatal
+    where is_fatal or is_cancelled
     having count(*) > 0
 ),
 requeued as (
@@ -36,7 +38,7 @@ requeued as (
         error = case when $3 then pushq.crash_error(held.crashes) else job.error end,
         traceback = case when not $3 then job.traceback end
     from held
-    where job.id = held.id and not held.is_fatal
+    where job.id = held.id and not held.is_fatal and not held.is_cancelled
     returning job.id, job.queue, job.task, job.crashes, job.tenant_id, job.attempt, job.error
 ),
 tallied as (
@@ -59,9 +61,11 @@ select taken.id, taken.queue, taken.task, taken.status, taken.crashes
 from (
     select id, queue, task, 'queued' as status, crashes from requeued
     union all
-    select id, queue, task, 'failed', crashes from held where is_fatal
+    select id, queue, task, case when is_cancelled then 'cancelled' else 'failed' end, crashes
+    from held
+    where is_fatal or is_cancelled
 ) as taken
-cross join (select count(*) from failed) as ending
+cross join (select count(*) from ended) as ending
 cross join (select count(*) from tallied) as tallying
 cross join (select count(*) from rung) as ringing
 cross join (select count(*) from noted) as noting
