@@ -63,7 +63,7 @@ begin
 end
 $$;
 
-create function pushq.make_event_days_too() returns trigger
+create or replace function pushq.make_event_days_too() returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
@@ -73,10 +73,6 @@ begin
     return null;
 end
 $$;
-
-create trigger days_make_event_days
-after insert on pushq.days
-for each statement execute function pushq.make_event_days_too();
 
 select pushq.make_event_days();
 
@@ -383,7 +379,7 @@ $$;
 -- Notes an UPDATE or a DELETE of pushq.jobs by hand, with the old and new values. pushq's own statements name a partition, and pay
 -- nothing. A statement that changes more than a thousand jobs has one event, with the number. Of payload and result the
 -- event says only that they changed, because they may be large.
-create function pushq.note_edits() returns trigger
+create or replace function pushq.note_edits() returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp

@@ -356,7 +356,7 @@ IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "finish-without-token": (("pushq.end_quietly", "(job.token = outcome.token or outcome.token is null)", "true"),),
     "same-attempt-again": (
         (
-            "pushq.claim_locked",
+            "pushq.claim_noting",
             "job.attempt + (job.attempt < 2147483647)::int",
             "greatest(job.attempt, 1)",
         ),
