@@ -405,6 +405,47 @@ async def test_a_refusal_tells_a_tenant_nothing_of_another_s_job(database_url: s
             assert "secret" not in str(refused.value)
 
 
+# Events ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_tenant_reads_the_events_of_its_own_jobs_and_not_who_made_them(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    for owner in ("acme", "globex", None):
+        job = await submit(connection, owner)
+        await connection.execute("select pushq.cancel($1)", job)
+    async with session(database_url, app, "acme") as acme, session(database_url, app) as nobody:
+        told = await acme.fetch("select kind, tenant_id from pushq.job_events")
+        assert [tuple(event) for event in told] == [("cancelled", "acme")]
+        assert await nobody.fetch("select kind from pushq.job_events") == []
+        for hidden in ("actor", "detail", "*"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await acme.execute(f"select {hidden} from pushq.job_events")
+        for forbidden in ("insert into pushq.job_events (kind) values ('note')", "delete from pushq.job_events"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await acme.execute(forbidden)
+
+
+async def test_a_tenant_adds_notes_to_its_own_jobs_alone(connection: Connection, database_url: str, app: str) -> None:
+    own, other, nobody_s = [await submit(connection, owner) for owner in ("acme", "globex", None)]
+    async with session(database_url, app, "acme") as acme:
+        assert await acme.fetchval("select pushq.note($1, '1')", own)
+        for foreign in (other, nobody_s, uuid4()):
+            with pytest.raises(asyncpg.ForeignKeyViolationError, match=f"pushq.note: there is no job {foreign}"):
+                await acme.execute("select pushq.note($1, '1')", foreign)
+
+
+async def test_the_events_of_a_tenant_are_deleted_after_its_jobs(connection: Connection) -> None:
+    for owner in ("acme", "globex"):
+        jobs = await insert(connection, "echo", 3, tenant_id=owner)
+        for job in jobs:
+            await connection.execute("select pushq.cancel($1)", job)
+    steps = [await connection.fetchval("select pushq.delete_tenant('acme', 2)") for _ in range(5)]
+    assert steps == [2, 1, 2, 0, 0]
+    left = await connection.fetch("select distinct tenant_id from pushq.job_events")
+    assert [row["tenant_id"] for row in left] == ["globex"]
+
+
 # Separating ---------------------------------------------------------------------------------------------------------
 
 
@@ -530,6 +571,8 @@ async def test_an_owner_that_is_no_superuser_separates_and_unites_tenants(
         async with session(empty_database_url, owner) as session_:
             assert await session_.fetchval("select pushq.separate_tenants()") == "separated"
             await submit(session_, "acme")
+            await admin.execute(f"grant pushq_tenant to {owner}")  # as where an app's owner may take its app's roles
+            assert await faults(empty_database_url) == []
             async with session(empty_database_url, app, "acme") as acme:
                 assert await seen(acme) == {"acme"}
                 assert await session_.fetchval("select pushq.unite_tenants()") == "united"

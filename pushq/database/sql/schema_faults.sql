@@ -53,6 +53,7 @@ union all
 select 'loose', rolname::text
 from pg_roles
 where to_regrole('pushq_tenant') is not null and not rolsuper and pushq.is_separated()
+and pg_roles.oid <> (select relowner from pg_class where oid = 'pushq.jobs'::regclass)  -- whom no policy bounds
 and pg_has_role(pg_roles.oid, to_regrole('pushq_tenant'), 'usage')
 and has_table_privilege(pg_roles.oid, 'pushq.jobs_unfinished', 'select, insert, update, delete')
 order by kind, name
