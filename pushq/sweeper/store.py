@@ -137,7 +137,8 @@ class Store(Speaker):
                 return False
             raise
         await self._session.execute_alone(f"drop table if exists {table}")
-        await self._fetch("forget_day", retired.day)
+        if retired.parent == "jobs":
+            await self._fetch("forget_day", retired.day)
         return True
 
     async def fold(self, at_most: int) -> int:

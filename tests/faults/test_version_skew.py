@@ -31,9 +31,9 @@ COMMANDS: Mapping[Sequence[str], int] = {
     ("exporter", "--http-port", "0"): NEWEST,
     ("sweep", "--lease", "0.3", "--heartbeat-interval", "0.1"): NEWEST,
     ("enqueue", "echo"): 1,  # the same INSERT as anybody's
-    ("jobs", "show", JOB): 3,
-    ("jobs", "list"): 3,
-    ("queues", "list"): 3,
+    ("jobs", "show", JOB): 13,
+    ("jobs", "list"): 12,
+    ("queues", "list"): 12,
     ("jobs", "cancel", JOB): 6,
     ("jobs", "retry", JOB): 6,
     ("queues", "pause", "mail"): 6,
