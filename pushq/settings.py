@@ -32,45 +32,50 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
     )
 
-    database_url: SecretStr | None = None
-    """The queue's database; else DATABASE_URL, else libpq's PG* variables."""
-    listen_database_url: SecretStr | None = None
-    """A direct connection to the same database, if database_url goes through a transaction pooler."""
-    queues: Annotated[tuple[str, ...] | None, NoDecode] = None
-    """Queues to serve; else `default` and the queue of every registered task."""
-    concurrency: int = Field(10, ge=1, le=10_000)
-    """Workers in each pool: how many jobs a pool runs at a time."""
-    processes: int = Field(1, ge=1, le=256)
-    """Pools of the supervisor, each a process of its own."""
-    poll_interval: SecondsOrZero = 30.0
-    """How often an idle pool looks for jobs without a notification; 0: never."""
-    wake: Annotated[Literal["notify", "poll"], AnyCase] = "notify"
-    """Whether pools listen for notifications, or only poll."""
-    heartbeat_interval: Seconds = 10.0
-    """How often a supervisor sends a heartbeat."""
-    lease: Seconds = 30.0
-    """How long a supervisor without a heartbeat keeps its jobs."""
-    shutdown_timeout: SecondsOrZero = 25.0
-    """How long running jobs may take after SIGTERM or SIGINT."""
-    sweep_interval: Seconds = 15.0
-    """How often a supervisor looks after the jobs of dead supervisors, partitions and history."""
-    http_host: str = "127.0.0.1"
-    """The address of /metrics, /healthz and /readyz."""
-    http_port: int = Field(9464, ge=0, le=65535)
-    """The port of /metrics, /healthz and /readyz; 0: any free port."""
-    http_token: SecretStr | None = None
-    """The bearer token of /metrics. Without a token, /metrics is served to this machine alone."""
-    log_format: Annotated[Literal["console", "json"], AnyCase] = "console"
-    """The format of events on standard error: text, or one JSON object a line."""
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = "info"
-    """The quietest level written."""
-    log_errors: Annotated[Literal["brief", "full"], AnyCase] = "brief"
-    """A job's error in the log: type and place (brief), or message and traceback too (full)."""
-    retention: Seconds = 604800.0
-    """How long finished jobs are kept, to the day."""
+    database_url: SecretStr | None = Field(
+        None, description="The queue's database; else DATABASE_URL, else libpq's PG* variables."
+    )
+    listen_database_url: SecretStr | None = Field(
+        None, description="A direct connection to the same database, if database_url goes through a transaction pooler."
+    )
+    queues: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        None, description="Queues to serve; else `default` and the queue of every registered task."
+    )
+    concurrency: int = Field(
+        10, ge=1, le=10_000, description="Workers in each pool: how many jobs a pool runs at a time."
+    )
+    processes: int = Field(1, ge=1, le=256, description="Pools of the supervisor, each a process of its own.")
+    poll_interval: SecondsOrZero = Field(
+        30.0, description="How often an idle pool looks for jobs without a notification; 0: never."
+    )
+    wake: Annotated[Literal["notify", "poll"], AnyCase] = Field(
+        "notify", description="Whether pools listen for notifications, or only poll."
+    )
+    heartbeat_interval: Seconds = Field(10.0, description="How often a supervisor sends a heartbeat.")
+    lease: Seconds = Field(30.0, description="How long a supervisor without a heartbeat keeps its jobs.")
+    shutdown_timeout: SecondsOrZero = Field(25.0, description="How long running jobs may take after SIGTERM or SIGINT.")
+    sweep_interval: Seconds = Field(
+        15.0, description="How often a supervisor looks after the jobs of dead supervisors, partitions and history."
+    )
+    http_host: str = Field("127.0.0.1", description="The address of /metrics, /healthz and /readyz.")
+    http_port: int = Field(
+        9464, ge=0, le=65535, description="The port of /metrics, /healthz and /readyz; 0: any free port."
+    )
+    http_token: SecretStr | None = Field(
+        None, description="The bearer token of /metrics. Without a token, /metrics is served to this machine alone."
+    )
+    log_format: Annotated[Literal["console", "json"], AnyCase] = Field(
+        "console", description="The format of events on standard error: text, or one JSON object a line."
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = Field(
+        "info", description="The quietest level written."
+    )
+    log_errors: Annotated[Literal["brief", "full"], AnyCase] = Field(
+        "brief", description="A job's error in the log: type and place (brief), or message and traceback too (full)."
+    )
+    retention: Seconds = Field(604800.0, description="How long finished jobs are kept, to the day.")
 
     @classmethod
     def load(cls, **flags: Any) -> Self:
