@@ -28,7 +28,7 @@ LAYERS = (
     ("sweeper",),
     ("exporter",),
     ("link",),
-    ("pool",),
+    ("pool", "pool_process"),
     ("supervisor",),
     ("testing",),
     ("demo",),
@@ -115,7 +115,7 @@ def test_the_supervisor_never_imports_the_user_s_code() -> None:
 SPARED = {
     "pushq.queue": {"anyio", "asyncpg", "click", "pydantic", "pushq.database.speaker"},
     "pushq.task": {"anyio", "asyncpg", "click", "pydantic_settings", "pushq.database.speaker"},
-    "pushq.pool.__main__": {
+    "pushq.pool_process": {
         "click",
         "prometheus_client",
         "pydantic_settings",

@@ -13,6 +13,7 @@ import click
 
 import pushq
 from pushq.errors import DatabaseRefused, PushqError, UsageError
+from pushq.local.imports import garbage_left
 
 # The module of each command, imported on use: a supervisor starts without the benchmark.
 _MODULES = {
@@ -48,7 +49,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in _MODULES:
             return None
-        command = getattr(import_module(f"pushq.cli.{_MODULES[cmd_name]}"), cmd_name)
+        with garbage_left():
+            command = getattr(import_module(f"pushq.cli.{_MODULES[cmd_name]}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 

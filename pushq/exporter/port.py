@@ -16,6 +16,7 @@ from anyio.to_thread import run_sync
 from pushq.errors import PushqError, UsageError
 from pushq.exporter.figures import ProcessFigures
 from pushq.exporter.store import Store
+from pushq.local.imports import garbage_left
 
 OPENED_AFTER = 5.0
 """Seconds after which the server is imported even without a client.
@@ -75,5 +76,6 @@ async def serve_on_demand(
 
 
 def import_server() -> None:
-    import pushq.exporter.http  # noqa: PLC0415
-    import pushq.exporter.metrics  # noqa: F401, PLC0415
+    with garbage_left():
+        import pushq.exporter.http  # noqa: PLC0415
+        import pushq.exporter.metrics  # noqa: F401, PLC0415

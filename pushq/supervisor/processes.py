@@ -93,7 +93,7 @@ class PoolProcess:
         with ours, theirs, asking, asked:
             line, other = theirs.fileno(), asked.fileno()
             self._process = await anyio.open_process(
-                [sys.executable, *_FLAGS, "-m", "pushq.pool", str(line), str(os.getpid()), str(other)],
+                [sys.executable, *_FLAGS, "-m", "pushq.pool_process", str(line), str(os.getpid()), str(other)],
                 stdin=None,
                 stdout=None,
                 stderr=None,
