@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import os
 import socket
 import subprocess
@@ -22,83 +21,31 @@ MAY_PASS = (1, 1)
 
 NOBODY = "postgresql://me:hunter2@127.0.0.1:1/app"
 
-MODULES = {
-    "syntax": "number = 3\ndef broken(:",
-    "nested": "import json\nimport syntax",
-    "deep": "import middle",
-    "middle": "\n\nimport innermost",
-    "innermost": "import re\nre.compile('(')",
-    "chained": "try:\n    import innermost\nexcept Exception as error:\n    raise LookupError('no pattern') from error",
-    "importing": "import a_module_that_is_not_there",
-    "exiting": "raise SystemExit(3)",
-    "raising": "raise RuntimeError('first line\\nsecond')",
-    "stopping": "raise RuntimeError('There is no service.')",
-    "empty": "from pushq import Tasks\ntasks = Tasks()",
-    "other": "from pushq import Tasks\nmy_tasks = Tasks()\nnumber = 3",
-    "twice": "from pushq import Tasks\ntasks = Tasks()\nfor _ in 'ab':\n    @tasks.register('mail')\n    def f(): ...",
-}
-
 
 @pytest.mark.parametrize(
-    ("place", "sentence"),
+    ("source", "sentence", "end"),
     [
-        ("app", "does not name a registry of tasks; write MODULE:TASKS"),
-        (
-            "other.py:tasks",
-            "'other.py:tasks' names a file, not a module; write MODULE:TASKS, for example 'other:tasks'.",
-        ),
-        ("./app/jobs:tasks", "names a file, not a module; write MODULE:TASKS, for example 'app.jobs:tasks'."),
-        ("/srv/jobs.py:tasks", "names a file, not a module; write MODULE:TASKS, for example 'jobs:tasks'."),
-        ("app.jobs", "does not name a registry of tasks; write MODULE:TASKS, for example 'app.jobs:tasks'."),
-        ("nowhere.jobs:tasks", "There is no module 'nowhere' in "),
-        ("syntax:tasks", "Module 'syntax' fails to import: SyntaxError: invalid syntax, at syntax.py:2."),
-        ("nested:tasks", "SyntaxError: invalid syntax, at syntax.py:2, by way of nested.py:2."),
-        ("importing:tasks", "fails to import: ModuleNotFoundError: No module named 'a_module_that_is_not_there', at "),
-        ("calendar:tasks", f"Module 'calendar', which is {calendar.__file__}, has no 'tasks'"),
-        ("empty:tasks", "'empty:tasks' has no tasks; put @tasks.register(NAME) above a function"),
-        ("other:tasks", "Module 'other' has no 'tasks'; did you mean 'other:my_tasks'?"),
-        ("other:number", "'other:number' is no registry of tasks but of type int; name a pushq.Tasks object."),
-        ("twice:tasks", "Two tasks are named 'mail'"),
+        ("import a_module_that_is_not_there", "No module named 'a_module_that_is_not_there', at app.py:1.", (2, 1)),
+        ("raise RuntimeError('first line\\nsecond')", "RuntimeError: first line, at app.py:1.", MAY_PASS),
     ],
 )
-def test_a_registry_that_cannot_be_used_is_named(database_url: str, tmp_path: Path, place: str, sentence: str) -> None:
-    ended = _supervise(database_url, tmp_path, place)
-
-    assert sentence in ended.stderr
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-
-
-@pytest.mark.parametrize(
-    ("place", "sentence"),
-    [
-        ("exiting:tasks", "Module 'exiting' fails to import: SystemExit: 3, at exiting.py:1."),
-        ("stopping:tasks", "RuntimeError: There is no service, at stopping.py:1."),
-        ("raising:tasks", "Module 'raising' fails to import: RuntimeError: first line, at raising.py:1."),
-        ("deep:tasks", "at innermost.py:2, by way of middle.py:3, deep.py:1."),
-        ("chained:tasks", "LookupError: no pattern, at chained.py:4; caused by error: missing ), unterminated"),
-    ],
-)
-def test_a_module_that_raises_is_named_with_its_place_and_may_not_do_so_the_next_time(
-    database_url: str, tmp_path: Path, place: str, sentence: str
+def test_a_registry_that_cannot_be_used_is_named_and_a_module_that_raises_may_not_do_so_the_next_time(
+    database_url: str, tmp_path: Path, source: str, sentence: str, end: tuple[int, int]
 ) -> None:
-    ended = _supervise(database_url, tmp_path, place)
-
-    assert sentence in ended.stderr
-    assert (ended.returncode, ended.stderr.count("\n")) == MAY_PASS
-
-
-def _supervise(url: str, directory: Path, place: str) -> subprocess.CompletedProcess[str]:
-    for name, source in MODULES.items():
-        (directory / f"{name}.py").write_text(source)
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "pushq", "supervise", place, "--http-port", "0", "--log-level", "error"],
-        env=environment(url),
-        cwd=directory,
+    """The other sentences are in tests/pool/test_loading.py."""
+    (tmp_path / "app.py").write_text(source)
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "pushq", "supervise", "app:tasks", "--http-port", "0", "--log-level", "error"],
+        env=environment(database_url),
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
+
+    assert sentence in ended.stderr
+    assert (ended.returncode, ended.stderr.count("\n")) == end
 
 
 @pytest.mark.parametrize(
