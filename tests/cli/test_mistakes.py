@@ -169,7 +169,7 @@ async def test_a_wrong_password_is_told_and_is_not_shown() -> None:
             assert "wrong" not in ended.stderr
             assert (ended.returncode, ended.stderr.count("\n")) == MAY_PASS
         accepted = f"postgresql://app:right@127.0.0.1:{port}/postgres?channel_binding=require&connect_timeout=5"
-        assert pushq("migrate", DATABASE_URL=accepted).returncode == 0
+        assert invoke("migrate", url=accepted).exit_code == 0
 
 
 async def _is_refused(url: str) -> bool:

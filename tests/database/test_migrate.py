@@ -13,6 +13,7 @@ import pytest
 
 from pushq.database.migrate import Migration, check_schema, migrate, migrations, missing
 from pushq.errors import SchemaError
+from tests.support.commands import invoke
 from tests.support.server import Server
 from tests.support.supervisors import ROOT, environment, pushq
 from tests.support.waiting import eventually
@@ -36,7 +37,7 @@ async def test_each_file_runs_with_psql_in_order(empty_database_url: str, server
 
 
 async def test_the_printed_sql_makes_the_same_schema(empty_database_url: str, server_bin_directory: Path) -> None:
-    printed = pushq("migrate", "--sql").stdout
+    printed = invoke("migrate", "--sql").stdout
     psql = [str(server_bin_directory / "psql"), empty_database_url, "-qv", "ON_ERROR_STOP=1"]
     subprocess.run(psql, input=printed, text=True, check=True, capture_output=True)
 
@@ -44,11 +45,11 @@ async def test_the_printed_sql_makes_the_same_schema(empty_database_url: str, se
 
 
 async def test_check_tells_by_its_exit_code(empty_database_url: str) -> None:
-    before = pushq("migrate", "--check", url=empty_database_url)
-    applied = pushq("migrate", url=empty_database_url)
-    after = pushq("migrate", "--check", url=empty_database_url)
+    before = invoke("migrate", "--check", url=empty_database_url)
+    applied = invoke("migrate", url=empty_database_url)
+    after = invoke("migrate", "--check", url=empty_database_url)
 
-    assert (before.returncode, applied.returncode, after.returncode) == (1, 0, 0)
+    assert (before.exit_code, applied.exit_code, after.exit_code) == (1, 0, 0)
     assert f"lacks {', '.join(NAMES)}; run `pushq migrate`." in before.stdout
     assert f"applied {', '.join(NAMES)}" in applied.stdout
     assert "up to date" in after.stdout
@@ -79,18 +80,21 @@ async def test_a_newer_schema_is_refused_in_a_sentence(
 
     with pytest.raises(SchemaError, match="has schema version 9999, and this pushq knows"):
         await check_schema(database_url)
-    for command in (["migrate"], ["migrate", "--check"], ["supervise", "tests.support.handlers:tasks"]):
-        refused = pushq(*command, url=database_url)
+    for command in (["migrate"], ["migrate", "--check"]):
+        refused = invoke(*command, url=database_url)
         assert "has schema version 9999" in refused.stderr
-        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    supervisor = pushq("supervise", "tests.support.handlers:tasks", url=database_url)
+    assert "has schema version 9999" in supervisor.stderr
+    assert (supervisor.returncode, supervisor.stderr.count("\n")) == (1, 1)
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 async def test_a_database_of_another_encoding_is_refused_in_a_sentence(server: Server, encoding: str) -> None:
     async with server.fresh_database("template0", encoding=encoding) as url:
-        refused = pushq("migrate", url=url)
+        refused = invoke("migrate", url=url)
 
-    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
     assert f"is encoded in {encoding}; pushq needs UTF8." in refused.stderr
 
 
