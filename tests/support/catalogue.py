@@ -73,8 +73,10 @@ things (kind, thing) as (
     select 'default rights', row(defaclrole::regrole, defaclnamespace, defaclobjtype, defaclacl) from pg_default_acl
     union all
     select 'rights in the system''s schemas', row(
-        (select md5(string_agg(row(oid, relacl)::text, '' order by oid)) from pg_class where oid < 16384),
-        (select md5(string_agg(row(oid, proacl)::text, '' order by oid)) from pg_proc where oid < 16384))
+        (select md5(string_agg(row(oid, relacl)::text, '' order by oid)) from pg_class
+            where oid < 16384 and relacl is not null),
+        (select md5(string_agg(row(oid, proacl)::text, '' order by oid)) from pg_proc
+            where oid < 16384 and proacl is not null))
     union all
     select 'publication', row(pubname, puballtables, pubinsert, pubupdate, pubdelete, pubtruncate) from pg_publication
     union all
