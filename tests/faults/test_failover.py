@@ -8,23 +8,24 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from pushq.database.migrate import migrate
-from pushq.local.server import EmbeddedServer
+from pushq.local.server import EmbeddedServer, _Runner
 from tests.support.jobs import Connection, finished, has_count, insert, row_of
 from tests.support.proxy import Proxy
+from tests.support.server import embedded
 from tests.support.supervisors import RunningSupervisor, pushq, supervising
 from tests.support.waiting import eventually
 
@@ -241,7 +242,7 @@ async def _working(primary: EmbeddedServer, address: Address, seconds: float) ->
 @asynccontextmanager
 async def _replicated(*, synchronously: bool = True) -> AsyncIterator[tuple[EmbeddedServer, EmbeddedServer, Address]]:
     """A primary with pushq's schema, a standby, for which its commits wait or not, and an address that leads to it."""
-    with EmbeddedServer(settings={"wal_keep_size": "128MB"}) as primary:
+    with embedded({"wal_keep_size": "128MB"}) as primary:
         await migrate(primary.url())
         with _standby_of(primary) as standby:
             async with _connected(primary) as connection:
@@ -262,19 +263,20 @@ async def _streams(primary: Connection, how: str) -> bool:
 @contextmanager
 def _standby_of(primary: EmbeddedServer) -> Iterator[EmbeddedServer]:
     """A server that begins with a copy of the primary, and follows it."""
-    with EmbeddedServer() as standby:
-        standby.process.send_signal(signal.SIGINT)
-        standby.process.wait(10)
-        shutil.rmtree(standby.directory / "data")
-        copying = standby._run.start(
+
+    def copy(bin_directory: Path, run: _Runner) -> None:
+        copying = run.start(
             [
-                *(standby.bin_directory / "pg_basebackup", "-D", standby.directory / "data"),
+                *(bin_directory / "pg_basebackup", "-D", run.directory / "data"),
                 *("-d", f"host={primary.directory} port=5432 user=pushq"),
                 *("--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
             ]
         )
-        assert copying.wait(30) == 0, standby._run.last_words()
-        standby.restart()
+        assert copying.wait(30) == 0, run.last_words()
+
+    with ExitStack() as running:
+        with patch("pushq.local.server._initialise", copy):
+            standby = running.enter_context(embedded({}))
         yield standby
 
 

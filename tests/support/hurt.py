@@ -13,12 +13,13 @@ import asyncpg
 from pushq.database.migrate import migrate
 from pushq.local.server import EmbeddedServer
 from tests.support.jobs import Connection
+from tests.support.server import embedded
 
 
 @asynccontextmanager
 async def a_server_to_hurt(**settings: str) -> AsyncIterator[tuple[EmbeddedServer, Connection]]:
     """A server with PostgreSQL's `settings` and pushq's schema, and an onlooker's connection to it."""
-    with EmbeddedServer(settings=settings) as server:
+    with embedded(settings) as server:
         await migrate(server.url())
         connection = await asyncpg.connect(server.url())
         try:

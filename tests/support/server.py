@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -148,21 +148,21 @@ def running_server() -> Iterator[Server]:
         yield server
         asyncio.run(server.drop_everything())
     else:
-        with _embedded() as embedded:
-            yield Server(embedded.url(), str(embedded.bin_directory), run)
+        with embedded(_SETTINGS) as started:
+            yield Server(started.url(), str(started.bin_directory), run)
 
 
 @contextmanager
 def oldest_server() -> Iterator[Server]:
     """A server of the oldest PostgreSQL, with the programs of the newest for its clients."""
-    with _embedded(oldest.binaries()) as embedded:
-        yield Server(embedded.url(), str(find_binaries().directory), f"pushq_test_{uuid4().hex[:8]}")
+    with embedded(_SETTINGS, oldest.binaries()) as started:
+        yield Server(started.url(), str(find_binaries().directory), f"pushq_test_{uuid4().hex[:8]}")
 
 
 @contextmanager
-def _embedded(binaries: Binaries | None = None) -> Iterator[EmbeddedServer]:
+def embedded(settings: Mapping[str, str], binaries: Binaries | None = None) -> Iterator[EmbeddedServer]:
     """With its files in memory, if there is room: else a quarter of a run's time goes to files that come and go."""
-    server, before = EmbeddedServer(settings=_SETTINGS, binaries=binaries), tempfile.tempdir
+    server, before = EmbeddedServer(settings=settings, binaries=binaries), tempfile.tempdir
     with ExitStack() as running:
         try:
             if _has_room_in_memory():
