@@ -14,6 +14,7 @@ from pushq.backoff import Backoff, exponential
 from pushq.errors import PayloadError, ResultError
 from pushq.job import Job
 from pushq.progress import Unwritten
+from pushq.retries import Retries, retry_after
 from pushq.storable import (
     LONGEST_ERROR,
     describe_error,
@@ -185,34 +186,31 @@ def cancelled_by_hand(job: Job, began: float = 0.0, ended: float = 0.0) -> Outco
     return Outcome(job, Kind.CANCELLED, error=told, error_type=BY_HAND, began=began, ended=ended)
 
 
-def decide(job: Job, ending: Ending, *, max_attempts: int, backoff: Backoff) -> Outcome:
-    """The outcome of an attempt. max_attempts, backoff: of the task.
-
-    The job's own max_attempts wins. Raises nothing.
-    """
+def decide(job: Job, ending: Ending, retries: Retries) -> Outcome:
+    """The outcome of an attempt, by the task's rules. The job's own max_attempts wins. Raises nothing."""
     try:  # not by `guarded`, which costs a call a job
-        return _decided(job, ending, job.max_attempts or max_attempts, backoff)
+        return _decided(job, ending, retries)
     except BaseException as broken:  # noqa: BLE001 - the handler's exception may raise when looked at
         name = short_name_of(broken)
         return Outcome(job, Kind.FAILED, error=f"The handler's exception cannot be inspected: {name}", error_type=name)
 
 
-def _decided(job: Job, ending: Ending, most: int, backoff: Backoff) -> Outcome:
+def _decided(job: Job, ending: Ending, retries: Retries) -> Outcome:
     if isinstance(ending, Returned):
         return _returned(job, ending.value)
     match ending:
-        case Raised(Retry() as retry) if (delay := _snooze(job, retry.after, backoff)) is not None:
+        case Raised(Retry() as retry) if (delay := _snooze(job, retry.after, retries.backoff)) is not None:
             return Outcome(job, Kind.SNOOZED, delay.total_seconds())
         case Raised(Cancel() as cancel):
             return Outcome(job, Kind.CANCELLED, error=storable_text(text_of(cancel.reason)), error_type="Cancel")
         case Raised(PayloadError() as error):
             return _failed(job, error)
         case Raised(error):
-            return _failed_or_retried(job, error, most, backoff)
+            return _failed_or_retried(job, error, retries)
         case TimedOut(after, at):
             error = TimeoutError(f"the attempt took longer than {after.total_seconds():g} s")
             error = error.with_traceback(None if at is None else traceback_of(at))
-            return _failed_or_retried(job, error, most, backoff)
+            return _failed_or_retried(job, error, retries)
         case Stopped():
             return released(job)
 
@@ -248,11 +246,12 @@ def _traced(outcome: Outcome, error: BaseException) -> Outcome:
     return outcome
 
 
-def _failed_or_retried(job: Job, error: BaseException, max_attempts: int, backoff: Backoff) -> Outcome:
+def _failed_or_retried(job: Job, error: BaseException, retries: Retries) -> Outcome:
     failures = job.failures + 1
-    if failures >= max_attempts:
+    if failures >= (job.max_attempts or retries.max_attempts) or retries.are_over(error):
         return _failed(job, error)
-    delay, remark = _delay(backoff, failures)
+    delay, remark = _delay(retries.backoff, failures)
+    delay = max(delay, _delay_or_none(retry_after(error)) or delay)
     text = describe_error(error, LONGEST_ERROR - len(remark)) + remark
     outcome = Outcome(job, Kind.RETRIED, delay.total_seconds(), error=text, error_type=short_name_of(error))
     return _traced(outcome, error)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, Never, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Never, ParamSpec, TypeAlias, TypeVar, overload
 
 from pushq.backoff import Backoff, exponential
 from pushq.batch import LARGEST_BATCH, batch_form_of
@@ -18,11 +18,15 @@ from pushq.lifespan import Lifespan, misfit
 from pushq.middleware import Middleware
 from pushq.once import yielding_once
 from pushq.payload import PayloadForm, form_of
+from pushq.retries import Retries
 
 P = ParamSpec("P")
 R = TypeVar("R")
 L = TypeVar("L", bound=Callable[..., Any])
 M = TypeVar("M", bound=Callable[..., Any])
+
+Errors: TypeAlias = type[BaseException] | Sequence[type[BaseException]]
+"""Classes of errors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,20 +34,30 @@ class Task(Generic[P, R]):
     """A named handler, made by `Tasks.register`. A call runs the function itself, as in a test.
 
     name: the task's name. queue: the queue of jobs built in Python. max_attempts: failures after which a job is failed.
-    timeout: limit of one attempt; None: no limit. backoff: failures so far → delay. original: the function. is_async:
-    whether the function is an `async def`. batch: how many jobs the handler takes at once, at most; None: one job.
+    timeout: limit of one attempt; None: no limit. backoff: failures so far → delay. retries: with both, and the classes
+    of errors that decide. original: the function. is_async: whether the function is an `async def`. batch: how many
+    jobs the handler takes at once, at most; None: one job.
     """
 
     name: str
     original: Callable[P, R]
     function: Callable[P, R]  # as a worker calls the handler
     queue: str
-    max_attempts: int
     timeout: timedelta | None
-    backoff: Backoff
+    retries: Retries
     form: PayloadForm
     is_async: bool
     batch: int | None = None
+
+    @property
+    def max_attempts(self) -> int:
+        """Failures after which a job is failed."""
+        return self.retries.max_attempts
+
+    @property
+    def backoff(self) -> Backoff:
+        """Failures so far → delay."""
+        return self.retries.backoff
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.original(*args, **kwargs)
@@ -95,6 +109,8 @@ class Tasks:
         max_attempts: int = 5,
         timeout: timedelta | None = None,
         backoff: Backoff | None = None,
+        retry_on: Errors = (),
+        fail_on: Errors = (),
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
     @overload
@@ -107,6 +123,8 @@ class Tasks:
         max_attempts: int = 5,
         timeout: timedelta | None = None,
         backoff: Backoff | None = None,
+        retry_on: Errors = (),
+        fail_on: Errors = (),
     ) -> Callable[[Callable[..., R]], Task[..., R]]: ...
 
     def register(
@@ -117,6 +135,8 @@ class Tasks:
         max_attempts: int = 5,
         timeout: timedelta | None = None,
         backoff: Backoff | None = None,
+        retry_on: Errors = (),
+        fail_on: Errors = (),
         batch: int | None = None,
         **unknown: Never,
     ) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -124,12 +144,21 @@ class Tasks:
 
         `async def` runs on the event loop, `def` in a thread. queue: for jobs built in Python. max_attempts: failures
         after which a job is failed. timeout: limit of one attempt; None: no limit. backoff: failures so far → delay;
-        the default doubles from 2 seconds to an hour. batch: the handler takes a list of up to `batch` jobs, at most
+        the default doubles from 2 seconds to an hour. retry_on, fail_on: classes of errors, one or a tuple; an error of
+        fail_on fails the job at once, and with retry_on so does every error that is not listed; of classes in both
+        lists, the nearest to the error's own counts. batch: the handler takes a list of up to `batch` jobs, at most
         2,000, and returns an item for each, or None. An item is a job's result. An exception, also Retry and Cancel,
         counts as if the job had raised it. Raises TasksError for a function or option that cannot work.
         """
         _refuse_unknown(name, unknown)
         _check_options(name, queue, max_attempts, timeout, backoff, batch)
+        retries = Retries(
+            max_attempts,
+            backoff or exponential(),
+            _classes(name, "retry_on", retry_on),
+            _classes(name, "fail_on", fail_on),
+        )
+        _refuse_both(name, retries)
 
         def decorate(function: Callable[P, R]) -> Task[P, R]:
             if isinstance(function, Task):  # one function under two names
@@ -140,9 +169,8 @@ class Tasks:
                 function,
                 caller(name, function),
                 queue,
-                max_attempts,
                 timeout,
-                backoff or exponential(),
+                retries,
                 form,
                 is_async(function),
                 batch,
@@ -239,11 +267,13 @@ class Tasks:
         return iter(self._tasks.values())
 
 
-_OPTIONS = ("queue", "max_attempts", "timeout", "backoff", "batch")
+_OPTIONS = ("queue", "max_attempts", "timeout", "backoff", "retry_on", "fail_on", "batch")
 _ELSEWHERE = {
     "attempts": "max_attempts", "max_retries": "max_attempts", "max_tries": "max_attempts", "retries": "max_attempts",
     "retry": "max_attempts", "deadline": "timeout", "job_timeout": "timeout", "time_limit": "timeout",
     "countdown": "backoff", "retry_backoff": "backoff", "retry_delay": "backoff", "wait": "backoff",
+    "autoretry_for": "retry_on", "retry_exceptions": "retry_on", "retry_for": "retry_on",
+    "dont_autoretry_for": "fail_on", "no_retry_on": "fail_on",
     "lane": "queue", "queue_name": "queue", "batch_size": "batch", "max_batch_size": "batch", "chunk": "batch",
 }  # fmt: skip
 """Other job queues' names for the options."""
@@ -285,6 +315,22 @@ def _check_options(
         raise TasksError(f"Task {name!r}: backoff is a function, for example exponential(), not {backoff!r}.")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH):
         raise TasksError(f"Task {name!r}: batch is between 1 and {LARGEST_BATCH:,}, not {batch!r}.")
+
+
+def _classes(name: str, option: str, errors: Errors) -> tuple[type[BaseException], ...]:
+    classes = errors if isinstance(errors, tuple | list) else (errors,)
+    for one in classes:
+        if not isinstance(one, type) or not issubclass(one, BaseException):
+            raise TasksError(
+                f"Task {name!r}: {option} takes classes of errors, as in {option}=(ConnectionError,), not {one!r}."
+            )
+    return tuple(classes)
+
+
+def _refuse_both(name: str, retries: Retries) -> None:
+    for one in retries.retry_on:
+        if one in retries.fail_on:
+            raise TasksError(f"Task {name!r}: {one.__name__} is both in retry_on and in fail_on.")
 
 
 def _is_name(name: object) -> bool:

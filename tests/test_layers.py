@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "settings", "backoff", "place", "progress", "recalled", "roundtrip", "storable", "trace", "written"),
     ("local",),
     ("lifespan", "job", "middleware", "handler"),
-    ("payload", "batch", "once"),
+    ("payload", "batch", "once", "retries"),
     ("current", "task", "outcome"),
     ("events",),
     ("database",),

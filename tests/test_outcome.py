@@ -27,6 +27,7 @@ from pushq.outcome import (
     TimedOut,
     decide,
 )
+from pushq.retries import Retries
 from pushq.storable import storable_result, storable_text
 
 JOB = Job(uuid4(), "mail", "default", "{}", 1, 0, 0, None, None, None, None, uuid4())
@@ -34,7 +35,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def decided(ending: Ending, job: Job = JOB, backoff: Backoff = lambda _: MINUTE) -> Outcome:
-    return decide(job, ending, max_attempts=3, backoff=backoff)
+    return decide(job, ending, Retries(3, backoff))
 
 
 def test_a_returned_value_is_stored_as_json() -> None:
@@ -200,9 +201,8 @@ def test_retry_and_cancel_may_have_subclasses_that_forget_their_parent() -> None
 def test_a_retry_without_a_delay_takes_the_task_s_backoff_by_its_attempts() -> None:
     """Else a bare `raise Retry` would run again and again, as fast as a pool can."""
     for attempt, seconds in ((1, 60.0), (3, 180.0)):
-        outcome = decide(
-            JOB._replace(attempt=attempt), Raised(Retry()), max_attempts=1, backoff=lambda n: timedelta(minutes=n)
-        )
+        rules = Retries(1, lambda n: timedelta(minutes=n))
+        outcome = decide(JOB._replace(attempt=attempt), Raised(Retry()), rules)
         assert (outcome.kind, outcome.delay) == (Kind.SNOOZED, seconds)
     assert decided(Raised(Retry(timedelta(0)))) == Outcome(JOB, Kind.SNOOZED)
 

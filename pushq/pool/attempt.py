@@ -108,7 +108,7 @@ class Attempt:
         ended = monotonic()
         if self.limit and ended >= self.until:
             ending = TimedOut(self.limit, ending.error if isinstance(ending, Raised) else None)
-        self.outcome = decide(self.job, ending, max_attempts=self.task.max_attempts, backoff=self.task.backoff)
+        self.outcome = decide(self.job, ending, self.task.retries)
         self.outcome.ended = ended
 
     def end_unbegun(self) -> None:

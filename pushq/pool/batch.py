@@ -148,7 +148,7 @@ class BatchAttempt(Attempt):
 
     def end_one(self, job: Job, ending: Ending) -> Outcome:
         """Ends a job alone, or again: what a middleware raises takes the place of what the handler has raised."""
-        outcome = decide(job, ending, max_attempts=self.task.max_attempts, backoff=self.task.backoff)
+        outcome = decide(job, ending, self.task.retries)
         outcome.ended = monotonic()
         self._put(outcome)
         return outcome

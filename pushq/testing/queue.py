@@ -146,7 +146,7 @@ async def _attempt(store: _Store, tasks: Tasks, job: Job) -> Outcome:
         ending = Raised(error)
     if isinstance(ending, Raised) and limit and monotonic() - began >= limit.total_seconds():
         ending = TimedOut(limit, ending.error)
-    outcome = decide(job, ending, max_attempts=task.max_attempts, backoff=task.backoff)
+    outcome = decide(job, ending, task.retries)
     outcome.began, outcome.ended = began, monotonic()
     return outcome
 
