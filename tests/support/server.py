@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,16 +64,20 @@ class Server:
         """The name of a migrated database, made by the first worker that asks."""
         from pushq.database.migrate import migrate
 
-        name, unfinished = f"{self.run}_template", f"{self.run}_unfinished"
+        return await self.make_once("template", "template1", migrate)
+
+    async def make_once(self, name: str, template: str, prepare: Callable[[str], Awaitable[object]]) -> str:
+        """The name of a database of the run that the first worker to ask makes and prepares, given the URL."""
+        whole, unfinished = f"{self.run}_{name}", f"{self.run}_unfinished"
         async with self._administrator() as administrator:
             await administrator.execute(f"select pg_advisory_lock(hashtext('{self.run}'))")
-            if await administrator.fetchval("select true from pg_database where datname = $1", name):
-                return name
+            if await administrator.fetchval("select true from pg_database where datname = $1", whole):
+                return whole
             await administrator.execute(f"drop database if exists {unfinished} with (force)")
-            await administrator.execute(f"create database {unfinished}")
-            await migrate(self.url_of(unfinished))
-            await administrator.execute(f"alter database {unfinished} rename to {name}")
-        return name
+            await administrator.execute(f"create database {unfinished} template {template}")
+            await prepare(self.url_of(unfinished))
+            await administrator.execute(f"alter database {unfinished} rename to {whole}")
+        return whole
 
     async def drop_everything(self) -> None:
         async with self._administrator() as administrator:
