@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,8 +21,10 @@ from pushq.database.schema import faults
 from pushq.database.session import Session
 from pushq.sweeper import Sweeper
 from pushq.sweeper.store import Store
-from tests.examples.files import apply, statements, supervising_example
+from tests.examples.files import EXAMPLES, apply, statements, supervising_example
 from tests.support.jobs import Connection, has_count
+from tests.support.pages import Shell
+from tests.support.supervisors import environment
 from tests.support.waiting import eventually
 
 EXAMPLE = "ingest"
@@ -483,21 +491,50 @@ async def defined(connection: Connection) -> list[Any]:
     return [row["part"] for row in await connection.fetch(parts)]
 
 
-async def test_without_an_old_table_the_way_back_makes_the_old_table(migrated: Connection, migrated_url: str) -> None:
+async def test_without_an_old_table_the_way_back_makes_the_old_table_and_psql_runs_the_files(
+    migrated: Connection, migrated_url: str, server_bin_directory: Path
+) -> None:
+    shell = Shell(migrated_url, server_bin_directory, EXAMPLES / EXAMPLE)
+    psql = 'psql -qX -v ON_ERROR_STOP=1 "$PUSHQ_DATABASE_URL"'
     await migrated.execute(f"set search_path = public; {OLD['OLD']}")
     definition = await defined(migrated)
     await migrated.execute("drop table graphiti_jobs")
     catalogue = "select count(*) from pg_class where relnamespace = 'pushq'::regnamespace and relkind not in ('i', 'I')"
     before = await migrated.fetchval(catalogue)
-    await apply(migrated_url, EXAMPLE, "schema.sql", "move.sql")
+    assert shell.run(f"{psql} -f schema.sql -f move.sql -f schema.sql") == ""
     assert await migrated.fetchval(catalogue) == before
     job = await submit(migrated)
-    await apply(migrated_url, EXAMPLE, "back.sql")
+    assert shell.run(f"{psql} -f back.sql -f back.sql") == ""
     assert [row[0] for row in await rows_of(migrated)] == [job]
     assert await defined(migrated) == definition
     assert await migrated.fetchval(catalogue) == before
     assert await migrated.fetchval("select count(*) from pushq.jobs") == 0
     assert await migrated.fetchval("select count(*) from pg_proc where proname like 'graphiti%'") == 0
+
+
+async def test_who_had_rights_upon_the_table_alone_goes_on_with_the_view(
+    migrated: Connection, migrated_url: str
+) -> None:
+    await migrated.execute(OLD["OLD"])
+    app = f"app_{uuid4().hex[:8]}"
+    schema = await migrated.fetchval("select current_schema()")
+    await migrated.execute(
+        f"create role {app}; grant usage on schema {schema} to {app};"
+        f"grant select, insert, update on graphiti_jobs, stage_3_queue to {app}"
+    )
+    await apply(migrated_url, EXAMPLE, "schema.sql")
+    await migrated.execute(f"set role {app}; set search_path = {schema}")
+    job = await submit(migrated)
+    assert await pick(migrated) == job
+    assert await migrated.execute(OLD["RESUME"]) == "UPDATE 1"
+    assert await pick(migrated) == job
+    assert await migrated.execute(OLD["COMMIT"], job, SUMMARY) == "UPDATE 1"
+    assert (await watch(migrated, job))["status"] == "committed"
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await migrated.execute("select * from pushq.jobs")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await migrated.execute("delete from graphiti_jobs")
+    await migrated.execute(f"reset role; drop owned by {app}; drop role {app}")
 
 
 async def test_rows_that_pushq_would_refuse_stay_and_come_back(
@@ -511,3 +548,52 @@ async def test_rows_that_pushq_would_refuse_stay_and_come_back(
     await apply(migrated_url, EXAMPLE, "back.sql")
     assert len(await rows_of(migrated)) == len(old_table) + 1
     assert await migrated.fetchval("select payload from graphiti_jobs where job_id = $1", stays) == "[1]"
+
+
+# The show ------------------------------------------------------------------------------------------------------------
+
+
+def run(cwd: Path, url: str | None, *flags: str, until: str = "", **variables: str) -> tuple[int, str]:
+    """The exit code of run.py, and what run.py said. until: a line at which Ctrl-C is pressed."""
+    with subprocess.Popen(
+        [sys.executable, EXAMPLES / EXAMPLE / "run.py", *flags],
+        env=environment(url) | variables,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as running:
+        assert running.stdout
+        said = ""
+        for line in running.stdout:
+            said += line
+            if until and until in line:
+                running.send_signal(signal.SIGINT)
+        return running.wait(20), said
+
+
+def test_the_show_runs_from_any_directory_and_leaves_nothing(tmp_path: Path) -> None:
+    with TemporaryDirectory(prefix="pushq-test-", dir="/tmp") as directory:
+        Path(directory).chmod(0o755)  # PostgreSQL's user gets in
+        exit_code, told = run(tmp_path, None, "--concurrency", "1", TMPDIR=directory)
+        assert exit_code == 0, told
+        assert [*tmp_path.iterdir(), *Path(directory).iterdir()] == []
+    said = re.sub(r"[0-9a-f-]{36}|\d+ ms", "…", told)
+    assert "Submitted … in …, while no service runs." in said
+    assert "the job is running, error None" in said
+    assert 'asks again later: committed, {"edges": 2, "nodes": 3, "episodes": 1}' in said
+    assert "is failed: RuntimeError: no such graph" in said
+    assert float(re.findall(r"--concurrency 1: ([0-9.]+) s together", said)[0]) >= 1.2
+    assert re.search(r"Twelve jobs: \d+ by an old worker, \d+ by the service, each once", said)
+    assert "killed amid a job. The recovery scan: running, None" in said
+    assert "done the job. The recovery scan: committed" in said
+
+
+async def test_the_show_ends_at_ctrl_c_and_leaves_no_row_in_a_database_that_is_given(
+    migrated: Connection, migrated_url: str, tmp_path: Path
+) -> None:
+    exit_code, told = await asyncio.to_thread(run, tmp_path, migrated_url, until="The service has begun")
+    assert exit_code == 130, told
+    assert "nothing is left running" in told
+    assert await migrated.fetchval("select count(*) from pushq.jobs") == 0
+    assert await migrated.fetchval("select count(*) from stage_3_queue") == 0

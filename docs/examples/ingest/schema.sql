@@ -56,7 +56,6 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    lease interval := coalesce(nullif(current_setting('graphiti.lease', true), ''), '1 hour');
     missing text;
     broken text;
     held uuid;
@@ -122,7 +121,8 @@ begin
 
     if new.status = 'running' and (tg_op = 'INSERT' or old.status = 'queued') then
         held := pushq.take(
-            new.job_id, concat_ws(' ', 'graphiti', nullif(current_setting('application_name'), ''), new.job_id), lease);
+            new.job_id, concat_ws(' ', 'graphiti', nullif(current_setting('application_name'), ''), new.job_id),
+            coalesce(nullif(current_setting('graphiti.lease', true), ''), '1 hour')::interval);
         if held is null then
             return null;
         end if;
