@@ -512,6 +512,29 @@ async def test_without_an_old_table_the_way_back_makes_the_old_table_and_psql_ru
     assert await migrated.fetchval("select count(*) from pg_proc where proname like 'graphiti%'") == 0
 
 
+async def test_the_way_back_may_be_gone_while_all_work_and_no_job_is_lost(
+    connection: Connection, database_url: str, crowd: list[Connection]
+) -> None:
+    await connection.execute("insert into pushq.jobs (task, queue) values ('others', 'default')")
+    jobs = {await submit(connection, seconds=0.05) for _ in range(60)}
+
+    async def work(worker: Connection) -> None:
+        while job := await pick(worker):
+            await asyncio.sleep(0.05)
+            await worker.execute(OLD["COMMIT"], job, '{"by": "an old worker"}')
+
+    with supervising_example(database_url, EXAMPLE, "--queue", "ingest", "--concurrency", "4"):
+        await eventually(lambda: connection.fetchval("select count(*) > 5 from pushq.jobs where status = 'succeeded'"))
+        working = asyncio.gather(*map(work, crowd[:4]))
+        await eventually(lambda: connection.fetchval("select count(*) = 8 from pushq.jobs where status = 'running'"))
+        await apply(database_url, EXAMPLE, "back.sql")
+        await working  # upon the table: the old workers do the rest
+    rows = await rows_of(connection)
+    assert ({row[0] for row in rows}, {row[3] for row in rows}) == (jobs, {"committed"})
+    assert {"by" in row[8] for row in rows} == {True, False}
+    assert await connection.fetchval("select string_agg(task, '') from pushq.jobs") == "others"
+
+
 async def test_who_had_rights_upon_the_table_alone_goes_on_with_the_view(
     migrated: Connection, migrated_url: str
 ) -> None:

@@ -1,6 +1,6 @@
 -- The way back: graphiti_jobs is the old table again, with every row that pushq has, and nothing of ingest is left in pushq.jobs.
--- Jobs that run are queued, and their handlers are stopped. Stop the supervisors of ingest first, or at once afterwards; while the
--- rows go back, all writers of pushq.jobs wait. May be run again.
+-- Jobs that run are queued, and their handlers are stopped. Stop the supervisors of ingest first, or at once afterwards. May be run
+-- again.
 
 do $$
 begin
@@ -12,11 +12,6 @@ begin
     perform set_config(
         'search_path', concat_ws(', ', relnamespace::regnamespace, nullif(current_setting('search_path'), '')), true)
     from pg_class where oid = to_regclass('graphiti_jobs');
-
-    lock table pushq.jobs in share row exclusive mode;
-    perform pushq.change(id, 'running', 'queued')
-    from pushq.jobs
-    where queue = 'ingest' and task in ('ingest.bulk', 'ingest.single') and finished_on = 'infinity' and status = 'running';
 
     alter view graphiti_jobs rename to graphiti_jobs_of_pushq;
     alter table if exists graphiti_jobs_before_pushq rename to graphiti_jobs;
@@ -35,16 +30,30 @@ begin
     create index if not exists idx_graphiti_jobs_queued on graphiti_jobs (enqueued_at) where status = 'queued';
     create index if not exists idx_graphiti_jobs_status on graphiti_jobs (status);
 
-    -- Of several jobs that had one id, the last; a row that had stayed in the table is older.
-    insert into graphiti_jobs
-    select distinct on (job_id) *
-    from graphiti_jobs_of_pushq
-    order by job_id, finished_at desc nulls first
-    on conflict (job_id) do update set
-        job_type = excluded.job_type, payload = excluded.payload, status = excluded.status,
-        enqueued_at = excluded.enqueued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
-        error = excluded.error, summary = excluded.summary, submitted_by = excluded.submitted_by;
-    delete from pushq.jobs where queue = 'ingest' and task in ('ingest.bulk', 'ingest.single');
+    -- Once more for jobs that have ended between two statements, since their rows have moved.
+    loop
+        perform from pushq.jobs  -- in the order in which pushq locks rows
+        where queue = 'ingest' and task in ('ingest.bulk', 'ingest.single') and finished_on = 'infinity'
+        order by id for update;
+        perform pushq.change(id, 'running', 'queued')
+        from pushq.jobs
+        where queue = 'ingest' and task in ('ingest.bulk', 'ingest.single') and finished_on = 'infinity' and status = 'running';
+
+        -- Of several jobs that had one id, the last; a row that had stayed in the table is older.
+        with gone as (
+            delete from pushq.jobs where queue = 'ingest' and task in ('ingest.bulk', 'ingest.single') returning id
+        )
+        insert into graphiti_jobs
+        select distinct on (job_id) *
+        from graphiti_jobs_of_pushq
+        where job_id in (select id from gone)
+        order by job_id, finished_at desc nulls first
+        on conflict (job_id) do update set
+            job_type = excluded.job_type, payload = excluded.payload, status = excluded.status,
+            enqueued_at = excluded.enqueued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
+            error = excluded.error, summary = excluded.summary, submitted_by = excluded.submitted_by;
+        exit when not found;
+    end loop;
 
     drop view graphiti_jobs_of_pushq;
     drop function graphiti_jobs_write();
