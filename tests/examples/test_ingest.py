@@ -465,6 +465,7 @@ async def test_the_rows_move_in_and_come_back_each_as_it_was(
     back = [(*row[:3], "queued", row[4], None, *row[6:]) if row == once_more else row for row in now]
     assert await rows_of(migrated) == back
     assert new in {row[0] for row in back}
+    assert await migrated.fetchval("select count(*) from pushq.supervisors") == 0
     assert [row["task"] for row in await migrated.fetch("select task from pushq.jobs")] == ["others"]
     assert await defined(migrated) == definition
     assert await migrated.fetchval(f"select has_table_privilege('{reader}', 'graphiti_jobs', 'select')")
@@ -612,6 +613,7 @@ def test_the_show_runs_from_any_directory_and_leaves_nothing(tmp_path: Path) -> 
     assert "done the job. The recovery scan: committed" in said
 
 
+@pytest.mark.parametrize("server", ["oldest"], indirect=True)
 async def test_the_show_ends_at_ctrl_c_and_leaves_no_row_in_a_database_that_is_given(
     migrated: Connection, migrated_url: str, tmp_path: Path
 ) -> None:

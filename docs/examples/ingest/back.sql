@@ -32,6 +32,10 @@ begin
 
     -- Once more for jobs that have ended between two statements, since their rows have moved.
     loop
+        perform pushq.finish(id, token, 'released')  -- and so dismisses the guests
+        from pushq.jobs
+        where queue = 'ingest' and task in ('ingest.bulk', 'ingest.single') and finished_on = 'infinity' and status = 'running'
+        and starts_with(supervisor, 'guest:');
         perform from pushq.jobs  -- in the order in which pushq locks rows
         where queue = 'ingest' and task in ('ingest.bulk', 'ingest.single') and finished_on = 'infinity'
         order by id for update;
