@@ -6,6 +6,9 @@ import asyncio
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,7 +22,7 @@ import pytest
 from pushq.database.schema import faults
 from tests.examples.files import EXAMPLES, apply, statements, supervising_example
 from tests.support.jobs import Connection, insert
-from tests.support.supervisors import pushq
+from tests.support.supervisors import environment, pushq
 from tests.support.waiting import eventually
 
 EXAMPLE = "saas"
@@ -708,3 +711,39 @@ async def test_a_foreign_key_to_the_old_table_is_named_and_nothing_has_changed(
     assert fixed == "alter table logs drop constraint logs_job_id_fkey;"
     await migrated.execute(fixed)
     await apply(migrated_url, EXAMPLE, "schema.sql")
+
+
+# run.py -------------------------------------------------------------------------------------------------------------
+
+
+def test_run_shows_it_on_a_server_of_its_own_and_ends() -> None:
+    ran = _run_py()
+    said, _ = ran.communicate(timeout=50)
+    assert ran.returncode == 0, said
+    for shown in ("tenants", "super_admin", "old workers", "retry", "deleted"):
+        assert shown in said, said
+
+
+async def test_run_leaves_a_given_database_as_it_was(migrated: Connection, migrated_url: str) -> None:
+    ran = _run_py(migrated_url)
+    said, _ = await asyncio.to_thread(ran.communicate, timeout=50)
+    assert ran.returncode == 0, said
+    assert await migrated.fetchval(
+        "select to_regclass('public.job_queue') is null and to_regclass('public.tenants') is null"
+    )
+    assert await migrated.fetchval("select count(*) from pushq.jobs") == 0
+
+
+def test_run_ends_at_ctrl_c_without_a_traceback() -> None:
+    ran = _run_py()
+    assert ran.stdout is not None
+    ran.stdout.readline()
+    ran.send_signal(signal.SIGINT)
+    said, _ = ran.communicate(timeout=30)
+    assert ran.returncode == 130
+    assert "Traceback" not in said
+
+
+def _run_py(url: str | None = None) -> subprocess.Popen[str]:
+    program = [sys.executable, str(EXAMPLES / EXAMPLE / "run.py")]
+    return subprocess.Popen(program, env=environment(url), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
