@@ -13,12 +13,15 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from pushq import Tasks
 from pushq.database.schema import faults
 from tests.examples.files import EXAMPLES, apply, statements, supervising_example
 from tests.support.jobs import Connection, insert
@@ -221,7 +224,7 @@ async def test_a_deleted_job_is_gone_whatever_its_status_and_a_late_outcome_coun
 async def test_ten_old_workers_and_a_pool_run_each_job_once(
     connection: Connection, database_url: str, service: Connection, acme: UUID
 ) -> None:
-    for _ in range(150):
+    for _ in range(100):
         await add(service, acme, seconds=0.01)
     by_pool = await add(service, acme, "video_ingest", url="x", failures=2)
     worked: list[UUID] = []
@@ -237,7 +240,7 @@ async def test_ten_old_workers_and_a_pool_run_each_job_once(
         async with asyncio.TaskGroup() as group:
             for number in range(10):
                 group.create_task(old_worker(f"old-{number}"))
-        rows = await eventually(lambda: _completed(service, 151), within=20)
+        rows = await eventually(lambda: _completed(service, 101), within=20)
         by_workers = Counter(row["worker_id"] for row in rows if row["worker_id"].startswith("old-"))
         assert len(worked) == len(set(worked)) == sum(by_workers.values())
         assert len(rows) - len(worked) > 0, "The pool had its share."
@@ -249,7 +252,7 @@ async def test_ten_old_workers_and_a_pool_run_each_job_once(
         tenant = str(acme)
         retried = await add(service, acme, url="x", failures=1)
         for_good = await add(service, acme, prompt="x", failures=9)
-        await eventually(lambda: _completed(service, 152))
+        await eventually(lambda: _completed(service, 102))
         row = await row_of(service, retried)
         assert json.loads(row["result"]) == {"tenant": tenant, "attempt": 2}
         assert row["attempts"] == 2
@@ -257,6 +260,23 @@ async def test_ten_old_workers_and_a_pool_run_each_job_once(
         await eventually(lambda: _has_status(service, for_good, "failed"))
         assert (await row_of(service, for_good))["attempts"] == 3
     assert await connection.fetchval("select count(*) from pushq.supervisors where pid <= 0") == 0
+
+
+def test_handlers_have_three_attempts_300_ms_apart() -> None:
+    tasks: Tasks = _module("tasks").tasks
+    assert tasks.names == ("ai_generate", "video_ingest")
+    for task in tasks:
+        assert (task.queue, task.max_attempts) == ("job_queue", 3)
+        assert {task.backoff(failures) for failures in (1, 2)} == {timedelta(milliseconds=300)}
+
+
+def _module(name: str) -> ModuleType:
+    spec = spec_from_file_location(f"saas_{name}", EXAMPLES / EXAMPLE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 async def _completed(connection: Connection, count: int) -> list[Any]:
@@ -378,6 +398,11 @@ async def test_a_tenant_s_jobs_go_with_the_tenant_running_and_finished_ones_too(
         done, running = await add(service, acme), await add(service, acme, seconds=600)
         await eventually(lambda: _has_status(service, done, "completed"))
         await eventually(lambda: _has_status(service, running, "processing"))
+        await connection.execute(  # more than pushq.delete_tenant takes in a step
+            "insert into pushq.jobs (task, queue, tenant_id, status, started_at, finished_at, finished_on) "
+            "select 'x', 'job_queue', $1, 'failed', now(), now(), pushq.current_day() from generate_series(1, 5001)",
+            str(acme),
+        )
         assert await service.execute("delete from tenants where id = $1", acme) == "DELETE 1"
         assert [row[0] for row in await rows_of(service)] == [kept]
         assert await service.execute(DONE, running, None) == "UPDATE 0"
@@ -638,6 +663,10 @@ async def test_all_rows_move_and_come_back_as_they_were(
     assert await faults(migrated_url) == []
     # An old worker that holds a job goes on with the table.
     assert await migrated.execute(DONE, first["id"], "{}") == "UPDATE 1"
+    after = await rows_of(migrated)
+    await apply(migrated_url, EXAMPLE, "schema.sql", "move.sql")
+    await migrated.reload_schema_state()
+    assert await rows_of(migrated) == after
 
 
 async def defined(connection: Connection) -> list[str]:
@@ -687,17 +716,31 @@ async def test_what_pushq_would_refuse_stays_and_comes_back(migrated: Connection
     assert await rows_of(migrated) == rows
 
 
-async def test_the_way_back_takes_jobs_from_pools(migrated: Connection, migrated_url: str) -> None:
-    await apply(migrated_url, EXAMPLE, "schema.sql")
-    await migrated.execute("set search_path = public")
-    acme = await a_tenant(migrated, "acme")
-    with supervising_example(migrated_url, EXAMPLE, "--queue=job_queue"):
-        job = await add(migrated, acme, seconds=600)
-        await eventually(lambda: _has_status(migrated, job, "processing"))
-        await apply(migrated_url, EXAMPLE, "back.sql")
-        await migrated.reload_schema_state()
-        assert (await row_of(migrated, job))["status"] == "pending"
-        assert await migrated.fetchval("select count(*) from pushq.jobs") == 0
+async def test_the_way_back_may_be_gone_while_all_work_and_no_job_is_lost(
+    connection: Connection, database_url: str, acme: UUID
+) -> None:
+    jobs = {await add(connection, acme, seconds=0.05) for _ in range(60)}
+
+    async def work(name: str) -> None:
+        async with session(database_url, "none") as worker:
+            while job := await claim(worker, name):
+                await asyncio.sleep(0.05)
+                assert await worker.execute(DONE, job["id"], '{"by": "an old worker"}') == "UPDATE 1"
+
+    with supervising_example(database_url, EXAMPLE, "--queue=job_queue", "--concurrency=4"):
+        completed = "select count(*) > 5 from pushq.jobs where status = 'succeeded'"
+        await eventually(lambda: connection.fetchval(completed))
+        working = asyncio.gather(*(work(f"w{number}") for number in range(4)))
+        all_work = "select count(*) = 8 from pushq.jobs where status = 'running'"
+        await eventually(lambda: connection.fetchval(all_work))
+        await apply(database_url, EXAMPLE, "back.sql")
+        await working  # upon the table: the old workers do the rest
+    await connection.reload_schema_state()
+    rows = await rows_of(connection)
+    assert ({row[0] for row in rows}, {row[3] for row in rows}) == (jobs, {"completed"})
+    assert {"by" in row[5] for row in rows} == {True, False}
+    assert await connection.fetchval("select count(*) from pushq.jobs") == 0
+    assert await connection.fetchval("select count(*) from pushq.supervisors where pid <= 0") == 0
 
 
 async def test_a_foreign_key_to_the_old_table_is_named_and_nothing_has_changed(
@@ -724,24 +767,41 @@ def test_run_shows_it_on_a_server_of_its_own_and_ends() -> None:
         assert shown in said, said
 
 
+@pytest.mark.parametrize("server", ["oldest"], indirect=True)
 async def test_run_leaves_a_given_database_as_it_was(migrated: Connection, migrated_url: str) -> None:
     ran = _run_py(migrated_url)
     said, _ = await asyncio.to_thread(ran.communicate, timeout=50)
     assert ran.returncode == 0, said
-    assert await migrated.fetchval(
-        "select to_regclass('public.job_queue') is null and to_regclass('public.tenants') is null"
-    )
-    assert await migrated.fetchval("select count(*) from pushq.jobs") == 0
+    await nothing_is_left(migrated)
 
 
-def test_run_ends_at_ctrl_c_without_a_traceback() -> None:
-    ran = _run_py()
+@pytest.mark.parametrize("server", ["server"], indirect=True)
+async def test_run_ends_at_ctrl_c_without_a_traceback(migrated: Connection, migrated_url: str) -> None:
+    ran = _run_py(migrated_url)
     assert ran.stdout is not None
-    ran.stdout.readline()
+    while "super_admin" not in await asyncio.to_thread(ran.stdout.readline):
+        assert ran.poll() is None
     ran.send_signal(signal.SIGINT)
-    said, _ = ran.communicate(timeout=30)
-    assert ran.returncode == 130
+    said, _ = await asyncio.to_thread(ran.communicate, timeout=30)
+    assert ran.returncode == 130, said
     assert "Traceback" not in said
+    await nothing_is_left(migrated)
+
+
+async def nothing_is_left(connection: Connection) -> None:
+    for name in ("job_queue", "tenants"):
+        assert await connection.fetchval("select to_regclass('public.' || $1) is null", name)
+    assert await connection.fetchval("select count(*) from pushq.jobs") == 0
+
+
+async def test_run_leaves_a_database_with_jobs_alone(
+    connection: Connection, database_url: str, service: Connection, acme: UUID
+) -> None:
+    job = await add(service, acme)
+    ran = _run_py(database_url)
+    said, _ = await asyncio.to_thread(ran.communicate, timeout=50)
+    assert (ran.returncode, "has jobs" in said) == (1, True)
+    assert [row[0] for row in await rows_of(connection)] == [job]
 
 
 def _run_py(url: str | None = None) -> subprocess.Popen[str]:

@@ -4,11 +4,13 @@
 -- What an old worker holds stays `processing`: the worker goes on with the table. What a pool held is `pending`.
 
 begin;
+set local lock_timeout = '5s';
 
 do $$
 declare
     is_forced boolean;
     ids uuid[];
+    guests text[];
     returned bigint := 0;
     left_over bigint;
 begin
@@ -47,8 +49,14 @@ begin
     select relforcerowsecurity into is_forced from pg_class where oid = 'job_queue'::regclass;
     alter table job_queue no force row level security;
 
-    -- In rounds: a job that finishes meanwhile moves to another place.
+    -- In rounds: a job that finishes meanwhile moves to another place. In pushq's order: guests, then jobs by their ids.
     for _ in 1..100 loop
+        perform
+        from pushq.supervisors as host
+        where host.pid <= 0 and host.name in (
+            select job.supervisor from pushq.jobs_unfinished as job where job.queue = 'job_queue' and job.status = 'running')
+        order by host.name
+        for update;
         ids := array(
             select job.id
             from job_queue_upon_pushq as job
@@ -71,7 +79,12 @@ begin
         perform pushq.recall(job.id, job.token)
         from pushq.jobs_unfinished as job
         where job.id = any(ids) and job.status = 'running';
+        guests := array(
+            select distinct job.supervisor
+            from pushq.jobs_unfinished as job
+            where job.id = any(ids) and job.status = 'running');
         delete from pushq.jobs as job where job.id = any(ids) and job.queue = 'job_queue';
+        perform pushq.dismiss_guest(guest) from unnest(guests) as guest;
     end loop;
     if is_forced then
         alter table job_queue force row level security;

@@ -298,7 +298,7 @@ begin
     end if;
 
     if old.status = 'pending' and new.status = 'processing' then
-        held := pushq.take(old.id, coalesce(nullif(new.worker_id, ''), 'unnamed'), lease);
+        held := pushq.take(old.id, coalesce(left(nullif(new.worker_id, ''), 190), 'unnamed'), lease);
         if held is null then
             return null;
         end if;
