@@ -794,6 +794,7 @@ async def nothing_is_left(connection: Connection) -> None:
     assert await connection.fetchval("select count(*) from pushq.jobs") == 0
 
 
+@pytest.mark.parametrize("server", ["oldest"], indirect=True)
 async def test_run_leaves_a_database_with_jobs_alone(
     connection: Connection, database_url: str, service: Connection, acme: UUID
 ) -> None:
