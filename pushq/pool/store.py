@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
@@ -136,9 +136,14 @@ class Store(Speaker):
         Progress that is not written yet comes first of all. Without outcomes, two statements run for no row, to find
         out whether the database rolls back both for any job.
         """
+        if len({outcome.job.id for outcome in outcomes}) < len(outcomes):
+            return [refused for batch in _without_twins(outcomes) for refused in await self._write(batch)]
+        return await self._write(outcomes)
+
+    async def _write(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         if unwritten := [outcome.progress for outcome in outcomes if outcome.progress]:
             await self.write_progress(unwritten)
-        ended = [outcome for outcome in outcomes if outcome.kind in ENDS]
+        ended = sorted([outcome for outcome in outcomes if outcome.kind in ENDS], key=_by_id)
         refused: list[Outcome] = []
         if ended or not outcomes:
             refused += await self._end(ended)
@@ -249,6 +254,20 @@ def _claim(claimant: Claimant, token: UUID) -> tuple[object, ...]:
 def _wanted(claimant: Claimant) -> tuple[list[str], list[str]]:
     """Queues and tasks. Python sorts names by code points, which is the index's order: by the bytes of UTF-8."""
     return list(claimant.queues), sorted(claimant.tasks)
+
+
+def _by_id(outcome: Outcome) -> bytes:
+    """PostgreSQL orders UUIDs by their bytes."""
+    return outcome.job.id.bytes
+
+
+def _without_twins(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+    """The outcomes in batches in which no job stands twice: after a failover, there may be two claims of one job."""
+    rest = list(outcomes)
+    while rest:
+        batch = {outcome.job.id: outcome for outcome in reversed(rest)}
+        yield list(batch.values())
+        rest = [outcome for outcome in rest if batch[outcome.job.id] is not outcome]
 
 
 def _unless_all(usual: T, values: list[T]) -> list[T]:

@@ -110,7 +110,7 @@ async def test_who_cancels_two_jobs_in_one_transaction_is_no_victim_of_a_deadloc
         await has_count(connection, 2, "status = 'running'")
         async with operator.transaction():
             done = [await operator.fetchval("select pushq.cancel($1)", jobs[1])]
-            await eventually(lambda: _waits(connection, "%pushq.end_quietly(%"))
+            await eventually(lambda: _waits(connection, "%pushq.end_sorted(%"))
             await asyncio.sleep(1.5)  # who waited first has looked for a deadlock by now: the next to look loses
             done.append(await operator.fetchval("select pushq.cancel($1)", jobs[0]))
         assert done == ["cancelled", "already succeeded"]

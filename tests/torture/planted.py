@@ -353,7 +353,13 @@ BUGS: dict[str, Callable[[], None]] = {
 IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "claim-without-lock": (("pushq.lock_ordinary", "for no key update skip locked", ""),),
     "claim-without-lease": (("pushq.lock_claimable", "live.lease_until > now()", "true"),),
-    "finish-without-token": (("pushq.end_quietly", "(job.token = outcome.token or outcome.token is null)", "true"),),
+    "finish-without-token": (
+        (
+            "pushq.end_sorted",
+            "coalesce(end_sorted.tokens[width_bucket(job.id, end_sorted.ids)], job.token)",
+            "job.token",
+        ),
+    ),
     "same-attempt-again": (
         (
             "pushq.claim_noting",

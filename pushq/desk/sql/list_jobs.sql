@@ -6,4 +6,6 @@ select
     job.started_at, job.finished_at, job.supervisor, job.pool, job.apart, job.error, job.progress::text as progress,
     case when job.status = 'queued' then extract(epoch from job.run_at - now())::float8 end as due_in
 from unnest($1::uuid[], $2::date[]) as found (id, day)
-join pushq.jobs as job on job.id = found.id and job.finished_on = found.day
+cross join lateral (
+    select * from pushq.jobs as its where its.id = found.id and its.finished_on = found.day offset 0
+) as job

@@ -15,12 +15,14 @@ held as materialized (
         job.id, job.token, job.queue, job.task, job.crashes + $3::boolean::int as crashes,
         $3 and job.crashes + 1 >= pushq.most_crashes() as is_fatal,
         job.apart is not distinct from 'cancelling' as is_cancelled
-    from seen
-    join pushq.jobs_unfinished as job
-        on job.id = seen.id and job.token = seen.token  -- still the same claim, now under the row lock
-    order by job.id
+    from (select id, token from seen order by id offset 0) as seen
+    cross join lateral (
+        select *
+        from pushq.jobs_unfinished as its
+        where its.id = seen.id and its.token = seen.token  -- still the same claim, now under the row lock
+        for update skip locked
+    ) as job
     limit 1000
-    for update of job skip locked
 ),
 ended as (
     select pushq.end_jobs(
@@ -34,11 +36,10 @@ requeued as (
     update pushq.jobs_unfinished as job
     set status = 'queued',
         token = null,
-        crashes = held.crashes,
-        error = case when $3 then pushq.crash_error(held.crashes) else job.error end,
+        crashes = job.crashes + $3::boolean::int,
+        error = case when $3 then pushq.crash_error(job.crashes + 1) else job.error end,
         traceback = case when not $3 then job.traceback end
-    from held
-    where job.id = held.id and not held.is_fatal and not held.is_cancelled
+    where job.id = any(array(select id from held where not is_fatal and not is_cancelled))
     returning job.id, job.queue, job.task, job.crashes, job.tenant_id, job.attempt, job.error
 ),
 tallied as (

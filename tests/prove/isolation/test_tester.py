@@ -26,7 +26,11 @@ PLANTED = {
         NO_ORDER,
     ),
     "a finish without the token ends a job that was taken away": (
-        ("pushq.end_quietly", "(job.token = outcome.token or outcome.token is null)", "true"),
+        (
+            "pushq.end_sorted",
+            "coalesce(end_sorted.tokens[width_bucket(job.id, end_sorted.ids)], job.token)",
+            "job.token",
+        ),
         ("finish", "sweep"),
         NO_ORDER,
     ),
@@ -85,19 +89,23 @@ async def test_a_planted_bug_is_caught(stage: Stage, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("batches", "statement", "order"),
+    ("batches", "statement", "order", "none"),
     [
-        ("finishes", "pushq.end_quietly", "order by given.id"),
-        ("retries", "pushq.give_back", "order by given.id"),
-        ("inserts", "insert", "order by unique_key, tenant_id, case when unique_key is null then id end, position"),
-        ("registrations", "register", "order by name"),
+        (
+            "retries",
+            "pushq.give_back",
+            "where job.id = any(give_back.ids)",
+            "from unnest(give_back.ids) as given (id) where job.id = given.id",
+        ),
+        ("inserts", "insert", "order by unique_key, tenant_id, case when unique_key is null then id end, position", ""),
+        ("registrations", "register", "order by name", ""),
     ],
 )
 async def test_batches_that_lock_in_the_order_of_arrival_are_caught_in_a_deadlock(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, batches: str, statement: str, order: str
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, batches: str, statement: str, order: str, none: str
 ) -> None:
     sessions = sessions_of(*FROM_BOTH_ENDS[batches])
-    async with planted(stage, monkeypatch, statement, order, ""):
+    async with planted(stage, monkeypatch, statement, order, none):
         with pytest.raises(Violation, match="ended with DeadlockDetectedError"):
             await stage.try_every(sessions, interleavings(sessions, begins_apart=False))
 

@@ -70,13 +70,17 @@ FOUND_WITHIN = 200
 
 BUGS = {
     "finishes without the token": Bug(
-        "pushq.end_quietly", "(job.token = outcome.token or outcome.token is null)", "true"
+        "pushq.end_sorted", "coalesce(end_sorted.tokens[width_bucket(job.id, end_sorted.ids)], job.token)", "job.token"
     ),
     "forgets the token of what is finished": Bug(
-        "pushq.end_quietly", "case when kind <> 'crashed' then token end", "null"
+        "pushq.end_sorted", "case when kind <> 'crashed' and not is_by_hand then token end", "null"
     ),
-    "charges a snooze as a failure": Bug("pushq.give_back", "outcome.kind = 'retried'", "outcome.kind <> 'released'"),
-    "delays what is released": Bug("pushq.give_back", "case when outcome.kind = 'released'", "case when false"),
+    "charges a snooze as a failure": Bug(
+        "pushq.give_back", "job.id)] = 'retried')::int", "job.id)] <> 'released')::int"
+    ),
+    "delays what is released": Bug(
+        "pushq.give_back", "job.id)] = 'released' then job.run_at", "job.id)] = '' then job.run_at"
+    ),
     "claims from a paused queue": Bug("pushq.open_queues", "paused.paused_at IS NOT NULL", "false"),
     "claims for a supervisor whose lease has run out": Bug("pushq.lock_claimable", " and live.lease_until > now()"),
     "claims from any queue first": Bug("pushq.lock_claimable", "order by queue.place", "order by queue.place desc"),
@@ -97,12 +101,12 @@ BUGS = {
         "pushq.lock_by_priority", "where shelf.is_late and", "where false and"
     ),
     "leaps over an urgent task": Bug("pushq.lines_by_priority", "tasks) + 1]", "tasks) + 2]"),
-    "charges a crash as a failure": Bug("requeue", "crashes = held.crashes", "failures = job.failures + $3::int"),
+    "charges a crash as a failure": Bug("requeue", "crashes = job.crashes + $3", "failures = job.failures + $3"),
     "forgives a third crash": Bug("requeue", "job.crashes + 1 >= ", "job.crashes >= "),
     "takes the jobs of the pool's neighbours": Bug("requeue", "or pool = $2", "or pool > 0"),
     "folds anew what was folded": Bug("fold", "sums.jobs + excluded.jobs", "excluded.jobs"),
     "does not count who was cancelled": Bug(
-        "pushq.end_quietly", "count(*) as jobs", "count(*) filter (where is_attempt) as jobs"
+        "pushq.end_sorted", "count(*) as jobs", "count(*) filter (where is_attempt) as jobs"
     ),
     "resumes every queue": Bug("pushq.resume", "known.name = resume.queue and "),
     "retires a day that may still be young": Bug(

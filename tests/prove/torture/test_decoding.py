@@ -227,8 +227,8 @@ async def test_a_finish_that_asks_for_no_token_is_found_in_what_the_database_tel
         await pushq.store.requeue([CLAIMANT.supervisor], crashed=True)
         outcome = ([late.id], [late.token], [0.0], [0.0], ["succeeded"], ["late"], [None], ["{}"])
         assert await pushq.connection.fetchval(statement("finish"), *outcome) == []
-        fence = "(job.token = outcome.token or outcome.token is null)"
-        await spoil(pushq.connection, "pushq.end_quietly", fence, "true")
+        fence = "coalesce(end_sorted.tokens[width_bucket(job.id, end_sorted.ids)], job.token)"
+        await spoil(pushq.connection, "pushq.end_sorted", fence, "job.token")
         assert await pushq.connection.fetchval(statement("finish"), *outcome) is None
         (found,) = check(pushq.history(await changes_of(decoder)))
 
