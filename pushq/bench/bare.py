@@ -41,6 +41,7 @@ def claim_arguments(limit: int) -> tuple[object, ...]:
 
 
 def finish_arguments(rows: Rows, result: str | None = None) -> tuple[object, ...]:
+    rows = sorted(rows, key=lambda row: row["id"].bytes)  # as pushq.end_sorted() asks for
     now = [0.0] * len(rows)
     results = [] if result is None else [result] * len(rows)
     return [row["id"] for row in rows], [row["token"] for row in rows], now, now, [], [], [], results
@@ -175,7 +176,7 @@ def _claim_for_pgbench() -> str:
     )
     return (
         f"with claimed as (\n{claim}\n)\n"
-        "select coalesce(array_agg(id), '{}') as ids, coalesce(array_agg(token), '{}') as tokens, "
+        "select coalesce(array_agg(id order by id), '{}') as ids, coalesce(array_agg(token), '{}') as tokens, "
         "count(*) as jobs, set_config('synchronous_commit', 'off', true) as quick from claimed"
     )
 

@@ -54,7 +54,7 @@ PLANTED = {
         NO_ORDER,
     ),
     "a sweep that locks nothing charges a crash to who was about to finish": (
-        ("requeue", "for update of job skip locked", ""),
+        ("requeue", "for update skip locked", ""),
         ("finish_retried", "sweep"),
         NO_ORDER,
     ),
@@ -89,23 +89,17 @@ async def test_a_planted_bug_is_caught(stage: Stage, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("batches", "statement", "order", "none"),
+    ("batches", "statement", "order"),
     [
-        (
-            "retries",
-            "pushq.give_back",
-            "where job.id = any(give_back.ids)",
-            "from unnest(give_back.ids) as given (id) where job.id = given.id",
-        ),
-        ("inserts", "insert", "order by unique_key, tenant_id, case when unique_key is null then id end, position", ""),
-        ("registrations", "register", "order by name", ""),
+        ("inserts", "insert", "order by unique_key, tenant_id, case when unique_key is null then id end, position"),
+        ("registrations", "register", "order by name"),
     ],
 )
 async def test_batches_that_lock_in_the_order_of_arrival_are_caught_in_a_deadlock(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, batches: str, statement: str, order: str, none: str
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, batches: str, statement: str, order: str
 ) -> None:
     sessions = sessions_of(*FROM_BOTH_ENDS[batches])
-    async with planted(stage, monkeypatch, statement, order, none):
+    async with planted(stage, monkeypatch, statement, order, ""):
         with pytest.raises(Violation, match="ended with DeadlockDetectedError"):
             await stage.try_every(sessions, interleavings(sessions, begins_apart=False))
 
