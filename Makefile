@@ -5,6 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# The words after bench and bench-peers are scenarios: make bench drain insert
+ifneq ($(filter bench bench-peers,$(firstword $(MAKECMDGOALS))),)
+SCENARIOS := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+.PHONY: $(SCENARIOS)
+$(SCENARIOS):
+	@:
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quick test prove torture torture-bell torture-drain soak check bench bench-peers lock clean
 
@@ -44,11 +52,11 @@ check: $(READY) ## lint, format, types, migrations
 	$(BIN)/mypy
 	$(BIN)/squawk --assume-in-transaction --pg-version 15 migrations/*.sql
 
-bench: $(READY) ## measure everything, for most of two hours, and go on where it was stopped (BENCH=drain: only that)
-	@$(BIN)/pushq bench --embedded --long --record build/bench.jsonl --resume $(BENCH)
+bench: $(READY) ## measure everything, for most of two hours, and go on where it was stopped (make bench drain: only that)
+	@$(BIN)/pushq bench --embedded --long --record build/bench.jsonl --resume $(BENCH) $(SCENARIOS)
 
-bench-peers: $(READY) ## compare with Graphile Worker, pg-boss, PgQueuer and awa, for an hour (BENCH=drain ROUNDS=5)
-	@$(BIN)/pushq bench --embedded --peers build/peers --record build/bench-peers.jsonl --resume $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
+bench-peers: $(READY) ## compare with Graphile Worker, pg-boss, PgQueuer and awa, for an hour (make bench-peers drain ROUNDS=5)
+	@$(BIN)/pushq bench --embedded --peers build/peers --record build/bench-peers.jsonl --resume $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH) $(SCENARIOS)
 
 lock: $(READY) ## choose the versions that a release is built of, and write them with their hashes: deploy/requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
