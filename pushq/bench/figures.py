@@ -129,7 +129,7 @@ class Figure:
             "median": f"{number(self.median)} {self.measure.unit}",
             "range": f"{number(low)} - {number(high)}",
             "limit": limit,
-            "ratio": "" if self.ratio is None else f"{self.ratio:.2f}",
+            "ratio": "" if self.ratio is None else f"{self.ratio:.{3 if self.ratio < 1 else 2}f}",
             "target": str(self.measure.target or ""),
             "": self.verdict or "",
         }
