@@ -11,18 +11,19 @@ SECONDS = 600.0
 """Deadline of a statement."""
 
 
-async def fill_history(connection: Connection, count: int) -> None:
-    """Inserts finished jobs, into the current day."""
+async def fill_history(connection: Connection, count: int, tenant: str | None = None) -> None:
+    """Inserts finished jobs, into the current day. tenant: whose jobs these are."""
     await _in_chunks(
         connection,
         """
         insert into pushq.jobs (
-            task, status, attempt, started_at, finished_at, supervisor, pool, token, finished_on)
+            task, tenant_id, status, attempt, started_at, finished_at, supervisor, pool, token, finished_on)
         select
-            'bench.noop', 'succeeded', 1, now(), now(), 'bench', 1, gen_random_uuid(), (select pushq.current_day())
+            'bench.noop', $2, 'succeeded', 1, now(), now(), 'bench', 1, gen_random_uuid(), (select pushq.current_day())
         from generate_series(1, $1)
         """,
         count,
+        tenant,
     )
 
 

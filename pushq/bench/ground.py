@@ -1,4 +1,4 @@
-"""The databases of a benchmark: fresh, migrated, on one server, all dropped at the end."""
+"""The databases of a benchmark: fresh, migrated, on one server, all dropped at the end, with the roles of the run."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ SHOWN = (
     "checkpoint_timeout", "max_connections", "autovacuum", "jit",
 )  # fmt: skip
 
+DROP_ROLE = """
+do $$
+begin
+    drop role if exists {};
+exception
+    when dependent_objects_still_exist then null;  -- somebody else has come to use the role
+end
+$$
+"""
+
 
 class Ground:
     """A server on which databases may be made. url: of any database of the server."""
@@ -38,6 +48,8 @@ class Ground:
         self.pgbench = pgbench
         self._prefix = f"pushq_bench_{os.getpid()}_{secrets.token_hex(4)}"
         self._numbers = count(1)
+        self.roles = set[str]()
+        """Names of roles that the run makes, to be dropped at the end."""
 
     @classmethod
     @asynccontextmanager
@@ -90,6 +102,8 @@ class Ground:
                 ours = "select datname from pg_database where starts_with(datname, $1)"
                 for row in await administrator.fetch(ours, f"{self._prefix}_"):
                     await administrator.execute(f"drop database if exists {row['datname']} with (force)")
+                for role in sorted(self.roles):
+                    await administrator.execute(DROP_ROLE.format(role))
 
     @asynccontextmanager
     async def _administrator(self) -> AsyncIterator[Connection]:

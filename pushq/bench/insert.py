@@ -59,7 +59,7 @@ async def _with_saturated_pool(run: Run) -> None:
         with supervising(url, f"--concurrency={WORKERS}", "--shutdown-timeout=0") as (supervisor,):
             await supervisor.wait_ready()
             await _saturate(connection, seconds=86400)
-            await _wait_running(connection, WORKERS)
+            await wait_running(connection, WORKERS)
             await anyio.sleep(SHUTTING)
             async for one in run.rounds(stage):
                 for clients in CLIENTS if run.scope.is_long else (CROWD,):
@@ -162,7 +162,7 @@ async def _saturate(connection: Connection, *, seconds: float) -> None:
     )
 
 
-async def _wait_running(connection: Connection, jobs: int) -> None:
+async def wait_running(connection: Connection, jobs: int) -> None:
     async def they_run() -> bool:
         running = "select count(*) from pushq.jobs_unfinished where status = 'running'"
         return bool(await connection.fetchval(running) == jobs)
@@ -182,7 +182,7 @@ async def _rate_once_there_is_work(run: Run, connection: Connection, url: str) -
         group.start_soon(insert)
         await anyio.sleep(1.0)
         await _saturate(connection, seconds=2.5)
-    await _wait_running(connection, 0)
+    await wait_running(connection, 0)
     return rates[-1]
 
 

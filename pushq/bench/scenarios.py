@@ -18,6 +18,7 @@ from pushq.bench.pinned import measure_pinned
 from pushq.bench.run import Run
 from pushq.bench.scheduled import measure_scheduled
 from pushq.bench.scrape import measure_scrape
+from pushq.bench.share import measure_share
 from pushq.errors import UsageError
 
 
@@ -70,6 +71,10 @@ SCENARIOS = (
     Scenario("lists", "`pushq jobs list` and `pushq queues` with history and a queue", measure_lists, 12, 7),
     Scenario(
         "idle", "statements and CPU seconds a minute of a supervisor without work", measure_idle, 35, 2, by_default=True
+    ),
+    Scenario(
+        "share", "what waits, events, cancels and tenants cost if used, compared with none, and if unused",
+        measure_share, 90, 6,
     ),
 )  # fmt: skip
 

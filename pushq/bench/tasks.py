@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import anyio
 
+from pushq.current import current_job
 from pushq.task import Tasks
 
 tasks = Tasks()
@@ -26,3 +28,19 @@ async def stamp() -> float:
 async def sleep(seconds: float) -> None:
     """Keeps a worker busy, but no core."""
     await anyio.sleep(seconds)
+
+
+@tasks.register("bench.until_cancelled")
+async def until_cancelled(file: str) -> None:
+    """Waits to be cancelled. Writes to the file when the wait began, and when the wait was cancelled."""
+    _note_instant(file)
+    try:
+        await anyio.sleep_forever()
+    finally:
+        _note_instant(file)
+
+
+def _note_instant(file: str) -> None:
+    now = time.monotonic()
+    with Path(file).open("a") as notes:
+        notes.write(f"{current_job().id} {now}\n")

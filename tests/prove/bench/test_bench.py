@@ -87,6 +87,22 @@ def test_inserts_are_measured_with_every_trigger(server: Server) -> None:
     assert "targets met" in ended.stdout
 
 
+def test_what_sharing_costs_is_measured_in_every_part(server: Server) -> None:
+    ended = bench(server, "share", *SMALL, "--json")
+
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    figures = {figure["name"]: figure for figure in told["figures"]}
+    parts = "unused told, drain failures: successes: pushq.cancel 100 delete_tenant,".split()
+    assert {name.split(" ")[0].replace("unused,", "unused") for name in figures} == set(parts)
+    assert all(figure["verdict"] for name, figure in figures.items() if name.endswith("p50"))
+    assert 0.3 < figures["unused, claim + finish by 100"]["ratio"] < 3
+    assert 0 < figures["told, the finish's reply to arrival, p50"]["median"] < 1000
+    assert 0 < figures["pushq.cancel to CancelledError, p50"]["median"] < 1000
+    assert figures["100 waits: lost"]["verdict"] == "met"
+    assert figures["delete_tenant, 100 a step, beside 5,000 of others, max"]["limit"]["median"] > 0
+
+
 def test_stopped_it_shows_what_it_has_and_drops_its_databases(server: Server) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "pushq", "bench", "drain", *SMALL, "--rounds", "1000"],
@@ -112,7 +128,7 @@ def test_the_scenarios_are_listed_with_their_times() -> None:
     rows = [json.loads(line) for line in invoke("bench", "--list", "--json").stdout.splitlines()]
 
     assert [row["scenario"] for row in rows] == (
-        "drain pick-up insert history backlog scheduled pinned many scrape lists idle".split()
+        "drain pick-up insert history backlog scheduled pinned many scrape lists idle share".split()
     )
     assert sum(row["seconds"] for row in rows if row["by default"]) <= 175  # three minutes, with starting and stopping
 
