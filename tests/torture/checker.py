@@ -17,290 +17,32 @@ sorting of runs.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from uuid import UUID
 
-from tests.torture.history import (
-    Answer,
-    Call,
-    Change,
-    Code,
-    Excuse,
-    History,
-    Operation,
-    Registration,
-    Row,
-    Run,
-    Violation,
+from tests.torture.history import Change, History, Registration, Row, Run, Violation
+from tests.torture.stories import (
+    FINISHED,
+    Circumstances,
+    CommonRule,
+    Kind,
+    Rule,
+    Step,
+    Story,
+    described,
+    is_cancelled_by_hand,
+    kind_of,
+    stories_of,
 )
-
-FINISHED = frozenset({"succeeded", "failed", "cancelled"})
-LATE = 5.0
-"""Seconds after its claim within which a job begins, unless its host is frozen: a handler that blocks its pool's loop
-holds up what was claimed beside it."""
 
 
 def check(history: History) -> list[Violation]:
     """Every violation; none for a run in which every promise was kept."""
-    circumstances, stories = Circumstances(history), _stories(history)
+    circumstances, stories = Circumstances(history), stories_of(history)
     of_one = (found for story in stories for rule in RULES for found in rule(story, circumstances))
     of_all = (found for rule in COMMON_RULES for found in rule(stories, circumstances))
     return [*of_one, *of_all]
-
-
-# What happened to a job -----------------------------------------------------------------------------------------------
-
-Kind: TypeAlias = Literal["insert", "claim", "release", "touch", "finish", "reopen", "rewrite", "appear", "vanish"]
-"""release: running → queued, for whatever reason. touch: any other update, such as a retry. finish: into a day. reopen:
-out of it again. The last three should never be: an update of a row in a day, an insert there without the delete that
-belongs to it, a delete without an insert."""
-
-
-class Step(NamedTuple):
-    """A change of a row. An insert repeats after as before, a delete before as after. stood: the row that earlier steps
-    left in that table. held: the token of the claim that then held the job."""
-
-    kind: Kind
-    transaction: int
-    before: Row
-    after: Row
-    stood: Row
-    held: UUID | None
-
-    def __str__(self) -> str:
-        attempt = self.after.attempt if self.kind == "claim" else self.before.attempt
-        return f"the {self.kind} of attempt {attempt} in transaction {self.transaction}"
-
-
-@dataclass(slots=True)
-class Story:
-    """One job. stands: where its row stands at the end, by whether that is a day; births: how often it was inserted;
-    claims: the row after the claim of each attempt; claimed: token and attempt of each claim; abandoned: attempts that
-    were cancelled while they ran, whose handlers run on."""
-
-    job: UUID
-    calls: list[Call] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    stands: dict[bool, Row] = field(default_factory=dict)
-    inserted: Answer | None = None
-    births: int = 0
-    claims: dict[int, Row] = field(default_factory=dict)
-    claimed: set[tuple[UUID | None, int]] = field(default_factory=set)
-    abandoned: set[int] = field(default_factory=set)
-
-    def tell(self) -> None:
-        """Works out the rest from calls, runs and changes."""
-        self.runs.sort(key=lambda run: run.began_at)
-        answers = {call.answer for call in self.calls if call.operation == "insert"}
-        self.inserted = next((answer for answer in _BEST_FIRST if answer in answers), None)
-        held: UUID | None = None
-        for kind, transaction, before, after in _acts(self.changes):
-            self.steps.append(Step(kind, transaction, before, after, self.stands.get(before.is_finished, before), held))
-            self._note(kind, before, after)
-            if kind != "touch" and not (before.is_finished and after.is_finished):
-                held = after.token if kind == "claim" else None
-
-    def _note(self, kind: Kind, before: Row, after: Row) -> None:
-        if kind in ("finish", "reopen", "vanish"):
-            self.stands.pop(before.is_finished, None)
-        if kind != "vanish":
-            self.stands[after.is_finished] = after
-        if kind == "insert":
-            self.births += 1
-        elif kind == "claim":
-            self.claims[after.attempt] = after
-            self.claimed.add((after.token, after.attempt))
-        elif kind == "finish" and before.status == "running" and _is_cancelled_by_hand(after):
-            self.abandoned.add(before.attempt)
-
-    def knows(self, run: Run) -> bool:
-        """Whether the database knows the claim of a run. Without a token, the attempt's number is compared."""
-        return run.attempt in self.claims if run.token is None else (run.token, run.attempt) in self.claimed
-
-    @property
-    def is_invited(self) -> bool:
-        """Whether it may be there."""
-        return self.inserted in ("ok", "unknown")
-
-    def asked(self, operation: Operation) -> int:
-        """How often a client may have done this."""
-        return sum(call.operation == operation and call.answer != "failed" for call in self.calls)
-
-    def did(self, what: str) -> int:
-        """How often a client was answered that this was done."""
-        return sum(call.answer == "ok" and call.did == what for call in self.calls)
-
-    def finds(self, code: Code, what: str) -> Violation:
-        inserts = [f"{call.answer}, {call.invoked_at:.3f} s" for call in self.calls if call.operation == "insert"]
-        return Violation(code, f"job {self.job} (inserted: {'; '.join(inserts) or 'by nobody'}): {what}")
-
-
-_BEST_FIRST: tuple[Answer, ...] = ("ok", "unknown", "failed")
-
-
-def _stories(history: History) -> list[Story]:
-    stories: dict[UUID, Story] = {}
-
-    def story_of(job: UUID) -> Story:
-        return stories.get(job) or stories.setdefault(job, Story(job))
-
-    for call in history.calls:
-        story_of(call.job).calls.append(call)
-    for run in history.runs:
-        story_of(run.job).runs.append(run)
-    for change in history.changes:
-        if row := change.after or change.before:
-            story_of(row.job).changes.append(change)
-    for story in stories.values():
-        story.tell()
-    return list(stories.values())
-
-
-def _acts(changes: Iterable[Change]) -> Iterator[tuple[Kind, int, Row, Row]]:
-    """A job's changes as (what, transaction, before, after): a delete and the insert that follows it in the same
-    transaction and the other place are one."""
-    removed: tuple[int, Row] | None = None
-    for transaction, before, after in ((change.transaction, change.before, change.after) for change in changes):
-        if (
-            removed
-            and after
-            and not before
-            and removed[0] == transaction
-            and removed[1].is_finished != after.is_finished
-        ):
-            yield "finish" if after.is_finished else "reopen", transaction, removed[1], after
-            removed = None
-            continue
-        if removed:
-            yield "vanish", removed[0], removed[1], removed[1]
-            removed = None
-        if after:
-            yield _kind(before, after), transaction, before or after, after
-        elif before:
-            removed = transaction, before
-    if removed:
-        yield "vanish", removed[0], removed[1], removed[1]
-
-
-def _kind(before: Row | None, after: Row) -> Kind:
-    """Of an insert or an update."""
-    if before is None:
-        return "appear" if after.is_finished else "insert"
-    if before.is_finished:
-        return "rewrite"
-    if after.status == "running" and after.token != before.token:
-        return "claim"
-    if before.status == "running" and after.status == "queued":
-        return "release"
-    return "touch"
-
-
-def _is_cancelled_by_hand(row: Row) -> bool:
-    """By pushq.cancel; a handler that raises Cancel leaves its token."""
-    return row.status == "cancelled" and row.token is None
-
-
-def _run(run: Run) -> str:
-    end = f"{run.ended_at:.3f} s" if run.ended_at is not None else "it died"
-    return f"the run of attempt {run.attempt} on host {run.host} (process {run.pid}, {run.began_at:.3f} s until {end})"
-
-
-# What happened around it ----------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Absence:
-    """A time in which a host stood still or was cut off. is_its_own: it sent no heartbeat, and not only because the
-    server was away."""
-
-    began_at: float
-    ended_at: float
-    is_its_own: bool
-
-
-class Circumstances:
-    """The limits, the faults, and how long processes lived."""
-
-    def __init__(self, history: History) -> None:
-        self.history = history
-        self._crashes = [excuse for excuse in history.excuses if excuse.host is None]
-        self._absences: dict[int, list[Absence]] = {}
-        self._last_words = dict[tuple[int, int], float]()
-        for run in history.runs:
-            process = run.host, run.pid
-            said_at = run.began_at if run.ended_at is None else run.ended_at
-            self._last_words[process] = max(said_at, self._last_words.get(process, said_at))
-
-    def failures_allowed(self, row: Row) -> int:
-        return row.max_attempts or self.history.allowed.get(row.task, self.history.failures_allowed)
-
-    def ended_at(self, run: Run) -> float:
-        """When a run was over. A run without a recorded end lasted until its process died, or at least until the last
-        record of the process."""
-        if run.ended_at is not None:
-            return run.ended_at
-        return self._last_words[run.host, run.pid] if run.died_at is None else run.died_at
-
-    def lived_on(self, run: Run, later: Run) -> bool:
-        """Whether its process was heard of when it had ended and the later run had begun."""
-        return self.ended_at(run) <= later.began_at < self._last_words[run.host, run.pid]
-
-    def was_away(self, loser: Run, winner: Run) -> bool:
-        """Whether the loser's host sent no heartbeat for so long, before the winner began, that it lost its jobs.
-
-        Half a lease is enough: its last heartbeat may have been a third of a lease old when the absence began, and the
-        next may come late when it ends.
-        """
-        enough = self.history.lease / 2
-        return any(
-            absence.began_at + enough <= winner.began_at and loser.began_at <= absence.ended_at + LATE
-            for absence in self._absences_of(loser.host)
-            if absence.is_its_own and absence.ended_at - absence.began_at >= enough
-        )
-
-    def was_forgotten(self, lost: Run, *others: Run) -> bool:
-        """Whether the server may have crashed and forgotten the claim of `lost`, before the others were claimed.
-
-        The forgotten claim was committed within the second before the crash. Its run begins soon after the claim.
-        """
-        return any(
-            crash.began_at <= lost.began_at <= self._held_up_until(lost.host, crash.ended_at) + LATE
-            and all(crash.began_at <= other.began_at for other in others)
-            for crash in self._crashes
-        )
-
-    def _held_up_until(self, host: int, instant: float) -> float:
-        """The instant, or the end of the absence of the host in which it falls, or which follows at once."""
-        for absence in self._absences_of(host):
-            if absence.began_at <= instant + LATE:
-                instant = max(instant, absence.ended_at)
-        return instant
-
-    def _absences_of(self, host: int) -> list[Absence]:
-        """Of a host, in their order. Two that leave less than a heartbeat between them are one."""
-        if host in self._absences:
-            return self._absences[host]
-        absences: list[Absence] = []
-        for excuse in sorted(self._excuses_of(host), key=lambda excuse: excuse.began_at):
-            is_its_own = excuse.host is not None and excuse.may_cost_jobs
-            if absences and excuse.began_at <= absences[-1].ended_at + self.history.lease / 3:
-                absences[-1].ended_at = max(absences[-1].ended_at, excuse.ended_at)
-                absences[-1].is_its_own |= is_its_own
-            else:
-                absences.append(Absence(excuse.began_at, excuse.ended_at, is_its_own))
-        self._absences[host] = absences
-        return absences
-
-    def _excuses_of(self, host: int) -> Iterator[Excuse]:
-        return (excuse for excuse in self.history.excuses if excuse.host in (host, None))
-
-
-Rule: TypeAlias = Callable[[Story, Circumstances], Iterator[Violation]]
-CommonRule: TypeAlias = Callable[[Sequence[Story], Circumstances], Iterator[Violation]]
 
 
 # LOST -----------------------------------------------------------------------------------------------------------------
@@ -344,7 +86,7 @@ def _tokens_of_those_that_raised(story: Story) -> set[UUID | None]:
 
 def lost_answers(story: Story, _: Circumstances) -> Iterator[Violation]:
     """What pushq.cancel and pushq.retry answered to have done is committed."""
-    cancelled = sum(step.kind == "finish" and _is_cancelled_by_hand(step.after) for step in story.steps)
+    cancelled = sum(step.kind == "finish" and is_cancelled_by_hand(step.after) for step in story.steps)
     queued = sum(step.kind in ("reopen", "touch") for step in story.steps)
     for did, done in (("cancelled", cancelled), ("queued", queued)):
         if story.did(did) > done:
@@ -363,7 +105,7 @@ def uninvited_jobs(story: Story, _: Circumstances) -> Iterator[Violation]:
     if story.steps:
         yield story.finds("GHOST", f"the database committed it: {story.steps[0]}")
     elif story.runs:
-        yield story.finds("GHOST", f"it was run: {_run(story.runs[0])}")
+        yield story.finds("GHOST", f"it was run: {described(story.runs[0])}")
 
 
 def rows_too_many(story: Story, _: Circumstances) -> Iterator[Violation]:
@@ -375,7 +117,7 @@ def rows_too_many(story: Story, _: Circumstances) -> Iterator[Violation]:
 def runs_of_nothing(story: Story, _: Circumstances) -> Iterator[Violation]:
     """A job whose insert was not answered, and was not carried out, is not run and has no history."""
     if story.inserted == "unknown" and not story.births and (story.runs or story.steps):
-        what = _run(story.runs[0]) if story.runs else str(story.steps[0])
+        what = described(story.runs[0]) if story.runs else str(story.steps[0])
         yield story.finds("GHOST", f"its insert was never committed, and yet there is {what}")
 
 
@@ -383,7 +125,7 @@ def runs_too_early(story: Story, _: Circumstances) -> Iterator[Violation]:
     """A job is not run before somebody asks for it."""
     asked_at = min((call.invoked_at for call in story.calls if call.operation == "insert"), default=None)
     if story.is_invited and asked_at is not None and story.runs and story.runs[0].began_at < asked_at:
-        yield story.finds("GHOST", f"it ran before it was inserted: {_run(story.runs[0])}")
+        yield story.finds("GHOST", f"it ran before it was inserted: {described(story.runs[0])}")
 
 
 # MUTEX ----------------------------------------------------------------------------------------------------------------
@@ -399,7 +141,7 @@ def overlapping_runs(story: Story, circumstances: Circumstances) -> Iterator[Vio
         for other in running:
             loser, winner = sorted((other, run), key=lambda one: one.attempt)
             if loser.attempt < winner.attempt and not _is_excused(story, circumstances, loser, winner):
-                yield story.finds("MUTEX", f"two run at once: {_run(other)}, and {_run(run)}")
+                yield story.finds("MUTEX", f"two run at once: {described(other)}, and {described(run)}")
         running.append(run)
 
 
@@ -422,7 +164,7 @@ def runs_of_one_attempt(story: Story, circumstances: Circumstances) -> Iterator[
     for run in story.runs:
         other = last.get(run.attempt)
         if other and not any(_was_forgotten(story, circumstances, *pair) for pair in ((other, run), (run, other))):
-            yield story.finds("MUTEX", f"one attempt is run twice: {_run(other)}, and {_run(run)}")
+            yield story.finds("MUTEX", f"one attempt is run twice: {described(other)}, and {described(run)}")
         last[run.attempt] = run
 
 
@@ -436,7 +178,7 @@ def crashes_of_the_living(story: Story, circumstances: Circumstances) -> Iterato
         for loser in charged:
             winner = next((run for run in story.runs if run.attempt > loser.attempt), None)
             if winner and circumstances.lived_on(loser, winner) and not circumstances.was_away(loser, winner):
-                yield story.finds("MUTEX", f"{step} charged {_run(loser)} with a crash, and its process lived")
+                yield story.finds("MUTEX", f"{step} charged {described(loser)} with a crash, and its process lived")
 
 
 def claims_of_a_held_job(story: Story, _: Circumstances) -> Iterator[Violation]:
@@ -456,7 +198,7 @@ def claims_of_the_declared_dead(_: Sequence[Story], circumstances: Circumstances
                 gone.pop(one.supervisor, None)
             else:
                 gone[one.supervisor] = one.transaction
-        elif one.before and (row := one.after) and _kind(one.before, row) == "claim":
+        elif one.before and (row := one.after) and kind_of(one.before, row) == "claim":
             name = row.supervisor or ""
             if one.transaction > gone.get(name, one.transaction):
                 what = f"attempt {row.attempt} of job {row.job} was claimed in transaction {one.transaction}"
@@ -486,7 +228,7 @@ def suspects_in_company(stories: Sequence[Story], circumstances: Circumstances) 
             is_suspect = _is_suspect(run, story, circumstances)
             other = anybody if is_suspect else suspect
             if other and circumstances.ended_at(other) > run.began_at:
-                what = f"{_run(other)} of job {other.job}, and {_run(run)}"
+                what = f"{described(other)} of job {other.job}, and {described(run)}"
                 yield story.finds("MUTEX", f"one of two that share a process has killed two before: {what}")
             anybody = _longer(anybody, run, circumstances)
             suspect = _longer(suspect, run, circumstances) if is_suspect else suspect
@@ -714,7 +456,7 @@ def runs_without_a_claim(story: Story, circumstances: Circumstances) -> Iterator
     """What is run was claimed, and the database knows it, unless it crashed and forgot."""
     for run in story.runs if story.births else ():
         if not story.knows(run) and not circumstances.was_forgotten(run):
-            yield story.finds("ATT", f"the database never handed out what was run: {_run(run)}")
+            yield story.finds("ATT", f"the database never handed out what was run: {described(run)}")
 
 
 # CLEAN ----------------------------------------------------------------------------------------------------------------
