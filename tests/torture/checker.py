@@ -10,7 +10,8 @@ that then held the job. So a rule looks at one step at a time, and what a wrong 
 The database's changes have an order and no instants, calls and runs have instants. The two are joined by job and
 attempt, or token, and nowhere by time.
 
-A rule is a generator over one story, or over all; `check` chains them. All take time linear in the history, but for the
+A rule is a generator over one story, or over all; `check` chains them. Here are the rules of every job; those of waits,
+guests, cancels and events have modules of their own. All take time linear in the history, but for the
 sorting of runs.
 """
 
@@ -22,6 +23,10 @@ from dataclasses import fields
 from uuid import UUID
 
 from tests.torture.history import Change, History, Registration, Row, Run, Violation
+from tests.torture.rules_of_cancels import RULES_OF_CANCELS, ends_a_cancel
+from tests.torture.rules_of_events import RULES_OF_EVENTS
+from tests.torture.rules_of_guests import RULES_OF_GUESTS
+from tests.torture.rules_of_waits import RULES_OF_WAITS
 from tests.torture.stories import (
     FINISHED,
     Circumstances,
@@ -72,7 +77,7 @@ def outcomes_without_a_run(story: Story, _: Circumstances) -> Iterator[Violation
     ended = {run.token or run.attempt for run in story.runs if run.ended_at is not None}
     raised = _tokens_of_those_that_raised(story)
     for step in story.steps:
-        if not _brings_an_outcome(step) or step.after.status == "failed":
+        if not _brings_an_outcome(step) or step.after.status == "failed" or ends_a_cancel(step):
             continue
         if step.before.token not in ended and step.before.attempt not in ended:
             yield story.finds("LOST", f"{step} brings an outcome ({step.after.status}), and no run of it ever ended")
@@ -87,7 +92,7 @@ def _tokens_of_those_that_raised(story: Story) -> set[UUID | None]:
 def lost_answers(story: Story, _: Circumstances) -> Iterator[Violation]:
     """What pushq.cancel and pushq.retry answered to have done is committed."""
     cancelled = sum(step.kind == "finish" and is_cancelled_by_hand(step.after) for step in story.steps)
-    queued = sum(step.kind in ("reopen", "touch") for step in story.steps)
+    queued = sum(step.kind in ("reopen", "touch") and step.after.status == "queued" for step in story.steps)
     for did, done in (("cancelled", cancelled), ("queued", queued)):
         if story.did(did) > done:
             yield story.finds(
@@ -177,7 +182,8 @@ def crashes_of_the_living(story: Story, circumstances: Circumstances) -> Iterato
         charged = (run for run in story.runs if (run.token or run.attempt) in (step.before.token, step.before.attempt))
         for loser in charged:
             winner = next((run for run in story.runs if run.attempt > loser.attempt), None)
-            if winner and circumstances.lived_on(loser, winner) and not circumstances.was_away(loser, winner):
+            lives = winner and (loser.kept_until is not None or circumstances.lived_on(loser, winner))
+            if winner and lives and not circumstances.was_away(loser, winner):
                 yield story.finds("MUTEX", f"{step} charged {described(loser)} with a crash, and its process lived")
 
 
@@ -422,7 +428,7 @@ def edges(story: Story, _: Circumstances) -> Iterator[Violation]:
     """A status changes as the state automaton has it. (That a job which was queued does not succeed or fail, and that
     one which runs is not claimed, are matters of FENCE and MUTEX.)"""
     for step in story.steps:
-        if not _is_edge(step.kind, step.before.status, step.after.status):
+        if not _is_edge(step.kind, step.before.status, step.after.status) and not _is_remark(step):
             yield story.finds("ATT", f"{step} took it from {step.before.status} to {step.after.status}")
 
 
@@ -439,6 +445,13 @@ def _is_edge(kind: Kind, before: str, after: str) -> bool:
         case "claim":
             return before in ("queued", "running")
     return True  # a release by its name, and what should never be is judged as such
+
+
+def _is_remark(step: Step) -> bool:
+    """On a running job: that somebody waits for it, or waits no more, or that it is being cancelled."""
+    before, after = step.before, step.after
+    is_remark = before.waiters != after.waiters or after.is_cancelling > before.is_cancelling
+    return step.kind == "touch" and before.status == after.status == "running" and is_remark
 
 
 def unseen_changes(story: Story, _: Circumstances) -> Iterator[Violation]:
@@ -496,5 +509,9 @@ RULES: tuple[Rule, ...] = (
     edges,
     unseen_changes,
     runs_without_a_claim,
+    *RULES_OF_GUESTS,
+    *RULES_OF_CANCELS,
+    *RULES_OF_WAITS,
+    *RULES_OF_EVENTS,
 )
 COMMON_RULES: tuple[CommonRule, ...] = (claims_of_the_declared_dead, suspects_in_company, tokens_used_again, leftovers)

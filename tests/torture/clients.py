@@ -1,4 +1,6 @@
-"""The clients: they insert in Python and by psql, hold transactions open, roll back, cancel, retry, and keep a log."""
+"""The clients: they insert in Python and by psql, hold transactions open, roll back, cancel, retry, wait for jobs, and
+keep a log.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +10,35 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 from uuid import UUID
 
 import anyio
-import asyncpg
 
+from tests.torture.connections import AWAY, Connection, connect
 from tests.torture.history import Answer, Call, Operation
+from tests.torture.schedule import QUEUES
+from tests.torture.waiters import Waiters
 
-if TYPE_CHECKING:
-    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
-else:
-    Connection = asyncpg.Connection
-
-AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 CLIENTS = 5
 """The last of them starts psql."""
 
-_INSERT = "insert into pushq.jobs (id, task, payload, priority, max_attempts) values ($1, $2, $3, $4, $5)"
+_COLUMNS = "id, task, payload, priority, max_attempts, queue"
+_INSERT = (
+    f"insert into pushq.jobs ({_COLUMNS}, waiters)"
+    " values ($1, $2, $3, $4, $5, $6, case when $7::text is not null then array[$7] end)"
+)
 _INSERT_ROWS = (
-    "insert into pushq.jobs (id, task, payload, priority, max_attempts)"
-    " select * from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::int[], $5::int[])"
+    f"insert into pushq.jobs ({_COLUMNS}, waiters)"
+    f" select {_COLUMNS}, case when channel is not null then array[channel] end"
+    " from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::int[], $5::int[], $6::text[], $7::text[])"
+    f" as job ({_COLUMNS}, channel)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A job to insert."""
+    """A job to insert. is_waited: with a channel. cancelled_after: so many seconds after the insert, if at all."""
 
     job: UUID
     task: str
@@ -42,16 +46,18 @@ class Order:
     priority: int
     most: int | None
     """Its max_attempts; None: the task's own."""
+    queue: str
+    is_waited: bool = False
+    cancelled_after: float | None = None
 
-    @property
-    def values(self) -> tuple[UUID, str, str, int, int | None]:
-        return self.job, self.task, self.payload, self.priority, self.most
+    def values(self, channel: str | None) -> tuple[UUID, str, str, int, int | None, str, str | None]:
+        return self.job, self.task, self.payload, self.priority, self.most, self.queue, channel
 
     @property
     def statement(self) -> str:
         payload, most = self.payload.replace("'", "''"), "null" if self.most is None else self.most
-        columns = f"'{self.job}', '{self.task}', '{payload}', {self.priority}, {most}"
-        return f"insert into pushq.jobs (id, task, payload, priority, max_attempts) values ({columns})"
+        columns = f"'{self.job}', '{self.task}', '{payload}', {self.priority}, {most}, '{self.queue}'"
+        return f"insert into pushq.jobs ({_COLUMNS}) values ({columns})"
 
 
 def orders(seed: int, count: int) -> list[Order]:
@@ -76,9 +82,20 @@ USUAL = {
     "snooze": 4.0,
     "thread": 4.0,
     "large": 1.0,
+    "errand": 8.0,
 }
-RARE = {"nap.long": 0.015, "block": 0.008, "stubborn": 0.012, "poison": 0.016, "die": 0.002, "unreadable": 0.002}
+RARE = {
+    "nap.long": 0.015,
+    "tidy": 0.015,
+    "block": 0.008,
+    "stubborn": 0.012,
+    "poison": 0.016,
+    "die": 0.002,
+    "unreadable": 0.002,
+}
 """What share of the jobs."""
+WAITED, WAITED_USUALLY = {"die": 1.0, "tidy": 0.7}, 0.1
+"""What share is waited for."""
 
 
 # What is not the task's own name, and what each is given.
@@ -90,6 +107,7 @@ PAYLOADS: dict[str, Callable[[random.Random], dict[str, object]]] = {
         "how": chance.choice(("nap", "nap", "fail", "snooze")),
     },
     "nap.long": lambda chance: {"seconds": chance.choice((2.5, 7.0))},
+    "tidy": lambda _: {"seconds": 5.0},
     "snooze": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "thread": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "block": lambda chance: {"seconds": chance.choice((0.2, 1.0, 3.0))},
@@ -107,7 +125,10 @@ def _order(chance: random.Random, kind: str) -> Order:
     given = PAYLOADS[kind](chance) if kind in PAYLOADS else {}
     payload = UNREADABLE if kind == "unreadable" else json.dumps(given)
     most = chance.choice((None, None, 1, 3, 7)) if kind == "fail" else None
-    return Order(job, TASKS.get(kind, kind), payload, chance.choice((-1, 0, 0, 0, 1)), most)
+    priority, queue = chance.choice((-1, 0, 0, 0, 1)), chance.choice(QUEUES)
+    is_waited = chance.random() < WAITED.get(kind, WAITED_USUALLY)
+    cancelled_after = chance.uniform(0.1, 1.5) if kind == "tidy" else None
+    return Order(job, TASKS.get(kind, kind), payload, priority, most, queue, is_waited, cancelled_after)
 
 
 Place: TypeAlias = Callable[[list[Order], random.Random], Awaitable[None]]
@@ -116,12 +137,14 @@ Place: TypeAlias = Callable[[list[Order], random.Random], Awaitable[None]]
 class Clients:
     """They share the orders; what each does follows from the seed."""
 
-    def __init__(self, url: str, psql: str, seed: int, jobs: int) -> None:
+    def __init__(self, url: str, psql: str, seed: int, jobs: int, waiters: Waiters) -> None:
         self._url = url
+        self._waiters = waiters
         self._psql = psql
         self._seed = seed
         self._orders = orders(seed, jobs)
         self._known: list[UUID] = []
+        self._answers: dict[UUID, Answer] = {}
         self.calls: list[Call] = []
 
     async def place(self, count: int, seconds: float) -> None:
@@ -132,6 +155,24 @@ class Clients:
                 chance = random.Random(f"{self._seed} client {number}, {len(self._orders)} left")
                 place = self._place_by_psql if number == CLIENTS - 1 else self._place
                 group.start_soon(self._place_all, place, these[number::CLIENTS], seconds, chance)
+            for order in these:
+                if order.cancelled_after is not None:
+                    group.start_soon(self._cancel_when_known, order.job, order.cancelled_after)
+
+    async def insert(self, order: Order) -> bool:
+        """A single job, in calm. Returns whether that was answered."""
+        async with self._connected() as connection:
+            await self._each_by_itself(connection, [order])
+        return self._answers[order.job] == "ok"
+
+    async def insert_and_cancel(self, order: Order, after: float) -> None:
+        if await self.insert(order):
+            await self._cancel_when_known(order.job, after)
+
+    async def watch(self, job: UUID) -> None:
+        async with self._connected() as connection:
+            with suppress(*AWAY):
+                await self._waiters.watch(connection, job)
 
     async def _place_all(self, place: Place, share: list[Order], seconds: float, chance: random.Random) -> None:
         a_job = seconds / max(1, len(share))
@@ -149,21 +190,24 @@ class Clients:
             await chance.choices(acts, (6, 3, 1, 2))[0](connection, taken, chance)
             if self._known and chance.random() < 0.15:
                 await self._meddle(connection, chance)
+            if chance.random() < 0.2:
+                await self._wait(connection, chance)
 
-    async def _each_by_itself(self, connection: Connection, taken: list[Order], _: random.Random) -> None:
+    async def _each_by_itself(self, connection: Connection, taken: list[Order], *_: object) -> None:
         for order in taken:
-            with self._call("insert", [order]) as told:
-                await connection.execute(_INSERT, *order.values)
+            with self._call("insert", [order.job]) as told:
+                await connection.execute(_INSERT, *order.values(self._channel(order)))
                 told.answer = "ok"
 
     async def _as_rows(self, connection: Connection, taken: list[Order], _: random.Random) -> None:
-        with self._call("insert", taken) as told:
-            await connection.execute(_INSERT_ROWS, *zip(*(order.values for order in taken), strict=True))
+        with self._call("insert", [order.job for order in taken]) as told:
+            rows = [order.values(self._channel(order)) for order in taken]
+            await connection.execute(_INSERT_ROWS, *zip(*rows, strict=True))
             told.answer = "ok"
 
     async def _in_one_transaction(self, connection: Connection, taken: list[Order], chance: random.Random) -> None:
         """Until COMMIT is sent, whatever happens means that nothing was inserted."""
-        with self._call("insert", taken) as told:
+        with self._call("insert", [order.job for order in taken]) as told:
             told.answer = "failed"
             await self._insert_and_wait(connection, taken, chance)
             told.answer = "unknown"
@@ -171,7 +215,7 @@ class Clients:
             told.answer = "ok"
 
     async def _and_rolls_back(self, connection: Connection, taken: list[Order], chance: random.Random) -> None:
-        with self._call("insert", taken) as told:
+        with self._call("insert", [order.job for order in taken]) as told:
             told.answer = "failed"
             await self._insert_and_wait(connection, taken, chance)
             await connection.execute("rollback")
@@ -179,22 +223,45 @@ class Clients:
     async def _insert_and_wait(self, connection: Connection, taken: list[Order], chance: random.Random) -> None:
         await connection.execute("begin")
         for order in taken:
-            await connection.execute(_INSERT, *order.values)
+            await connection.execute(_INSERT, *order.values(self._channel(order)))
         await anyio.sleep(chance.choice((0.0, 0.05, 0.5)) * chance.random())
 
     async def _meddle(self, connection: Connection, chance: random.Random) -> None:
-        operation: Operation = chance.choice(("cancel", "retry"))
-        job = chance.choice(self._known[-50:])
-        with self._call(operation, [Order(job, "", "", 0, None)]) as told:
+        await self._change(connection, chance.choice(("cancel", "retry")), chance.choice(self._known[-50:]))
+
+    async def _wait(self, connection: Connection, chance: random.Random) -> None:
+        """For a job that is there for certain."""
+        those = [job for job in self._known[-50:] if self._answers[job] == "ok"]
+        if those and chance.random() < 0.3:
+            self._waiters.ask_queue_soon(chance.choice(those))
+        elif those:
+            with suppress(*AWAY):
+                await self._waiters.watch(connection, chance.choice(those))
+
+    async def _cancel_when_known(self, job: UUID, after: float) -> None:
+        """Most likely the job runs by then."""
+        while job not in self._answers:  # noqa: ASYNC110 - that a client was answered is no event of ours
+            await anyio.sleep(0.1)
+        if self._answers[job] == "failed":
+            return
+        await anyio.sleep(after)
+        async with self._connected() as connection:
+            await self._change(connection, "cancel", job)
+
+    async def _change(self, connection: Connection, operation: Operation, job: UUID) -> None:
+        with self._call(operation, [job]) as told:
             told.did = await connection.fetchval(f"select pushq.{operation}($1)", job)
             told.answer = "ok"
+
+    def _channel(self, order: Order) -> str | None:
+        return self._waiters.open(order.job) if order.is_waited else None
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Connection]:
         """A new connection, as soon as there is one."""
         while True:
             with suppress(*AWAY):
-                connection = await asyncpg.connect(self._url, timeout=5, command_timeout=8, statement_cache_size=0)
+                connection = await connect(self._url, command_timeout=8)
                 break
             await anyio.sleep(0.05)
         try:
@@ -209,7 +276,7 @@ class Clients:
         wait = f"select pg_sleep({0.2 * chance.random():.3f})"
         statements = ["begin", *(order.statement for order in taken), wait, ends]
         arguments = [part for statement in statements for part in ("-c", statement)]
-        with self._call("insert", taken) as told, anyio.move_on_after(10):
+        with self._call("insert", [order.job for order in taken]) as told, anyio.move_on_after(10):
             told.answer = "failed" if ends == "rollback" else "unknown"
             command = [self._psql, self._url, "-Xq", "-v", "ON_ERROR_STOP=1", *arguments]
             ended = await anyio.run_process(command, check=False)
@@ -219,15 +286,18 @@ class Clients:
     # The log --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _call(self, operation: Operation, taken: Sequence[Order]) -> Iterator[_Told]:
+    def _call(self, operation: Operation, jobs: Sequence[UUID]) -> Iterator[_Told]:
         """Notes what was asked for, and what had been answered when it ended, in whichever way."""
         began_at, told = time.monotonic(), _Told()
         with suppress(*AWAY):
             yield told
-        for order in taken:
-            self.calls.append(Call(operation, order.job, told.answer, began_at, time.monotonic(), told.did))
+        for job in jobs:
+            self.calls.append(Call(operation, job, told.answer, began_at, time.monotonic(), told.did))
+            if operation == "insert":
+                self._answers[job] = told.answer
+                self._waiters.settle(job, is_inserted=told.answer == "ok")
             if operation == "insert" and told.answer != "failed":
-                self._known.append(order.job)
+                self._known.append(job)
 
 
 @dataclass(slots=True)

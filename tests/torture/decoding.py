@@ -240,6 +240,9 @@ def _row(table: str, columns: Columns) -> Row:
         is_finished=table != "jobs_unfinished",
         told=_told(columns.get("result"), columns.get("error")),
         task=_text(columns, "task"),
+        queue=_text(columns, "queue"),
+        waiters=columns.get("waiters"),
+        is_cancelling=columns.get("apart") == "cancelling",
     )
 
 

@@ -17,7 +17,7 @@ import anyio
 import asyncpg
 
 from pushq.local.server import EmbeddedServer
-from tests.torture.clients import AWAY
+from tests.torture.connections import AWAY
 from tests.torture.history import Excuse
 from tests.torture.hosts import SHUTDOWN, Host, is_stopped, state_of
 from tests.torture.neighbours import Neighbours
@@ -30,13 +30,14 @@ GONE_WITHIN = SHUTDOWN + 3.0
 FORGETS = 1.0
 """Seconds of claims that a server may forget when it crashes: they are committed without waiting for the disk."""
 CLOCK_STEP = 3600.0
-CLAIMS, OUTCOMES = ": claims", ": outcomes"
+CLAIMS, OUTCOMES, LISTENS = ": claims", ": outcomes", ": listens"
 """How the names of these connections end."""
 AIMS_FOR = 4.0
 """Seconds at most that a fault waits for its moment."""
 PUSHQ_BACKENDS = "select pid from pg_stat_activity where application_name ~ '^pushq ' and pid <> pg_backend_pid()"
 LAPSE = """
-    with lapsed as (update pushq.supervisors set lease_until = lease_until - interval '1 minute' returning 1)
+    with lapsed as (
+        update pushq.supervisors set lease_until = lease_until - interval '1 minute' where pid > 0 returning 1)
     select count(*) from lapsed"""
 
 
@@ -68,8 +69,8 @@ class Faults:
                 group.start_soon(self._commit, fault, began_at + fault.at)
 
     async def wait_until_all_work(self) -> None:
-        """Every host has a pool that claims, and writes outcomes."""
-        await _comes_true(lambda: all(host.proxy.serves(CLAIMS, OUTCOMES) for host in self._hosts), within=30)
+        """Every host has a pool that claims, listens, and writes outcomes."""
+        await _comes_true(lambda: all(host.proxy.serves(CLAIMS, OUTCOMES, LISTENS) for host in self._hosts), within=30)
 
     @property
     def toothless(self) -> list[str]:
@@ -320,7 +321,8 @@ class Faults:
         return await self._do(f"select count(pg_terminate_backend(pid)) from ({PUSHQ_BACKENDS}) as theirs")
 
     async def _lapse(self, seconds: float) -> bool:
-        """All leases again and again, as when the server's clock runs ahead: who lives shows it by its heartbeats."""
+        """All leases again and again, as when the server's clock runs ahead: who lives shows it by its heartbeats.
+        Guests have none to show, and are spared."""
         until = time.monotonic() + seconds
         bit = await self._do(LAPSE)
         while time.monotonic() < until:

@@ -86,6 +86,18 @@ async def nap(seconds: float) -> dict[str, str]:
     return {"token": str(current_job().token)}
 
 
+@tasks.register("tidy")
+async def tidy_up(seconds: float) -> None:
+    """Naps, and takes a while to stop."""
+    with recorded(seconds):
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0.3)
+            raise
+
+
 @tasks.register("thread")
 def nap_in_a_thread(seconds: float) -> float:
     with recorded(seconds):

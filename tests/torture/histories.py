@@ -14,7 +14,21 @@ from dataclasses import replace
 from typing import Any, Self
 from uuid import UUID
 
-from tests.torture.history import Answer, Call, Change, Excuse, History, Leftovers, Operation, Registration, Row, Run
+from tests.torture.history import (
+    Answer,
+    Call,
+    Change,
+    Event,
+    Excuse,
+    Finish,
+    History,
+    Leftovers,
+    Operation,
+    Registration,
+    Row,
+    Run,
+    Wait,
+)
 
 LEASE = 2.0
 
@@ -32,6 +46,10 @@ class Tale:
         self.registrations: list[Registration] = []
         self.excuses: list[Excuse] = []
         self.leftovers = Leftovers()
+        self.waits: list[Wait] = []
+        self.finishes: list[Finish] = []
+        self.events: list[Event] | None = None
+        self.calm_from: float | None = None
         self._transactions = 700
         self._chance = random.Random(0)
 
@@ -70,6 +88,16 @@ class Tale:
         self.registrations.append(Registration(transaction, f"host-{host}", is_there, len(self.changes)))
         return self
 
+    def calm_down(self) -> Self:
+        """All faults are over."""
+        self.calm_from = self.now
+        return self
+
+    def keep_events(self) -> Self:
+        """All of the queue `history`."""
+        self.events = []
+        return self
+
     def leave(self, **what: Any) -> Self:
         self.leftovers = Leftovers(**what)
         return self
@@ -86,6 +114,11 @@ class Tale:
             excuses=tuple(self.excuses),
             leftovers=self.leftovers,
             allowed={"picky": 2},
+            waits=tuple(self.waits),
+            finishes=tuple(self.finishes),
+            events=None if self.events is None else tuple(self.events),
+            all_events_of=frozenset({"history"}),
+            calm_from=self.calm_from,
         )
 
     def any_id(self) -> UUID:
@@ -129,6 +162,21 @@ class Hero:
         self.tale.now += 0.1
         return self
 
+    def wait(self, **how: Any) -> Self:
+        """Somebody waits, and is told at once how the job stands now."""
+        now, status = self.tale.now, self.row.status
+        right = _columns(began_at=now, ended_at=now + 0.1, heard=status, found=status, could_hear=True)
+        self.tale.waits.append(Wait(self.job, **(right | how)))
+        return self
+
+    # Guests ---------------------------------------------------------------------------------------------------
+
+    def answer(self, kind: str, *, has_counted: bool | None = True) -> Self:
+        """pushq.finish answers the guest that holds the job; what it then does is another act."""
+        assert self.row.token
+        self.tale.finishes.append(Finish(self.job, self.row.token, kind, has_counted))
+        return self
+
     # Pools ----------------------------------------------------------------------------------------------------
 
     def claim(self, host: int = 0, **wrong: Any) -> Self:
@@ -138,9 +186,16 @@ class Hero:
         return self.update(**(right | wrong))
 
     def begin(
-        self, host: int | None = None, *, attempt: int | None = None, pid: int | None = None, tells: bool = True
+        self,
+        host: int | None = None,
+        *,
+        attempt: int | None = None,
+        pid: int | None = None,
+        tells: bool = True,
+        kept_until: float | None = None,
     ) -> Self:
-        """A run of the attempt that was claimed last. By default its process is its own. tells: its token."""
+        """A run of the attempt that was claimed last. By default its process is its own. tells: its token. kept_until:
+        it is a guest's."""
         self.runs.append(len(self.tale.runs))
         self.host = self.host if host is None else host
         run = Run(
@@ -151,6 +206,7 @@ class Hero:
             self.tale.now,
             None,
             token=(self.row.token or self.tale.any_id()) if tells else None,
+            kept_until=kept_until,
         )
         self.tale.runs.append(run)
         return self.pass_time(0.1)
@@ -212,6 +268,16 @@ class Hero:
         before, self.row = found or self.row, replace(self.row, is_finished=not self.row.is_finished)
         self.row = replace(self.row, **columns)
         return self._commit((before, None), (None, self.row))
+
+    def mark_cancelling(self) -> Self:
+        return self.update(is_cancelling=True)
+
+    def note(self, kind: str, was: str, became: str, transaction: int | None = None) -> Self:
+        """An event, in the last transaction."""
+        assert self.tale.events is not None
+        its_own = self.tale.changes[-1].transaction if transaction is None else transaction
+        self.tale.events.append(Event(self.job, kind, was, became, self.row.attempt, its_own))
+        return self
 
     def touch(self) -> Self:
         """What changes nothing that matters, such as an owner's UPDATE."""

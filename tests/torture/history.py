@@ -1,7 +1,8 @@
 """What is known of one run, by three witnesses and the faults: the checker's input, as values.
 
-The clients say what they asked for and what they were answered. The handlers say when they ran. The database says what
-it committed, by logical decoding, in the order of its commits. All instants are seconds of one machine's monotonic
+The clients say what they asked for and what they were answered, as do those that wait and the guests. The handlers say
+when they ran. The database says what it committed, by logical decoding, in the order of its commits; its events are
+what pushq says of the same. All instants are seconds of one machine's monotonic
 clock; the database has none, so its changes have an order only.
 """
 
@@ -31,6 +32,33 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """One client's wait for a job, on a channel or by Queue.wait, which says neither whether it heard.
+
+    heard: the status that a notification told, None: none came. found: the status at the look that followed, or at the
+    look that ended the wait; None: there is no such job. ended_at: None if it waits on. could_hear: the channel was the
+    job's, and its connection listened from the begin to the end.
+    """
+
+    job: UUID
+    began_at: float
+    ended_at: float | None = None
+    heard: str | None = None
+    found: str | None = None
+    could_hear: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """An outcome that a guest gave to pushq.finish, and what that answered. None: the answer was lost."""
+
+    job: UUID
+    token: UUID
+    kind: str
+    has_counted: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One run of a handler, which says its begin and, whichever way it is left, its end.
 
@@ -49,6 +77,8 @@ class Run:
     token: UUID | None = None
     returned: bool | None = None
     """Whether it ended by returning; None where it does not say."""
+    kept_until: float | None = None
+    """The instant until which at least a guest keeps the job, whether or not it lives; None: no guest holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +99,22 @@ class Row:
     """The token of the claim that its outcome tells of, where it does: a handler returned `{"token": "…"}`, or raised
     something whose text has `token …`."""
     task: str = ""
+    queue: str = ""
+    waiters: str | None = None
+    """Channels, as the database writes an array."""
+    is_cancelling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A row of pushq.job_events. transaction: by its low 32 bits, as decoding tells it."""
+
+    job: UUID
+    kind: str
+    was: str | None
+    became: str | None
+    attempt: int | None
+    transaction: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +172,8 @@ class Leftovers:
 @dataclass(frozen=True, slots=True)
 class History:
     """lease: seconds; failures_allowed: a task's own max_attempts, for rows that have none; allowed: the same of tasks
-    that differ; crashes_allowed: crashes that end a job."""
+    that differ; crashes_allowed: crashes that end a job. events: in the order of their ids, None: nobody has asked;
+    all_events_of: the queues of which each transition is kept. calm_from: when all faults were over, None: never."""
 
     lease: float
     failures_allowed: int
@@ -138,9 +185,14 @@ class History:
     excuses: tuple[Excuse, ...] = ()
     leftovers: Leftovers = field(default_factory=Leftovers)
     allowed: Mapping[str, int] = field(default_factory=dict)
+    waits: tuple[Wait, ...] = ()
+    finishes: tuple[Finish, ...] = ()
+    events: tuple[Event, ...] | None = None
+    all_events_of: frozenset[str] = frozenset()
+    calm_from: float | None = None
 
 
-Code: TypeAlias = Literal["LOST", "GHOST", "MUTEX", "FENCE", "ATT", "CLEAN"]
+Code: TypeAlias = Literal["LOST", "GHOST", "MUTEX", "FENCE", "ATT", "TOLD", "EVENT", "CLEAN"]
 
 
 @dataclass(frozen=True, slots=True)

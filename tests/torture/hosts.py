@@ -16,7 +16,7 @@ import anyio
 
 from tests.support.supervisors import RunningSupervisor, environment, launch
 from tests.torture.proxy import Proxy
-from tests.torture.schedule import LEASE
+from tests.torture.schedule import LEASE, QUEUES
 
 WORKERS = 4
 SHUTDOWN = 1.5
@@ -89,8 +89,9 @@ class Host:
         if self._planted:
             given["TEST_PLANTED"] = self._planted
         env = environment(self.url, **SETTINGS, **given) | (self.clock.environment if self.clock else {})
+        queues = [f"--queue={name}" for name in QUEUES]
         self._supervisor = launch(
-            self.log, TASKS, f"--concurrency={WORKERS}", env=env, program="tests.torture.supervise"
+            self.log, TASKS, f"--concurrency={WORKERS}", *queues, env=env, program="tests.torture.supervise"
         )
         self.groups.append(self._supervisor.process.pid)
 

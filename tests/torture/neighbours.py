@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 import asyncpg
 
-from tests.torture.clients import AWAY
+from tests.torture.connections import AWAY
 from tests.torture.hosts import Host
 
 FOREIGN = "elsewhere"

@@ -31,7 +31,9 @@ from pushq.pool.batch import BatchAttempt
 from pushq.pool.finisher import Unwritten
 from pushq.pool.in_doubt import InDoubt
 from pushq.pool.lookback import Lookback, Span
+from pushq.pool.recalls import Recalls
 from pushq.pool.store import Fence, Store
+from pushq.pool.teller import Teller
 from pushq.settings import Settings
 from pushq.supervisor import store as supervisor
 from pushq.supervisor.crew import Crew
@@ -309,6 +311,96 @@ def _suspects_among_others() -> None:
     """A job that has killed two processes runs beside others, which are charged with it."""
 
 
+# Those that wait ------------------------------------------------------------------------------------------------------
+
+
+def _never_told() -> None:
+    """A pool tells nobody, and whoever waits finds out at the next look."""
+
+    def forget(_: Teller, __: Sequence[str]) -> None:
+        """Does nothing."""
+
+    _replace(Teller, "put", forget)
+
+
+def _told_at_the_claim() -> None:
+    """Whoever waits is told of a success when the job begins."""
+
+
+def _crash_untold() -> None:
+    """The third crash ends the job, and nobody hears of it."""
+
+
+def _waiters_forgotten() -> None:
+    """A job that goes on after an attempt has lost those that wait for it."""
+
+
+# Guests ---------------------------------------------------------------------------------------------------------------
+
+
+def _guest_without_token() -> None:
+    """A guest finishes a job under whatever token the job has now."""
+
+
+def _guest_always_counts() -> None:
+    """A guest is told that its outcome counted, whether or not it did."""
+
+
+def _guest_without_lease() -> None:
+    """The lease of a guest has run out when it begins."""
+
+
+def _dead_guest_kept() -> None:
+    """A guest that never comes back keeps its jobs."""
+    _rewrite("declare_dead", "supervisor.pid <> 0", "supervisor.pid > 0")
+
+
+# Cancels --------------------------------------------------------------------------------------------------------------
+
+
+def _cancelling_and_over() -> None:
+    """A job that is called `cancelling` has ended, and whoever waits is told so while the handler goes on."""
+
+
+def _cancelling_goes_on() -> None:
+    """What queues a job again does not look whether the job is being cancelled."""
+    _rewrite("requeue", "job.apart is not distinct from 'cancelling' as is_cancelled", "false as is_cancelled")
+
+
+def _cancel_unheard() -> None:
+    """A pool does not listen to who cancels its jobs."""
+
+    def hear(_: Recalls, __: str) -> None:
+        """Does nothing."""
+
+    _replace(Recalls, "hear", hear)
+
+
+# Events ---------------------------------------------------------------------------------------------------------------
+
+
+def _events_afterwards() -> None:
+    """A pool writes outcomes by one statement, and their events by another."""
+    note = "select pushq.note_changes($1::int[], $2, $3, $4, $5, null, $6, null, $7, $8, $9)"
+
+    async def write_and_note(store: Store, name: str, outcomes: Sequence[Outcome], *arguments: object) -> object:
+        row = await store._one(name, *arguments)
+        noted = [outcome.kind is not Kind.SUCCEEDED or outcome.job.all_events for outcome in outcomes]
+        if True in noted:
+            (ids, _, _, _, kinds, errors, tracebacks, _) = arguments
+            jobs = [outcome.job for outcome in outcomes]
+            tenants, attempts = [job.tenant_id for job in jobs], [job.attempt for job in jobs]
+            given = (row["places"], noted, ids, tenants, attempts, kinds, errors, tracebacks, store._supervisor)
+            await store._session.fetch(note, *given)
+        return row
+
+    _replace(Store, "_one_noting", write_and_note)
+
+
+def _going_on_unnoted() -> None:
+    """A job that goes on after an attempt has no event of it."""
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +440,19 @@ BUGS: dict[str, Callable[[], None]] = {
     "pools-outlive": _pools_outlive,
     "no-deadline": _no_deadline,
     "suspects-among-others": _suspects_among_others,
+    "never-told": _never_told,
+    "told-at-the-claim": _told_at_the_claim,
+    "crash-untold": _crash_untold,
+    "waiters-forgotten": _waiters_forgotten,
+    "guest-without-token": _guest_without_token,
+    "guest-always-counts": _guest_always_counts,
+    "guest-without-lease": _guest_without_lease,
+    "dead-guest-kept": _dead_guest_kept,
+    "cancelling-and-over": _cancelling_and_over,
+    "cancelling-goes-on": _cancelling_goes_on,
+    "cancel-unheard": _cancel_unheard,
+    "events-afterwards": _events_afterwards,
+    "going-on-unnoted": _going_on_unnoted,
 }
 
 IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -368,5 +473,56 @@ IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
         ),
     ),
     "suspects-among-others": (("pushq.lock_ordinary", "job.apart is null", "job.crashes < 3"),),
+    "told-at-the-claim": (
+        (
+            "pushq.claim_noting",
+            "    if cardinality(claim_noting.with_all_events) > 0 then\n",
+            (
+                "    perform pushq.tell(array_agg(job.id || ' succeeded ' || array_to_string(job.waiters, ' ')))\n"
+                "    from pushq.jobs_unfinished as job\n"
+                "    where job.id = any(claim_noting.ids) and job.waiters is not null;\n"
+                "    if cardinality(claim_noting.with_all_events) > 0 then\n"
+            ),
+        ),
+    ),
+    "crash-untold": (
+        (
+            "pushq.end_jobs",
+            "perform pushq.tell(end_of_all.told);",
+            "if not 'crashed' = any(end_jobs.kinds) then perform pushq.tell(end_of_all.told); end if;",
+        ),
+    ),
+    "waiters-forgotten": (("pushq.give_back", "set status = 'queued',", "set status = 'queued', waiters = null,"),),
+    "guest-without-token": (
+        (
+            "pushq.finish",
+            "array[finish.token]",
+            "array[(select its.token from pushq.jobs_unfinished as its where its.id = finish.id)]",
+        ),
+    ),
+    "guest-always-counts": (("pushq.finish", "return has_counted;", "return true;"),),
+    "guest-without-lease": (
+        ("pushq.renew_guest", "clock_timestamp() + renew_guest.lease)", "clock_timestamp())"),
+        ("pushq.renew_guest", "greatest(host.lease_until, clock_timestamp() + excluded.lease)", "clock_timestamp()"),
+    ),
+    "cancelling-and-over": (
+        (
+            "pushq.cancel",
+            "        return 'cancelling';\n",
+            (
+                "        perform pushq.end_jobs(\n"
+                "            array[cancel.id], array[null::uuid], null, null, '{cancelled}', null, null, null);\n"
+                "        return 'cancelling';\n"
+            ),
+        ),
+    ),
+    "cancelling-goes-on": (("pushq.give_back", "where going_on.apart = 'cancelling'", "where false"),),
+    "going-on-unnoted": (
+        (
+            "pushq.give_back",
+            "where going_on.kind = 'retried' or going_on.queue = any(pushq.queues_with_all_events())",
+            "where false",
+        ),
+    ),
 }
 """What of a bug stands in functions of the database: function, what stands there, what is to stand there instead."""

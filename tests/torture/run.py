@@ -21,23 +21,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import anyio
-import asyncpg
 
 from pushq.database.migrate import migrate
 from pushq.local.server import EmbeddedServer
 from tests.support.planting import spoil
 from tests.support.waiting import eventually
+from tests.torture.calm import have_calm
 from tests.torture.checker import check
-from tests.torture.clients import AWAY, Clients
+from tests.torture.clients import Clients
+from tests.torture.connections import AWAY, connected
 from tests.torture.decoding import Decoder
 from tests.torture.faults import GONE_WITHIN, Faults
-from tests.torture.history import Change, History, Leftovers, Registration, Violation
+from tests.torture.guests import Guests
+from tests.torture.history import Change, Event, History, Leftovers, Registration, Violation
 from tests.torture.hosts import Clock, Host, processes_of
 from tests.torture.neighbours import FOREIGN
 from tests.torture.planted import IN_DATABASE
 from tests.torture.proxy import Proxy
 from tests.torture.runs import RunsLog
 from tests.torture.schedule import (
+    ALL_EVENTS_OF,
     ALLOWED,
     FAILURES_ALLOWED,
     HOSTS,
@@ -47,11 +50,14 @@ from tests.torture.schedule import (
     Fault,
     Schedule,
 )
+from tests.torture.waiters import Waiters
 
 CRASHES_ALLOWED = 3
 SETTLES_WITHIN = 60.0
 """Seconds after the last fault within which everything must have run: two leases, two sweeps, and what a pool that has
 died often waits before it is started again."""
+CALM_WITHIN = 20.0
+"""Seconds within which the calm after it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,9 @@ class Ended:
     violations: list[Violation]
     statuses: dict[str, int]
     runs: int
+    waits: int
+    guests: int
+    events: int
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -82,12 +91,20 @@ class Ended:
             verdict = f"{len(self.violations)} violations"
         ended = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
         faults = sum(self.faults.values())
-        head = f"seed {self.seed}: {verdict}; {self.runs} runs of handlers; {ended}; {faults} faults; {settled}"
+        others = f"{self.guests} jobs taken by guests; {self.waits} waits; {self.events} events"
+        head = (
+            f"seed {self.seed}: {verdict}; {self.runs} runs of handlers; {others}; {ended}; {faults} faults; {settled}"
+        )
         lines = [head, *(f"  {violation.code} {violation.what}" for violation in self.violations[:20])]
         return "\n".join(lines)
 
 
-_BACKENDS = "pg_stat_activity where application_name ~ '^pushq '"
+_BACKENDS = "pg_stat_activity where application_name ~ '^pushq (?!waits)'"  # those outlive the last wait
+_EVENTS = """
+    select job_id, kind, was, became, attempt, tx & 4294967295
+    from pushq.job_events
+    where job_id is not null
+    order by id"""
 
 
 async def run(
@@ -109,6 +126,7 @@ async def _database(server: EmbeddedServer, name: str, planted: str | None) -> A
     async with connected(server.url(name)) as connection:
         for function, sound, by in IN_DATABASE.get(planted or "", ()):
             await spoil(connection, function, sound, by)
+        await connection.execute("select pushq.keep_all_events($1)", ALL_EVENTS_OF)
     yield server.url(name)
     drop_slots = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '{name}'"
     await _administrate(server, drop_slots.format(name=name), f"drop database if exists {name} with (force)")
@@ -147,10 +165,14 @@ class Stage:
         self._faults = Faults(server, database, self._hosts, self._way_in, self._runs)
         self._psql = str(server.bin_directory / "psql")
         self._database = database
+        self._waiters: Waiters
         self._clients: Clients
+        self._guests: Guests
         self._decoder: Decoder
         self._committed: list[Change | Registration] = []
         self._settled_after: float | None = None
+        self._calm_from: float | None = None
+        self._events: tuple[Event, ...] = ()
         self._leftovers = Leftovers()
 
     @asynccontextmanager
@@ -161,7 +183,9 @@ class Stage:
                 await stack.enter_async_context(proxy.serving())
             way_in = f"postgresql://pushq@127.0.0.1:{self._way_in.port}/{self._database}?sslmode=disable"
             schedule = self._schedule
-            self._clients = Clients(way_in, self._psql, schedule.seed, schedule.jobs)
+            self._waiters = Waiters([self._url, way_in])
+            self._clients = Clients(way_in, self._psql, schedule.seed, schedule.jobs, self._waiters)
+            self._guests = Guests(way_in, schedule.seed)
             self._decoder = await Decoder.watching(self._url)
             for host in self._hosts:
                 stack.callback(host.end)
@@ -169,17 +193,22 @@ class Stage:
                 for host in self._hosts:
                     around.start_soon(host.keep_up)
                 around.start_soon(self._decode)
+                around.start_soon(self._waiters.run)
+                around.start_soon(self._guests.work)
                 yield
                 around.cancel_scope.cancel()
 
     async def play(self) -> None:
-        """Two acts of jobs and faults, then quiet, then the end."""
+        """Two acts of jobs and faults, with guests in the first, then calm, then the end."""
         schedule = self._schedule
         last = round(schedule.jobs * LAST_JOBS) if schedule.last else 0
         await self._act(schedule.jobs - last, schedule.seconds, schedule.faults)
+        self._guests.is_storm = False
         if schedule.last:
             await self._act(last, LAST_SECONDS, schedule.last)
         await self._settle()
+        if self._settled_after is not None:
+            await self._have_calm()
         await self._stop()
         await self._look_for_leftovers()
 
@@ -204,6 +233,14 @@ class Stage:
         with suppress(AssertionError):  # what is left then, the checker finds lost
             await eventually(self._is_done, within=SETTLES_WITHIN)
             self._settled_after = time.monotonic() - began_at
+
+    async def _have_calm(self) -> None:
+        await self._faults.wait_until_all_work()
+        self._calm_from = time.monotonic()
+        await have_calm(self._clients, self._waiters, self._schedule.seed)
+        with suppress(AssertionError):
+            await eventually(self._is_done, within=CALM_WITHIN)
+        await self._waiters.wait_ended(CALM_WITHIN)
 
     async def _is_done(self) -> bool:
         with suppress(*AWAY):
@@ -239,23 +276,30 @@ class Stage:
                 sockets=await count(_BACKENDS),
                 complaints=(*self._faults.broken_promises, *(line for host in self._hosts for line in host.complaints)),
             )
+            self._events = tuple(Event(*row) for row in await connection.fetch(_EVENTS))
         await self._take_changes()
 
     # What the witnesses say -----------------------------------------------------------------------------------
 
     def ended(self, seconds: float) -> Ended:
         runs, changes = self._runs.runs(), tuple(one for one in self._committed if isinstance(one, Change))
+        guests, waits = tuple(self._guests.runs), self._waiters.waits
         history = History(
             lease=LEASE,
             failures_allowed=FAILURES_ALLOWED,
             crashes_allowed=CRASHES_ALLOWED,
             calls=tuple(self._clients.calls),
-            runs=runs,
+            runs=runs + guests,
             changes=changes,
             registrations=tuple(_with_places(self._committed)),
             excuses=tuple(self._faults.excuses),
             leftovers=self._leftovers,
             allowed=ALLOWED,
+            waits=waits,
+            finishes=tuple(self._guests.finishes),
+            events=self._events,
+            all_events_of=frozenset({ALL_EVENTS_OF}),
+            calm_from=self._calm_from,
         )
         return Ended(
             self._schedule.seed,
@@ -268,6 +312,9 @@ class Stage:
             check(history),
             dict(Counter(change.after.status for change in changes if change.after and change.after.is_finished)),
             len(runs),
+            len(waits),
+            len(guests),
+            len(self._events),
         )
 
 
@@ -283,12 +330,3 @@ def _with_places(committed: Iterable[Change | Registration]) -> Iterator[Registr
             yield replace(one, place=place)
         else:
             place += 1
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    connection = await asyncpg.connect(url, timeout=5, command_timeout=20)
-    try:
-        yield connection
-    finally:
-        connection.terminate()

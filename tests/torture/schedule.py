@@ -29,6 +29,9 @@ FAILURES_ALLOWED = 5
 """To a task that is not told otherwise."""
 ALLOWED = {"batch": 3, "fail.once": 3, "snooze": 1, "stubborn": 2, "poison": 2}
 """Failures that these tasks are allowed."""
+QUEUES = ("default", "history")
+ALL_EVENTS_OF = "history"
+"""The queue of which every event is kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,21 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
-from tests.torture.history import Answer, Call, Change, Code, Excuse, History, Operation, Row, Run, Violation
+from tests.torture.history import (
+    Answer,
+    Call,
+    Change,
+    Code,
+    Event,
+    Excuse,
+    Finish,
+    History,
+    Operation,
+    Row,
+    Run,
+    Violation,
+    Wait,
+)
 
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 LATE = 5.0
@@ -49,6 +63,9 @@ class Story:
     calls: list[Call] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)
+    finishes: list[Finish] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     stands: dict[bool, Row] = field(default_factory=dict)
     inserted: Answer | None = None
@@ -87,6 +104,10 @@ class Story:
         return run.attempt in self.claims if run.token is None else (run.token, run.attempt) in self.claimed
 
     @property
+    def ends(self) -> list[Step]:
+        return [step for step in self.steps if step.kind == "finish"]
+
+    @property
     def is_invited(self) -> bool:
         """Whether it may be there."""
         return self.inserted in ("ok", "unknown")
@@ -107,22 +128,33 @@ class Story:
 _BEST_FIRST: tuple[Answer, ...] = ("ok", "unknown", "failed")
 
 
+class _Stories(dict[UUID, Story]):
+    def __missing__(self, job: UUID) -> Story:
+        return self.setdefault(job, Story(job))
+
+
 def stories_of(history: History) -> list[Story]:
-    stories: dict[UUID, Story] = {}
-
-    def story_of(job: UUID) -> Story:
-        return stories.get(job) or stories.setdefault(job, Story(job))
-
+    stories = _Stories()
     for call in history.calls:
-        story_of(call.job).calls.append(call)
+        stories[call.job].calls.append(call)
     for run in history.runs:
-        story_of(run.job).runs.append(run)
+        stories[run.job].runs.append(run)
     for change in history.changes:
         if row := change.after or change.before:
-            story_of(row.job).changes.append(change)
+            stories[row.job].changes.append(change)
+    _gather_others(stories, history)
     for story in stories.values():
         story.tell()
     return list(stories.values())
+
+
+def _gather_others(stories: _Stories, history: History) -> None:
+    for wait in history.waits:
+        stories[wait.job].waits.append(wait)
+    for finish in history.finishes:
+        stories[finish.job].finishes.append(finish)
+    for event in history.events or ():
+        stories[event.job].events.append(event)
 
 
 def _acts(changes: Iterable[Change]) -> Iterator[tuple[Kind, int, Row, Row]]:
@@ -218,14 +250,20 @@ class Circumstances:
         """Whether the loser's host sent no heartbeat for so long, before the winner began, that it lost its jobs.
 
         Half a lease is enough: its last heartbeat may have been a third of a lease old when the absence began, and the
-        next may come late when it ends.
+        next may come late when it ends. A guest has no other witness than its lease.
         """
+        if loser.kept_until is not None:
+            return winner.began_at >= loser.kept_until
         enough = self.history.lease / 2
         return any(
             absence.began_at + enough <= winner.began_at and loser.began_at <= absence.ended_at + LATE
             for absence in self._absences_of(loser.host)
             if absence.is_its_own and absence.ended_at - absence.began_at >= enough
         )
+
+    def is_calm(self, instant: float) -> bool:
+        """Whether all faults were over."""
+        return self.history.calm_from is not None and instant >= self.history.calm_from
 
     def was_forgotten(self, lost: Run, *others: Run) -> bool:
         """Whether the server may have crashed and forgotten the claim of `lost`, before the others were claimed.

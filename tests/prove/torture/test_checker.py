@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.torture import checker
 from tests.torture.checker import check
-from tests.torture.histories import Tale
+from tests.torture.histories import Hero, Tale
 from tests.torture.history import Code, History, Row
 from tests.torture.mutations import MUTATIONS, Mutation
 from tests.torture.simulator import play
@@ -131,6 +131,21 @@ LOST = [
         "a client is told that its job is queued again, and it is not",
         lambda tale: tale.job().run().fail().ask("retry", did="queued"),
         lambda tale: tale.job().run().fail().ask("retry", did="queued").reset().run().succeed(),
+    ),
+    Case(
+        "a client is told that its job is being cancelled, and it is not",
+        lambda tale: tale.job().claim().begin().ask("cancel", did="cancelling").end().succeed(),
+        lambda tale: tale.job().claim().begin().ask("cancel", did="cancelling").mark_cancelling().end().succeed(),
+    ),
+    Case(
+        "a guest is told that its outcome counted, and it is not there",
+        lambda tale: tale.job().claim().begin(kept_until=0).end().answer("succeeded").crash().run(1).succeed(),
+        lambda tale: tale.job().claim().begin(kept_until=0).end().answer("succeeded").succeed(),
+    ),
+    Case(
+        "another outcome than a guest's is there",
+        lambda tale: tale.job().claim().begin(kept_until=0).end().answer("cancelled").succeed(),
+        lambda tale: tale.job().claim().begin(kept_until=0).end().answer("cancelled").give_up(),
     ),
 ]
 
@@ -354,6 +369,16 @@ MUTEX = [
         ),
     ),
     Case(
+        "a job is taken from a guest while its lease lasts",
+        lambda tale: tale.job().claim().begin(kept_until=9.0).die().crash().run(1).succeed(),
+        lambda tale: tale.job().claim().begin(kept_until=9.0).die().pass_time(9).crash().run(1).succeed(),
+    ),
+    Case(
+        "a job is run beside a guest while its lease lasts",
+        lambda tale: tale.job().claim().begin(kept_until=9.0).crash().claim(1).begin().end(0).end().succeed(),
+        lambda tale: tale.job().claim().begin(kept_until=0.0).crash().claim(1).begin().end(0).end().succeed(),
+    ),
+    Case(
         "a job is put beside one that has killed two processes",
         lambda tale: (
             killer := tale.job().claim().begin().die().crash().claim().begin().die().crash(),
@@ -496,6 +521,18 @@ FENCE = [
             hero := tale.job().run(),
             hero.try_again(told=hero.row.token).run().release().run().succeed(),
         ),
+    ),
+    Case(
+        "an outcome of a guest was refused, and is there",
+        lambda tale: tale.job().claim().begin(kept_until=0).end().answer("succeeded", has_counted=False).succeed(),
+        lambda tale: tale.job().claim().begin(kept_until=0).end().answer("succeeded", has_counted=None).succeed(),
+    ),
+    Case(
+        "a job that is being cancelled is queued again",
+        lambda tale: (
+            tale.job().claim().begin().ask("cancel", did="cancelling").mark_cancelling().die().crash().run().succeed()
+        ),
+        lambda tale: tale.job().claim().begin().ask("cancel", did="cancelling").mark_cancelling().die().give_up(),
     ),
     Case(
         "two claims of a job under one token",
@@ -645,6 +682,11 @@ ATT = [
         lambda tale: tale.job().run().crash().run().crash().run().move(status="failed", crashes=3, token=None),
     ),
     Case(
+        "a job is taken from a guest that said nothing, at no charge",
+        lambda tale: tale.job().claim().begin(kept_until=0).die().release().run(1).succeed(),
+        lambda tale: tale.job().claim().begin(kept_until=0).die().crash().run(1).succeed(),
+    ),
+    Case(
         "a job is inserted as running",
         lambda tale: tale.job(status="running").cancel(),
         lambda tale: tale.job(status="queued").cancel(),
@@ -684,6 +726,121 @@ ATT = [
     ),
 ]
 
+# TOLD -----------------------------------------------------------------------------------------------------------------
+
+TOLD = [
+    Case(
+        "a wait never ends",
+        lambda tale: tale.job().run().succeed().wait(ended_at=None, heard=None, found=None),
+        lambda tale: tale.job().run().succeed().wait(),
+    ),
+    Case(
+        "a wait is told of another end",
+        lambda tale: tale.job().run().succeed().wait(heard="failed"),
+        lambda tale: tale.job().run().fail().wait(heard="failed"),
+    ),
+    Case(
+        "a wait for a job that never was is not refused",
+        lambda tale: tale.nobody().wait(heard=None, found="queued"),
+        lambda tale: tale.nobody().wait(heard=None, found=None),
+    ),
+    Case(
+        "a wait is told before the end",
+        lambda tale: tale.job().claim().begin().wait(heard="succeeded").end().succeed(),
+        lambda tale: tale.job().claim().begin().end().succeed().wait(heard="succeeded"),
+    ),
+    Case(
+        "a wait is told that a job is cancelled while its handler goes on",
+        lambda tale: (
+            hero := tale.calm_down().job().claim().begin().ask("cancel", did="cancelling").mark_cancelling(),
+            hero.wait(heard="cancelled", found="cancelled").pass_time(0.5).end().give_up(),
+        ),
+        lambda tale: (
+            hero := tale.calm_down().job().claim().begin().ask("cancel", did="cancelling").mark_cancelling(),
+            hero.pass_time(0.5).end().give_up().wait(),
+        ),
+    ),
+    Case(
+        "nobody tells of a cancel that ends the job at once",
+        lambda tale: tale.job().cancel().wait(heard=None),
+        lambda tale: tale.job().cancel().wait(heard=None, could_hear=False),
+    ),
+    Case(
+        "nobody tells of a guest's outcome",
+        lambda tale: tale.job().claim().begin(kept_until=0).end().answer("succeeded").succeed().wait(heard=None),
+        lambda tale: tale.job().claim().begin().end().succeed().wait(heard=None),
+    ),
+    Case(
+        "a pool tells nobody, in calm",
+        lambda tale: tale.calm_down().job().run().succeed().wait(heard=None),
+        lambda tale: tale.job().run().succeed().wait(heard=None).pass_time(1).tale.calm_down(),
+    ),
+    Case(
+        "a wait ends long after the job, in calm",
+        lambda tale: tale.calm_down().job().run().succeed().wait(ended_at=9.0),
+        lambda tale: tale.job().run().succeed().wait(ended_at=9.0).pass_time(1).tale.calm_down(),
+    ),
+    Case(
+        "a handler goes on after its job was cancelled, in calm",
+        lambda tale: tale.calm_down().job().claim().begin().cancel(did="cancelled").pass_time(4).end(),
+        lambda tale: tale.calm_down().job().claim().begin().cancel(did="cancelled").pass_time(1).end(),
+    ),
+]
+
+# EVENT ----------------------------------------------------------------------------------------------------------------
+
+EVENT = [
+    Case(
+        "an end has no event",
+        lambda tale: claimed(tale).succeed(),
+        lambda tale: claimed(tale).succeed().note("succeeded", "running", "succeeded"),
+    ),
+    Case(
+        "an end has two events",
+        lambda tale: claimed(tale).fail().note("failed", "running", "failed").note("failed", "running", "failed"),
+        lambda tale: claimed(tale).fail().note("failed", "running", "failed"),
+    ),
+    Case(
+        "an event is written in another transaction",
+        lambda tale: claimed(tale).fail().note("failed", "running", "failed", transaction=1),
+        lambda tale: claimed(tale).give_up().note("cancelled", "running", "cancelled"),
+    ),
+    Case(
+        "a crash is noted as a release",
+        lambda tale: cancelled(claimed(tale).crash().note("released", "running", "queued")),
+        lambda tale: cancelled(claimed(tale).crash().note("requeued", "running", "queued")),
+    ),
+    Case(
+        "what failed and goes on has no event, in a queue without all events",
+        lambda tale: tale.keep_events().job().run().try_again().run().succeed(),
+        lambda tale: tale.keep_events().job().run().try_again().note("retried", "running", "queued").run().succeed(),
+    ),
+    Case(
+        "a cancel that goes on has no event",
+        lambda tale: claimed(tale).ask("cancel").mark_cancelling().give_up().note("cancelled", "running", "cancelled"),
+        lambda tale: (
+            hero := claimed(tale).ask("cancel").mark_cancelling().note("cancelling", "running", "running"),
+            hero.give_up().note("cancelled", "running", "cancelled"),
+        ),
+    ),
+    Case(
+        "an event does not begin where the one before ended",
+        lambda tale: cancelled(tale.keep_events().job(queue="history").touch().note("edited", "running", "running")),
+        lambda tale: cancelled(tale.keep_events().job(queue="history").touch().note("edited", "queued", "queued")),
+    ),
+]
+
+
+def claimed(tale: Tale) -> Hero:
+    """Run by a pool, in a queue with all events."""
+    hero = tale.keep_events().job(queue="history").claim().note("claimed", "queued", "running")
+    return hero.begin().end()
+
+
+def cancelled(hero: Hero) -> Hero:
+    return hero.cancel().note("cancelled", "queued", "cancelled")
+
+
 # CLEAN ----------------------------------------------------------------------------------------------------------------
 
 CLEAN = [
@@ -701,6 +858,8 @@ BY_CODE: dict[Code, list[Case]] = {
     "MUTEX": MUTEX,
     "FENCE": FENCE,
     "ATT": ATT,
+    "TOLD": TOLD,
+    "EVENT": EVENT,
     "CLEAN": CLEAN,
 }
 CASES = [pytest.param(code, case, id=case.sentence) for code, cases in BY_CODE.items() for case in cases]

@@ -34,6 +34,20 @@ def test_a_planted_bug_is_found_told_and_kept_to_be_played_again(tmp_path: Path)
     assert not (tmp_path / "record.jsonl").exists()  # a replay is no run of a battery
 
 
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(("bug", "code"), [("never-told", "TOLD"), ("going-on-unnoted", "EVENT")])
+def test_a_bug_that_needs_no_fault_is_found_without_one(tmp_path: Path, bug: str, code: str) -> None:
+    Schedule(SEED + 1, 40, 1, ()).write(tmp_path / "schedule.json")
+    command = [sys.executable, "-m", "tests.torture", "--json", "--replay", str(tmp_path / "schedule.json")]
+
+    ended = subprocess.run(
+        [*command, "--planted", bug], env=environment(None), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert ended.stdout, ended.stderr
+    assert {violation["code"] for violation in json.loads(ended.stdout)["violations"]} == {code}
+
+
 def test_every_bug_can_still_be_planted() -> None:
     """Each in a process of its own, as a bug changes the program for good."""
     program = (
