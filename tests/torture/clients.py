@@ -67,7 +67,7 @@ def orders(seed: int, count: int) -> list[Order]:
     kinds += chance.choices(list(USUAL), list(USUAL.values()), k=max(0, count - len(kinds)))
     chance.shuffle(kinds)
     # Who kills its process in the second half would hide what is broken and mended by the end of a process.
-    deaths = [kinds.pop(kinds.index("die")) for _ in range(kinds.count("die"))]
+    deaths = [kinds.pop(kinds.index(kind)) for kind in ("die", "tidy.die") for _ in range(kinds.count(kind))]
     for death in deaths:
         kinds.insert(chance.randrange(len(kinds) // 2), death)
     return [_order(chance, kind) for kind in kinds]
@@ -86,7 +86,9 @@ USUAL = {
 }
 RARE = {
     "nap.long": 0.015,
-    "tidy": 0.015,
+    "tidy": 0.012,
+    "tidy.die": 0.002,
+    "deaf": 0.004,
     "block": 0.008,
     "stubborn": 0.012,
     "poison": 0.016,
@@ -94,12 +96,14 @@ RARE = {
     "unreadable": 0.002,
 }
 """What share of the jobs."""
-WAITED, WAITED_USUALLY = {"die": 1.0, "tidy": 0.7}, 0.1
+WAITED, WAITED_USUALLY = {"die": 1.0, "tidy": 0.7, "tidy.die": 1.0, "deaf": 1.0}, 0.1
 """What share is waited for."""
+CANCELLED = frozenset({"tidy", "tidy.die", "deaf"})
+"""Each soon after its insert."""
 
 
 # What is not the task's own name, and what each is given.
-TASKS = {"nap.long": "nap", "unreadable": "nothing"}
+TASKS = {"nap.long": "nap", "tidy.die": "tidy", "unreadable": "nothing"}
 PAYLOADS: dict[str, Callable[[random.Random], dict[str, object]]] = {
     "nap": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "batch": lambda chance: {
@@ -108,6 +112,8 @@ PAYLOADS: dict[str, Callable[[random.Random], dict[str, object]]] = {
     },
     "nap.long": lambda chance: {"seconds": chance.choice((2.5, 7.0))},
     "tidy": lambda _: {"seconds": 5.0},
+    "tidy.die": lambda _: {"seconds": 5.0, "dies": True},
+    "deaf": lambda _: {"seconds": 1.5},
     "snooze": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "thread": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "block": lambda chance: {"seconds": chance.choice((0.2, 1.0, 3.0))},
@@ -127,7 +133,7 @@ def _order(chance: random.Random, kind: str) -> Order:
     most = chance.choice((None, None, 1, 3, 7)) if kind == "fail" else None
     priority, queue = chance.choice((-1, 0, 0, 0, 1)), chance.choice(QUEUES)
     is_waited = chance.random() < WAITED.get(kind, WAITED_USUALLY)
-    cancelled_after = chance.uniform(0.1, 1.5) if kind == "tidy" else None
+    cancelled_after = chance.uniform(0.1, 1.2) if kind in CANCELLED else None
     return Order(job, TASKS.get(kind, kind), payload, priority, most, queue, is_waited, cancelled_after)
 
 

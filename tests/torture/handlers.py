@@ -87,15 +87,25 @@ async def nap(seconds: float) -> dict[str, str]:
 
 
 @tasks.register("tidy")
-async def tidy_up(seconds: float) -> None:
-    """Naps, and takes a while to stop."""
+async def tidy_up(seconds: float, dies: bool = False) -> None:
+    """Naps, and takes a while to stop; or kills its process when it is to stop."""
     with recorded(seconds):
         try:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:
+            if dies:
+                os._exit(3)
             with anyio.CancelScope(shield=True):
                 await asyncio.sleep(0.3)
             raise
+
+
+@tasks.register("deaf", max_attempts=ALLOWED["deaf"], backoff=soon)
+async def fail_and_hear_nothing(seconds: float) -> None:
+    """Fails before its pool can hear that the job was cancelled meanwhile."""
+    with recorded():
+        threading.Event().wait(seconds)
+        raise ValueError(f"as it was told to, under token {current_job().token}")
 
 
 @tasks.register("thread")

@@ -241,6 +241,13 @@ class Hero:
         """After a failure."""
         return self.release(**(_columns(failures=self.row.failures + 1, told=None) | wrong))
 
+    def go_on_no_more(self) -> Self:
+        """Its attempt fails, and it is being cancelled: queued and ended by one transaction."""
+        held = self.row
+        queued = replace(held, status="queued", token=None, failures=held.failures + 1)
+        self.row = replace(queued, status="cancelled", is_finished=True, is_cancelling=False)
+        return self._commit((held, queued), (queued, None), (None, self.row))
+
     def crash(self, **wrong: Any) -> Self:
         """What a supervisor or a sweeper does after its process died."""
         crashes = self.row.crashes + 1
@@ -265,12 +272,14 @@ class Hero:
 
     def move(self, *, found: Row | None = None, **columns: Any) -> Self:
         """From the unfinished ones into a day, or back."""
-        before, self.row = found or self.row, replace(self.row, is_finished=not self.row.is_finished)
+        before = found or self.row
+        self.row = replace(self.row, is_finished=not self.row.is_finished, is_cancelling=False)
         self.row = replace(self.row, **columns)
         return self._commit((before, None), (None, self.row))
 
     def mark_cancelling(self) -> Self:
-        return self.update(is_cancelling=True)
+        """By pushq.cancel, if somebody waits for the job that runs."""
+        return self.ask("cancel", did="cancelling").update(is_cancelling=True)
 
     def note(self, kind: str, was: str, became: str, transaction: int | None = None) -> Self:
         """An event, in the last transaction."""

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from tests.torture.history import Violation
 from tests.torture.stories import Circumstances, Rule, Step, Story, described
 
-STOPS_WITHIN = 3.0
+STOPS_WITHIN = 4.0
 """Seconds after the cancel within which a handler that can be stopped has stopped, in calm."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tests.torture.history import Violation, Wait
 from tests.torture.stories import FINISHED, Circumstances, Rule, Step, Story
 
-TOLD_WITHIN = 3.0
+TOLD_WITHIN = 4.0
 """Seconds after the end within which a wait ends, in calm: sooner than a waiter that hears nothing looks again."""
 
 

@@ -27,7 +27,7 @@ LAST_JOBS = 0.15
 LAST_SECONDS = 3.0
 FAILURES_ALLOWED = 5
 """To a task that is not told otherwise."""
-ALLOWED = {"batch": 3, "fail.once": 3, "snooze": 1, "stubborn": 2, "poison": 2}
+ALLOWED = {"batch": 3, "fail.once": 3, "snooze": 1, "stubborn": 2, "poison": 2, "deaf": 2}
 """Failures that these tasks are allowed."""
 QUEUES = ("default", "history")
 ALL_EVENTS_OF = "history"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from tests.torture.histories import Hero, Tale
@@ -105,6 +106,8 @@ class Stage:
             return self._acts_on_queued(part)
         if part.run is None:
             return self._acts_on_claimed(part)
+        if part.hero.row.is_cancelling:
+            return self._acts_on_cancelled(part)
         return self._acts_on_ended(part) if part.is_over else self._acts_on_run(part)
 
     def _acts_on_finished(self, part: Part) -> list[Act]:
@@ -135,7 +138,16 @@ class Stage:
             lambda: self._freeze(part),
             lambda: self._give_up_claim(part, part.hero.cancel),
             lambda: part.hero.ask("retry"),
+            part.hero.mark_cancelling,
         ]
+
+    def _acts_on_cancelled(self, part: Part) -> list[Act]:
+        hero = part.hero
+        if not part.is_over:
+            return [lambda: self._end(part), lambda: self._die(part), lambda: self._freeze(part)]
+        goes_on = hero.row.failures + 1 < part.most
+        fail = hero.go_on_no_more if goes_on else hero.fail
+        return [partial(self._give_up_claim, part, how) for how in (hero.succeed, fail, hero.give_up)]
 
     def _acts_on_ended(self, part: Part) -> list[Act]:
         hero = part.hero
@@ -175,12 +187,16 @@ class Stage:
         if self._host:  # else nobody knows when
             part.hero.die(part.run)
         part.run = None
-        part.hero.crash()
+        self._crash(part)
 
     def _freeze(self, part: Part) -> None:
         """A sweeper takes the job away, and the run goes on when its host does."""
         part.hero.freeze(part.hero.host)
-        self._give_up_claim(part, part.hero.crash)
+        self._give_up_claim(part, lambda: self._crash(part))
+
+    def _crash(self, part: Part) -> None:
+        """A job that is being cancelled ends by it."""
+        part.hero.give_up() if part.hero.row.is_cancelling else part.hero.crash()
 
     def _claim_and_forget(self, part: Part) -> None:
         """A pool claims and begins, and the server forgets the claim."""

@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 from tests.torture.connections import AWAY, Connection, connected
 from tests.torture.history import Wait
 
-LOOK = 4.0
+LOOK = 5.0
 """Seconds between two looks."""
 _ROWS = """
     select distinct on (job.id) job.id, job.status

@@ -135,7 +135,7 @@ LOST = [
     Case(
         "a client is told that its job is being cancelled, and it is not",
         lambda tale: tale.job().claim().begin().ask("cancel", did="cancelling").end().succeed(),
-        lambda tale: tale.job().claim().begin().ask("cancel", did="cancelling").mark_cancelling().end().succeed(),
+        lambda tale: tale.job().claim().begin().mark_cancelling().end().succeed(),
     ),
     Case(
         "a guest is told that its outcome counted, and it is not there",
@@ -529,10 +529,13 @@ FENCE = [
     ),
     Case(
         "a job that is being cancelled is queued again",
-        lambda tale: (
-            tale.job().claim().begin().ask("cancel", did="cancelling").mark_cancelling().die().crash().run().succeed()
-        ),
-        lambda tale: tale.job().claim().begin().ask("cancel", did="cancelling").mark_cancelling().die().give_up(),
+        lambda tale: tale.job().claim().begin().mark_cancelling().die().crash().run().succeed(),
+        lambda tale: tale.job().claim().begin().mark_cancelling().die().give_up(),
+    ),
+    Case(
+        "a job that is being cancelled fails and is queued again, and ends later",
+        lambda tale: tale.job().claim().begin().mark_cancelling().end().try_again().cancel(),
+        lambda tale: tale.job().claim().begin().mark_cancelling().end().go_on_no_more(),
     ),
     Case(
         "two claims of a job under one token",
@@ -752,11 +755,11 @@ TOLD = [
     Case(
         "a wait is told that a job is cancelled while its handler goes on",
         lambda tale: (
-            hero := tale.calm_down().job().claim().begin().ask("cancel", did="cancelling").mark_cancelling(),
+            hero := tale.calm_down().job().claim().begin().mark_cancelling(),
             hero.wait(heard="cancelled", found="cancelled").pass_time(0.5).end().give_up(),
         ),
         lambda tale: (
-            hero := tale.calm_down().job().claim().begin().ask("cancel", did="cancelling").mark_cancelling(),
+            hero := tale.calm_down().job().claim().begin().mark_cancelling(),
             hero.pass_time(0.5).end().give_up().wait(),
         ),
     ),
@@ -782,7 +785,7 @@ TOLD = [
     ),
     Case(
         "a handler goes on after its job was cancelled, in calm",
-        lambda tale: tale.calm_down().job().claim().begin().cancel(did="cancelled").pass_time(4).end(),
+        lambda tale: tale.calm_down().job().claim().begin().cancel(did="cancelled").pass_time(5).end(),
         lambda tale: tale.calm_down().job().claim().begin().cancel(did="cancelled").pass_time(1).end(),
     ),
 ]
@@ -817,9 +820,9 @@ EVENT = [
     ),
     Case(
         "a cancel that goes on has no event",
-        lambda tale: claimed(tale).ask("cancel").mark_cancelling().give_up().note("cancelled", "running", "cancelled"),
+        lambda tale: claimed(tale).mark_cancelling().give_up().note("cancelled", "running", "cancelled"),
         lambda tale: (
-            hero := claimed(tale).ask("cancel").mark_cancelling().note("cancelling", "running", "running"),
+            hero := claimed(tale).mark_cancelling().note("cancelling", "running", "running"),
             hero.give_up().note("cancelled", "running", "cancelled"),
         ),
     ),
