@@ -1,4 +1,4 @@
-"""Judges one run: what three witnesses say of it, and cannot all say if pushq keeps its promises.
+"""Judges one run: what its witnesses say of it, and cannot all say unless pushq keeps its promises.
 
 Theory of operation
 -------------------

@@ -1,9 +1,10 @@
 """One run: joins the hosts, the clients and the faults on a database, and gathers what the checker looks at.
 
-Theory of operation. Three hosts work on one database, each by way of a proxy; clients insert by way of another. The
-faults of the schedule befall them meanwhile, and overlap. When all are over everything is healed, and what is left must
-be run within SETTLES_WITHIN. Then the hosts are stopped, and three witnesses are asked: the clients' log, the handlers'
-log, and the database's own, by logical decoding.
+Theory of operation. Three hosts work on one database, each by way of a proxy; clients insert and wait, and guests work,
+by way of another. The faults of the schedule befall them meanwhile, and overlap. When all are over everything is
+healed, and what is left must be run within SETTLES_WITHIN. A calm follows, in which those that wait must be told at
+once. Then the hosts are stopped, and the witnesses are asked: the logs of clients, waiters and guests, the handlers'
+log, the database's own, by logical decoding, and pushq's events.
 
     clients ─proxy→ PostgreSQL ←proxies─ hosts
        │               │ decoding         │ handlers' log
