@@ -63,7 +63,7 @@ class Order:
 def orders(seed: int, count: int) -> list[Order]:
     """The jobs of a run: the usual ones at random, and those that are rare in a fixed number, in a random order."""
     chance = random.Random(f"{seed} orders")
-    kinds = [kind for kind, share in RARE.items() for _ in range(max(1, round(count * share)))]
+    kinds = [kind for kind, share in RARE.items() for _ in range(max(kind not in CANCELLED, round(count * share)))]
     kinds += chance.choices(list(USUAL), list(USUAL.values()), k=max(0, count - len(kinds)))
     chance.shuffle(kinds)
     # Who kills its process in the second half would hide what is broken and mended by the end of a process.

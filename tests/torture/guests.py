@@ -59,22 +59,30 @@ class Guests:
         self.finishes: list[Finish] = []
         self.is_storm = True
         self._count = 0
+        self._scope: anyio.CancelScope
 
     async def work(self) -> None:
-        """Until cancelled."""
+        """Until told to stop."""
         async with anyio.create_task_group() as group:
+            self._scope = group.cancel_scope
             for number in range(GUESTS):
                 group.start_soon(self._work, random.Random(f"{self._seed} guest {number}"))
+
+    def stop(self) -> None:
+        """Else they would do what hosts that stop leave undone."""
+        self._scope.cancel()
 
     async def _work(self, chance: random.Random) -> None:
         """One after the other: a guest that has lost its connection does not know what it holds, and is no more."""
         while True:
             self._count += 1
             guest = _Guest(self, self._count, chance)
-            with suppress(*AWAY):
-                async with connected(self._url, command_timeout=8) as connection:
-                    await guest.work(connection)
-            guest.die()
+            try:
+                with suppress(*AWAY):
+                    async with connected(self._url, command_timeout=8) as connection:
+                        await guest.work(connection)
+            finally:
+                guest.die()
             await anyio.sleep(0.05)
 
 

@@ -210,6 +210,7 @@ class Stage:
         await self._settle()
         if self._settled_after is not None:
             await self._have_calm()
+        self._guests.stop()
         await self._stop()
         await self._look_for_leftovers()
 
