@@ -161,6 +161,8 @@ class Leftovers:
     """What was there when everything had been stopped and should not have been."""
 
     running_rows: int = 0
+    unsettled_jobs: int = 0
+    """Not finished in time, though perhaps since then: hosts that stop release jobs that others may still run."""
     idle_transactions: int = 0
     prepared_transactions: int = 0
     processes: tuple[str, ...] = ()

@@ -172,6 +172,7 @@ class Stage:
         self._decoder: Decoder
         self._committed: list[Change | Registration] = []
         self._settled_after: float | None = None
+        self._unsettled = 0
         self._calm_from: float | None = None
         self._events: tuple[Event, ...] = ()
         self._leftovers = Leftovers()
@@ -235,6 +236,9 @@ class Stage:
         with suppress(AssertionError):  # what is left then, the checker finds lost
             await eventually(self._is_done, within=SETTLES_WITHIN)
             self._settled_after = time.monotonic() - began_at
+            return
+        async with connected(self._url) as connection:
+            self._unsettled = await connection.fetchval("select count(*) from pushq.jobs_unfinished")
 
     async def _have_calm(self) -> None:
         await self._faults.wait_until_all_work()
@@ -272,6 +276,7 @@ class Stage:
                 await eventually(are_gone, within=3)
             self._leftovers = Leftovers(
                 running_rows=await count("pushq.jobs_unfinished where status = 'running'"),
+                unsettled_jobs=self._unsettled,
                 idle_transactions=await count("pg_stat_activity where state like 'idle in transaction%'"),
                 prepared_transactions=await count("pg_prepared_xacts"),
                 processes=tuple(processes_of([group for host in self._hosts for group in host.groups])),

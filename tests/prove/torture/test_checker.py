@@ -848,6 +848,7 @@ def cancelled(hero: Hero) -> Hero:
 
 CLEAN = [
     Case("a running row is left", lambda tale: tale.leave(running_rows=1), lambda tale: tale.leave()),
+    Case("a job is not run in time", lambda tale: tale.leave(unsettled_jobs=1), lambda tale: tale.leave()),
     Case("a transaction is left idle", lambda tale: tale.leave(idle_transactions=1), lambda tale: tale.leave()),
     Case("a transaction is left prepared", lambda tale: tale.leave(prepared_transactions=1), lambda tale: tale.leave()),
     Case("a process is left", lambda tale: tale.leave(processes=("7 (python)",)), lambda tale: tale.leave()),
