@@ -24,6 +24,8 @@ FOLDED_AT_ONCE = 20_000
 """Entries of the tallies' log folded by one statement, in about half a second."""
 LONGEST_FOLD = 2.0
 """Seconds that one sweep folds. Then the other chores have their turn, and the next sweep follows at once."""
+GUEST = "guest:"
+"""How the names of guests begin."""
 DAYS_INTERVAL = 300.0
 """Seconds between two checks of the days. Days are made three ahead."""
 
@@ -146,7 +148,8 @@ class Sweeper:
         """Requeues the jobs of the dead, charged with a crash.
 
         Exception: a supervisor that has no row, and was not declared dead by this sweeper, said goodbye and could not
-        release rows that were locked. Such jobs are released at no charge.
+        release rows that were locked. Such jobs are released at no charge. A guest says no goodbye: if it has no row,
+        another sweeper has declared it dead.
         """
         dead, declared = self._dead, list[str]()
         if with_row := [(name, heartbeat) for name, heartbeat in dead if heartbeat >= 0]:
@@ -155,7 +158,8 @@ class Sweeper:
             self._declared_dead.difference_update({name for name, _ in with_row}.difference(declared))
         gone = [name for name, heartbeat in dead if heartbeat < 0 and name not in self._declared_dead]
         swept.dead = (*sorted(self._declared_dead), *gone)
-        for names, crashed in ((self._declared_dead, True), (gone, False)):
+        guests = {name for name in gone if name.startswith(GUEST)}
+        for names, crashed in ((self._declared_dead | guests, True), ({*gone} - guests, False)):
             taken = await self._store.requeue(names, crashed=crashed, only_if_dead=True) if names else []
             swept.failed += sum(job.status == "failed" for job in taken)
             swept.requeued += sum(job.status == "queued" for job in taken)

@@ -215,6 +215,23 @@ async def test_a_guest_that_dies_loses_its_jobs_for_a_crash_and_its_late_outcome
     assert await finish(connection, job, again["token"], "succeeded")
 
 
+async def test_the_job_of_a_guest_that_another_sweeper_has_declared_dead_is_charged_a_crash(
+    connection: Connection, database_url: str
+) -> None:
+    (job,) = await insert(connection, "any")
+    assert await take_next(connection, "anna")
+    await connection.execute("delete from pushq.supervisors")  # by a sweeper that has not come to its jobs yet
+    session = Session(database_url, "test")
+    sweeper = Sweeper(Store(session), retention=604800)
+
+    async def is_requeued() -> bool:
+        return (await sweeper.sweep()).requeued == 1
+
+    await eventually(is_requeued)
+    await session.close()
+    assert (await row_of(connection, job))["crashes"] == 1
+
+
 async def test_a_guest_is_warned_first_by_whatever_sweeper_comes(connection: Connection, database_url: str) -> None:
     """Each sweeper lives for one sweep: none watches for a whole lease."""
     (job,) = await insert(connection, "any")
