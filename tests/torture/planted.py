@@ -260,12 +260,13 @@ def _heartbeat_on_the_loop() -> None:
 
 def _crash_is_a_failure() -> None:
     """Who shared a process with a killer spends an attempt."""
-    _rewrite("requeue", "        crashes = held.crashes,\n", "        failures = job.failures + $3::int,\n")
+    counted = "        failures = job.failures + $3::int,\n"
+    _rewrite("requeue", "        crashes = job.crashes + $3::boolean::int,\n", counted)
 
 
 def _crash_is_free() -> None:
     """A job that kills its process does so for ever."""
-    _rewrite("requeue", "        crashes = held.crashes,\n", "")
+    _rewrite("requeue", "        crashes = job.crashes + $3::boolean::int,\n", "")
 
 
 def _dead_pool_forgotten() -> None:
