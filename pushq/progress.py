@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from threading import Lock
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -16,6 +15,8 @@ LONGEST_MESSAGE = 1_000
 LONGEST_PHASE = 200
 LARGEST_CHECKPOINT = 64 * 1024
 """Bytes of a checkpoint's JSON."""
+MOST = 1e300
+"""Below this, a number stays a number in JSON."""
 UNCHANGED: Final[Any] = object()
 """The checkpoint of a call that gives none."""
 
@@ -111,7 +112,7 @@ def checked(
             raise ValueError(f"progress(phase={phase[:50]!r}): a phase is a name of 1 to {LONGEST_PHASE} characters.")
         values["phase"] = phase
     if checkpoint is not UNCHANGED:
-        text = json_text(checkpoint)
+        text = _checkpoint(checkpoint)
         if (size := len(text.encode())) > LARGEST_CHECKPOINT:
             raise ValueError(
                 f"progress(checkpoint=…): {size:,} bytes of JSON are over 64 KiB; keep a reference instead."
@@ -120,11 +121,18 @@ def checked(
     return values
 
 
+def _checkpoint(value: Any) -> str:
+    try:
+        return json_text(value)
+    except RecursionError:
+        raise ValueError("progress(checkpoint=…): the value is nested too deep for JSON.") from None
+
+
 def _number(name: str, number: float) -> float:
     if type(number) not in (int, float):
         raise TypeError(f"progress({name}={number!r}): give a number, not a {type(number).__name__}.")
-    if not isfinite(number) or number < 0 or number >= 1e300:
-        raise ValueError(f"progress({name}={number!r}): give a number from 0 on.")
+    if not 0 <= number < MOST:
+        raise ValueError(f"progress({name}={number!r:.50}): give a number from 0 on, below 1e300.")
     return number
 
 

@@ -21,12 +21,21 @@ def told(**given: Any) -> dict[str, Any]:
     return checked(done, total, message, phase, given.get("checkpoint", UNCHANGED))
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("given", "error", "said"),
     [
-        ({"done": -1}, ValueError, "progress(done=-1): give a number from 0 on."),
-        ({"total": math.nan}, ValueError, "progress(total=nan): give a number from 0 on."),
-        ({"total": math.inf}, ValueError, "progress(total=inf): give a number from 0 on."),
+        ({"done": -1}, ValueError, "progress(done=-1): give a number from 0 on, below 1e300."),
+        ({"total": math.nan}, ValueError, "progress(total=nan): give a number from 0 on, below 1e300."),
+        ({"total": math.inf}, ValueError, "progress(total=inf): give a number from 0 on, below 1e300."),
+        ({"done": 10**400}, ValueError, "give a number from 0 on, below 1e300."),
+        ({"checkpoint": nested(100_000)}, ValueError, "nested too deep for JSON"),
         ({"done": "1"}, TypeError, "progress(done='1'): give a number, not a str."),
         ({"done": True}, TypeError, "progress(done=True): give a number, not a bool."),
         ({"message": 5}, TypeError, "progress(message=5): give a str, not a int."),

@@ -48,7 +48,7 @@ def events(kinds: tuple[str, ...], tenant: str | None, limit: int, follows: bool
 
 
 async def _follow(desk: Desk, wanted: Wanted, limit: int, as_json: bool) -> None:
-    async for rows in desk.follow_events(wanted, limit):
+    async for rows in desk.follow_events(wanted, limit, lambda text: click.echo(f"pushq: {text}", err=True)):
         if as_json:
             show_rows(rows, (), as_json=True, empty="")
         else:
@@ -63,5 +63,5 @@ def for_people(row: Row) -> Row:
         what = row["kind"]
     else:
         what = row["kind"] + (f", {row['became']}" if row["became"] else "")
-    remark = in_short(row["error"].splitlines()[0]) if row["error"] else row["detail"]
-    return {**row, "what": what, "remark": remark}
+    remark = row["error"].splitlines()[0] if row["error"] else row["detail"]
+    return {**row, "what": what, "remark": remark and in_short(remark)}

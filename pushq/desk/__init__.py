@@ -194,9 +194,11 @@ class Desk:
         """The newest events, the oldest first: see list_events.sql."""
         return await history.newest_events(self._changes, wanted, limit)
 
-    def follow_events(self, wanted: history.Wanted, limit: int) -> AsyncIterator[list[Row]]:
+    def follow_events(
+        self, wanted: history.Wanted, limit: int, told: Callable[[str], None]
+    ) -> AsyncIterator[list[Row]]:
         """Yields the newest events, then events as they happen: see `history.follow`."""
-        return history.follow(self._changes, wanted, limit)
+        return history.follow(self._changes, wanted, limit, told)
 
     async def list_queues(self) -> list[Row]:
         """Rows of queue, queued, running, oldest_seconds, served, paused, is_exact, all_events: see list_queues.sql."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import anyio
 
-from pushq.database.patience import wait_out
 from pushq.database.session import Session
 from pushq.database.statements import statement
+from pushq.errors import DatabaseAway
 
 Row = dict[str, Any]
 
@@ -66,20 +67,33 @@ async def newest_events(session: Session, wanted: Wanted, limit: int) -> list[Ro
         look = look * 10 if look < LARGEST_LOOK else None
 
 
-async def follow(session: Session, wanted: Wanted, limit: int) -> AsyncGenerator[list[Row], None]:
+async def follow(
+    session: Session, wanted: Wanted, limit: int, told: Callable[[str], None] = lambda _: None
+) -> AsyncGenerator[list[Row], None]:
     """Yields the newest events, and then events as their transactions commit, each event once.
 
-    Events of one job come in their order. Waits while the database is away. Rows of list_events.sql.
+    Events of one job come in their order. An event that was written more than a day before the first look is not
+    followed. Waits while the database is away, which `told` is told. Rows of list_events.sql. Raises DatabaseTrouble
+    if the database is away at first, or refuses.
     """
-    look = await _look(session, wanted, None)
+    (row,) = await session.fetch("select now() - interval '1 day' as since")
+    look = await _look(session, wanted, None, row["since"])
     newest = await newest_events(session, wanted, limit) if limit else []
     yield newest
-    seen = {row["id"] for row in (*look.events, *newest)}
+    seen = {event["id"] for event in (*look.events, *newest)}
+    is_away = False
     while True:
         await anyio.sleep(LOOKS_AGAIN)
-        look = await _look(session, wanted, look.mark)
-        yield [row for row in look.events if row["id"] not in seen]
-        seen = {row["id"] for row in look.events}
+        try:
+            look = await _look(session, wanted, look.mark, row["since"])
+        except DatabaseAway as error:
+            if not is_away:
+                told(f"{error} Waiting.")
+            is_away = True
+            continue
+        is_away = False
+        yield [event for event in look.events if event["id"] not in seen]
+        seen = {event["id"] for event in look.events}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +104,7 @@ class _Look:
     events: list[Row]
 
 
-async def _look(session: Session, wanted: Wanted, since: int | None) -> _Look:
-    rows = await wait_out(lambda: session.fetch(statement("follow_events"), since, *wanted.arguments))
+async def _look(session: Session, wanted: Wanted, since: int | None, at: datetime) -> _Look:
+    rows = await session.fetch(statement("follow_events"), since, *wanted.arguments, at)
     events = [dict(row) for row in rows if row["id"] is not None]
     return _Look(rows[0]["mark"], [{name: row[name] for name in row if name != "mark"} for row in events])

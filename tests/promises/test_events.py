@@ -297,6 +297,28 @@ async def test_an_application_adds_notes_to_jobs_that_exist(connection: Connecti
             await connection.fetchval("select pushq.note($1, '{}')", unknown)
 
 
+async def test_what_makes_no_sense_is_refused_in_a_sentence(connection: Connection) -> None:
+    (job,) = await insert(connection, "any")
+    for queue, is_on in (("", True), ("*", True), (None, True), ("x" * 201, True), ("mail", None)):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match=r"pushq\.keep_all_events: name one queue"):
+            await connection.execute("select pushq.keep_all_events($1, $2)", queue, is_on)
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="at most 65536 are kept"):
+        await connection.execute("select pushq.note($1, to_jsonb(repeat('x', 65536)))", job)
+
+
+@pytest.mark.parametrize("column", ["was", "became", "jobs", "past", "changed", "kind"])
+async def test_a_user_s_column_of_any_name_is_noted_like_the_others(connection: Connection, column: str) -> None:
+    (job,) = await insert(connection, "any")
+    await connection.execute(
+        f"alter table pushq.jobs add column {column} int generated always as (priority + 1) stored;"
+        f"update pushq.jobs set priority = 5"
+    )
+    (told,) = await events(connection, job)
+    assert json.loads(told["detail"]) == {"priority": [0, 5], column: [1, 6]}
+    await connection.execute("delete from pushq.jobs")
+    assert await kinds(connection, job) == ["edited", "deleted"]
+
+
 # In order, and without a gap ----------------------------------------------------------------------------------------
 
 
@@ -456,3 +478,15 @@ def test_events_are_followed_live_until_ctrl_c(database_url: str) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=10)
     assert (process.returncode, said) == (130, b"")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("postgresql://pushq@127.0.0.1:1/x", "is away"), ("{}_that_is_not_there", "does not exist")],
+)
+def test_a_follower_that_cannot_begin_says_why(database_url: str, url: str, said: str) -> None:
+    base, _, query = database_url.partition("?")
+    ended = pushq("events", "--follow", url=url.format(base) + (f"?{query}" if query and "{}" in url else ""))
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert ended.stderr.count("\n") == 1

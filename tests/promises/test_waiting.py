@@ -286,7 +286,8 @@ async def test_a_database_that_cannot_be_asked_is_told_at_once(database_url: str
 @pytest.mark.parametrize(
     "channels",
     ["'{}'", "array['mine']", "array[null]", "array['pushq_A']", "array['pushq_a b']", "array['pushq_']",
-     "array['pushq_' || repeat('x', 58)]", "array_fill('pushq_a'::text, array[17])"],
+     "array['pushq_' || repeat('x', 58)]", "array_fill('pushq_a'::text, array[17])",
+     "'{{pushq_a,pushq_b},{pushq_c,pushq_d}}'"],
 )  # fmt: skip
 async def test_what_is_no_channel_is_refused(connection: Connection, channels: str) -> None:
     """A name that pg_notify refuses would refuse the outcome."""
