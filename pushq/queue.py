@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pushq.database.statements import statement
@@ -51,7 +51,7 @@ class Queue:
         """
         run = INSERT.way(connection.__class__)
         columns = columns_of(jobs, self._name)
-        return await run(connection, statement("insert"), columns) if columns else []
+        return _ids(await run(connection, statement("insert"), columns)) if columns else []
 
     async def wait(
         self,
@@ -101,7 +101,7 @@ class Queue:
         """The same as insert_many, where nothing is asynchronous, on the connections that insert_sync takes."""
         run = INSERT_SYNC.way(connection.__class__)
         columns = columns_of(jobs, self._name)
-        return run(connection, statement("insert"), columns) if columns else []
+        return _ids(run(connection, statement("insert"), columns)) if columns else []
 
     async def copy(self, jobs: Iterable[NewJob], *, connection: AsyncConnection) -> int:
         """Inserts many jobs by COPY, in the caller's transaction if any: all, or none if a job is refused.
@@ -127,6 +127,10 @@ def _refuse_no_name(name: object) -> None:
     if "://" in name or not name.isprintable() or not 1 <= len(name) <= 200:
         kind = "A URL is no name of a queue." if "://" in name else "A queue's name has 1 to 200 printable characters."
         raise ValueError(f"{kind} {instead}")
+
+
+def _ids(rows: Iterable[tuple[Any, ...]]) -> list[UUID]:
+    return [job_id for (job_id,) in rows]
 
 
 def columns_of(jobs: Iterable[NewJob], queue: str | None = None) -> list[list[object]]:

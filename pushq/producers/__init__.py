@@ -1,4 +1,4 @@
-"""Finds how the INSERT is run on a connection of the caller's, whichever driver's it is.
+"""Finds how a statement is run on a connection of the caller's, whichever driver's it is.
 
 No driver is imported here. Whoever gives a connection has imported its driver, so the driver's classes are looked up
 among the modules that are imported already.
@@ -11,16 +11,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, TypeAlias, TypeVar
-from uuid import UUID
 
 from pushq.errors import UnusableConnection
 from pushq.producers import asyncpg, django, psycopg, sqlalchemy
 from pushq.producers.rows import Part
 
-Run: TypeAlias = Callable[[Any, str, Sequence[list[Any]]], Awaitable[list[UUID]]]
-"""Runs a statement with parameters $1, $2, … on a connection, in its transaction. Returns the ids of its rows."""
+Run: TypeAlias = Callable[[Any, str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]]
+"""Runs a statement with parameters $1, $2, … on a connection, in its transaction. Returns the rows."""
 
-RunSync: TypeAlias = Callable[[Any, str, Sequence[list[Any]]], list[UUID]]
+RunSync: TypeAlias = Callable[[Any, str, Sequence[Any]], list[tuple[Any, ...]]]
 """The same, where nothing is asynchronous."""
 
 Copy: TypeAlias = Callable[[Any, Iterable[Part]], Awaitable[int]]

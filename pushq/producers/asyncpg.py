@@ -6,19 +6,18 @@ import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID
 
 from pushq.errors import UnusableConnection
 from pushq.producers.rows import Part
 
 
-async def fetch(connection: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
-    return [row["id"] for row in await connection.fetch(text, *columns)]
+async def fetch(connection: Any, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in await connection.fetch(text, *values)]
 
 
-async def _on_connection(connection: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+async def _on_connection(connection: Any, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     _refuse_closed(connection)
-    return await fetch(connection, text, columns)
+    return await fetch(connection, text, values)
 
 
 async def _copy(connection: Any, parts: Iterable[Part]) -> int:
@@ -53,9 +52,9 @@ def _is_closed(connection: Any) -> bool:
         return True
 
 
-async def _on_pool(pool: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+async def _on_pool(pool: Any, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     async with _lent(pool) as connection:
-        return await fetch(connection, text, columns)
+        return await fetch(connection, text, values)
 
 
 async def _copy_on_pool(pool: Any, parts: Iterable[Part]) -> int:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from pushq.errors import UnusableConnection
 from pushq.producers.percents import in_percents
 
 
-def _on_connection(connection: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+def _on_connection(connection: Any, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     _refuse_other_databases(connection)
     with connection.cursor() as cursor:
-        cursor.execute(in_percents(text), columns)
-        return [job_id for (job_id,) in cursor.fetchall()]
+        cursor.execute(in_percents(text), values)
+        return list(cursor.fetchall())
 
 
 def _refuse_other_databases(connection: Any) -> None:

@@ -6,28 +6,27 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
-from uuid import UUID
 
 from pushq.errors import UnusableConnection
 from pushq.producers.percents import in_percents
 from pushq.producers.rows import Part
 
 
-async def _on_async_connection(connection: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+async def _on_async_connection(connection: Any, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     _refuse_closed(connection)
     psycopg = sys.modules["psycopg"]
     # A cursor of a kind that we know: connections may make cursors that return other rows, or take other parameters.
     async with psycopg.AsyncCursor(connection, row_factory=psycopg.rows.tuple_row) as cursor:
-        await cursor.execute(in_percents(text), columns)
-        return [job_id for (job_id,) in await cursor.fetchall()]
+        await cursor.execute(in_percents(text), values)
+        return list(await cursor.fetchall())
 
 
-def _on_connection(connection: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+def _on_connection(connection: Any, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     _refuse_closed(connection)
     psycopg = sys.modules["psycopg"]
     with psycopg.Cursor(connection, row_factory=psycopg.rows.tuple_row) as cursor:
-        cursor.execute(in_percents(text), columns)
-        return [job_id for (job_id,) in cursor.fetchall()]
+        cursor.execute(in_percents(text), values)
+        return list(cursor.fetchall())
 
 
 async def _async_copy(connection: Any, parts: Iterable[Part]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from pushq.errors import UnusableConnection
 from pushq.producers.percents import in_percents
@@ -13,35 +12,36 @@ from pushq.producers.percents import in_percents
 _DRIVERS = ("asyncpg", "psycopg")
 
 
-async def _on_async_session(session: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+async def _on_async_session(session: Any, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     try:
         connection = await session.connection()
     except sys.modules["sqlalchemy.exc"].UnboundExecutionError:
         raise _unbound("await session.connection(…)") from None
-    return await _on_async_connection(connection, text, columns)
+    return await _on_async_connection(connection, text, values)
 
 
-async def _on_async_connection(connection: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+async def _on_async_connection(connection: Any, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     if connection.sync_connection is None:
         raise UnusableConnection(
             "This SQLAlchemy connection is not open yet; write `async with engine.begin() as connection`."
         )
     statement = _in_its_style(connection, text)
-    result = await connection.exec_driver_sql(statement, tuple(columns), execution_options=_AT_ONCE)
-    return list(result.scalars())
+    result = await connection.exec_driver_sql(statement, tuple(values), execution_options=_AT_ONCE)
+    return [tuple(row) for row in result]
 
 
-def _on_session(session: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+def _on_session(session: Any, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     try:
         connection = session.connection()
     except sys.modules["sqlalchemy.exc"].UnboundExecutionError:
         raise _unbound("session.connection(…)") from None
-    return _on_connection(connection, text, columns)
+    return _on_connection(connection, text, values)
 
 
-def _on_connection(connection: Any, text: str, columns: Sequence[list[Any]]) -> list[UUID]:
+def _on_connection(connection: Any, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     statement = _in_its_style(connection, text)
-    return list(connection.exec_driver_sql(statement, tuple(columns), execution_options=_AT_ONCE).scalars())
+    result = connection.exec_driver_sql(statement, tuple(values), execution_options=_AT_ONCE)
+    return [tuple(row) for row in result]
 
 
 _AT_ONCE = {"stream_results": False}
