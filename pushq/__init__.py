@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from pushq.job import Job, NewJob
     from pushq.lifespan import Resource, injected
     from pushq.outcome import Cancel, Detach, Retry
-    from pushq.queue import Queue
+    from pushq.queue import Enqueued, Queue
     from pushq.task import Task, Tasks
 
 __all__ = [
     "Cancel",
     "Detach",
+    "Enqueued",
     "Job",
     "NewJob",
     "Queue",
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cancel": "outcome",
     "Detach": "outcome",
+    "Enqueued": "queue",
     "Job": "job",
     "NewJob": "job",
     "Queue": "queue",

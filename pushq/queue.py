@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from uuid import UUID
 
 from pushq.database.statements import statement
 from pushq.errors import PayloadError
 from pushq.job import NewJob
-from pushq.producers import COPY, COPY_SYNC, INSERT, INSERT_SYNC
+from pushq.producers import COPY, COPY_SYNC, ENQUEUE, ENQUEUE_SYNC, INSERT, INSERT_SYNC
 from pushq.producers.connections import AsyncConnection, HasSetAutocommit, SyncConnection
-from pushq.producers.rows import parts
+from pushq.producers.rows import interval, parts
 from pushq.written import text_of
 
 if TYPE_CHECKING:
     from pushq.waiting import Ended
+
+
+class Enqueued(NamedTuple):
+    """What `Queue.enqueue` did. id: the job's. inserted: True for a new job; False for one that stood in its way."""
+
+    id: UUID
+    inserted: bool
 
 
 class Queue:
@@ -52,6 +60,50 @@ class Queue:
         run = INSERT.way(connection.__class__)
         columns = columns_of(jobs, self._name)
         return _ids(await run(connection, statement("insert"), columns)) if columns else []
+
+    async def enqueue(
+        self,
+        job: NewJob,
+        *,
+        connection: AsyncConnection,
+        standing: Literal["keep", "replace"] = "keep",
+        window: timedelta | None = None,
+        longest_delay: timedelta | None = None,
+    ) -> Enqueued:
+        """Inserts a job, or says which job stands in its way: an unfinished one with the same unique_key.
+
+        connection: as for insert, and in its transaction. standing: what becomes of the unfinished job: keep, it stays
+        as it is; replace, while it is queued it takes the new job's task, payload, queue, priority, run_at,
+        max_attempts, timeout and correlation_id. window: no second job with the key within this time of the call that
+        inserted the first, even if the first is finished by then; at most a year. longest_delay: with replace, the job
+        is due at most this long after it was enqueued, however often it is put off; at most a year.
+
+        Returns (id, inserted). Raises like insert; ValueError for a job with an id of its own, since pushq chooses the
+        id; and the driver's own error, such as asyncpg's InvalidParameterValueError, for a window of a job without a
+        unique_key, and for other values of these arguments.
+        """
+        (done,) = await self.enqueue_many(
+            [job], connection=connection, standing=standing, window=window, longest_delay=longest_delay
+        )
+        return done
+
+    async def enqueue_many(
+        self,
+        jobs: Iterable[NewJob],
+        *,
+        connection: AsyncConnection,
+        standing: Literal["keep", "replace"] = "keep",
+        window: timedelta | None = None,
+        longest_delay: timedelta | None = None,
+    ) -> list[Enqueued]:
+        """The same for many jobs in one statement: all, or none if a job is refused.
+
+        Returns one (id, inserted) for each job, in the order of the jobs. Of jobs with the same unique_key, the first
+        is inserted, and stands in the way of the others.
+        """
+        values = _values_of(jobs, self._name, standing, window, longest_delay)
+        rows = await ENQUEUE.way(connection.__class__)(connection, statement("enqueue"), values)
+        return [Enqueued(*row) for row in rows]
 
     async def wait(
         self,
@@ -103,6 +155,35 @@ class Queue:
         columns = columns_of(jobs, self._name)
         return _ids(run(connection, statement("insert"), columns)) if columns else []
 
+    def enqueue_sync(
+        self,
+        job: NewJob,
+        *,
+        connection: SyncConnection,
+        standing: Literal["keep", "replace"] = "keep",
+        window: timedelta | None = None,
+        longest_delay: timedelta | None = None,
+    ) -> Enqueued:
+        """The same as enqueue, where nothing is asynchronous, on the connections that insert_sync takes."""
+        (done,) = self.enqueue_many_sync(
+            [job], connection=connection, standing=standing, window=window, longest_delay=longest_delay
+        )
+        return done
+
+    def enqueue_many_sync(
+        self,
+        jobs: Iterable[NewJob],
+        *,
+        connection: SyncConnection,
+        standing: Literal["keep", "replace"] = "keep",
+        window: timedelta | None = None,
+        longest_delay: timedelta | None = None,
+    ) -> list[Enqueued]:
+        """The same as enqueue_many, where nothing is asynchronous, on the connections that insert_sync takes."""
+        values = _values_of(jobs, self._name, standing, window, longest_delay)
+        rows = ENQUEUE_SYNC.way(connection.__class__)(connection, statement("enqueue"), values)
+        return [Enqueued(*row) for row in rows]
+
     async def copy(self, jobs: Iterable[NewJob], *, connection: AsyncConnection) -> int:
         """Inserts many jobs by COPY, in the caller's transaction if any: all, or none if a job is refused.
 
@@ -133,18 +214,41 @@ def _ids(rows: Iterable[tuple[Any, ...]]) -> list[UUID]:
     return [job_id for (job_id,) in rows]
 
 
+def _values_of(jobs: Iterable[NewJob], queue: str | None, *asked: object) -> list[object]:
+    """The parameters of enqueue.sql."""
+    if isinstance(jobs, NewJob):
+        raise _takes_several("enqueue")
+    return [f"[{', '.join(_object_of(job, queue) for job in jobs)}]", *asked]
+
+
+def _object_of(job: NewJob, queue: str | None) -> str:
+    """A job as pushq.enqueue_many() takes it."""
+    _refuse_no_job(job, "enqueue")
+    if job.id is not None:
+        raise ValueError(f"Queue.enqueue gives each job an id, and this {job.task!r} job has one: use Queue.insert.")
+    columns = {
+        "task": job.task,
+        "queue": queue or job.queue,
+        "priority": job.priority,
+        "run_at": job.run_at.isoformat() if job.run_at else None,
+        "max_attempts": job.max_attempts,
+        "timeout": None if job.timeout is None else interval(job.timeout),
+        "unique_key": job.unique_key,
+        "tenant_id": job.tenant_id,
+        "correlation_id": job.correlation_id,
+    }
+    return f'{{"payload": {encoded(job)}, {_encode(columns)[1:]}'
+
+
 def columns_of(jobs: Iterable[NewJob], queue: str | None = None) -> list[list[object]]:
     """One list a column, as insert.sql takes them; none if there is no job. queue: instead of the jobs' own."""
     if isinstance(jobs, NewJob):
-        raise TypeError(
-            "Queue.insert_many takes several jobs, and was given one: use insert, or put the job in a list."
-        )
+        raise _takes_several("insert")
     return [list(column) for column in zip(*[_row(job, queue) for job in jobs], strict=True)]
 
 
 def _row(job: NewJob, queue: str | None) -> tuple[object, ...]:
-    if not isinstance(job, NewJob):
-        raise TypeError(f"Queue.insert takes a job, not a {type(job).__name__}: task.job(…), or NewJob('task', {{…}}).")
+    _refuse_no_job(job, "insert")
     return (
         job.id,
         job.task,
@@ -158,6 +262,15 @@ def _row(job: NewJob, queue: str | None) -> tuple[object, ...]:
         job.tenant_id,
         job.correlation_id,
     )
+
+
+def _refuse_no_job(job: object, verb: str) -> None:
+    if not isinstance(job, NewJob):
+        raise TypeError(f"Queue.{verb} takes a job, not a {type(job).__name__}: task.job(…), or NewJob('task', {{…}}).")
+
+
+def _takes_several(verb: str) -> TypeError:
+    return TypeError(f"Queue.{verb}_many takes several jobs, and was given one: use {verb}, or put the job in a list.")
 
 
 def encoded(job: NewJob) -> str:

@@ -57,7 +57,7 @@ begin
         where oid = any('{{
             pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
             pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
-            pushq.tenant_roles, pushq.job_events}}'::regclass[])
+            pushq.tenant_roles, pushq.job_events, pushq.unique_windows}}'::regclass[])
         and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
     loop
@@ -76,7 +76,9 @@ begin
         pushq.reprioritize(uuid, int), pushq.reschedule(uuid, timestamptz), pushq.change(uuid, text, text),
         pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.make_event_days(), pushq.retire_event_days(),
         pushq.note_phases(uuid[], uuid[], text[]), pushq.make_event_days_too(), pushq.note_edits(), pushq.note(uuid, jsonb),
-        pushq.note_changes(int[], boolean[], uuid[], text[], int[], text[], text[], float8[], text[], text[], text)
+        pushq.note_changes(int[], boolean[], uuid[], text[], int[], text[], text[], float8[], text[], text[], text),
+        pushq.open_window(text, text, interval), pushq.note_window(text, text, uuid, timestamptz), pushq.forget_windows(int),
+        pushq.standing_job
         from public;
 
     grant insert (
@@ -87,7 +89,10 @@ begin
     grant execute on function
         pushq.uuidv7(), pushq.broken_rule, pushq.refuse_job(text), pushq.may_have_long_numbers(jsonb),
         pushq.is_too_long(jsonb), pushq.gate_clock(), pushq.ring_bell(text), pushq.ring(text),
-        pushq.are_channels(text[]), pushq.watch(uuid, text), pushq.unwatch(uuid, text) to {producer};
+        pushq.are_channels(text[]), pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.enqueue,
+        pushq.enqueue_many(jsonb, text, interval, interval), pushq.check_enqueue(text, interval, interval),
+        pushq.open_window(text, text, interval), pushq.note_window(text, text, uuid, timestamptz), pushq.standing_job
+        to {producer};
     -- For the check that program and schema fit.
     grant select on pushq.migrations to {producer};
     grant execute on function pushq.schema_version() to {producer}, {observer};

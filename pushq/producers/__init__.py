@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -48,6 +48,7 @@ class Method(Generic[Way]):
 
 
 _WRITE = "with any other driver, write the INSERT: see docs/how-to/insert-jobs.md"
+_CALL = "with any other driver, call pushq.enqueue() in SQL: see docs/how-to/keys.md"
 INSERT = Method[Run](
     "Queue.insert",
     "asyncpg, psycopg 3 or SQLAlchemy 2",
@@ -60,6 +61,8 @@ INSERT_SYNC = Method[RunSync](
     {**psycopg.SYNC, **sqlalchemy.SYNC, **django.SYNC},
     _WRITE,
 )
+ENQUEUE = replace(INSERT, name="Queue.enqueue", otherwise=_CALL)
+ENQUEUE_SYNC = replace(INSERT_SYNC, name="Queue.enqueue_sync", otherwise=_CALL)
 COPY = Method[Copy](
     "Queue.copy", "asyncpg or psycopg 3", {**asyncpg.COPY, **psycopg.COPY}, "with any other, call Queue.insert_many"
 )
@@ -69,6 +72,8 @@ COPY_SYNC = Method[CopySync](
 _TWINS: Mapping[Any, tuple[Any, str]] = {
     INSERT: (INSERT_SYNC, "call Queue.insert_sync, without await"),
     INSERT_SYNC: (INSERT, "await Queue.insert"),
+    ENQUEUE: (ENQUEUE_SYNC, "call Queue.enqueue_sync, without await"),
+    ENQUEUE_SYNC: (ENQUEUE, "await Queue.enqueue"),
     COPY: (COPY_SYNC, "call Queue.copy_sync, without await"),
     COPY_SYNC: (COPY, "await Queue.copy"),
 }
@@ -80,7 +85,7 @@ def _way(method: Method[Any], kind: type) -> Any:
     for classes, way in method.ways.items():
         if _is_among(kind, classes):
             return way
-    if method is INSERT and hasattr(kind, "fetch"):  # a stand-in for one of asyncpg's
+    if method in (INSERT, ENQUEUE) and hasattr(kind, "fetch"):  # a stand-in for one of asyncpg's
         return asyncpg.fetch
     given = "None" if kind is type(None) else f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
     raise UnusableConnection(

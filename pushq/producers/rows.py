@@ -79,7 +79,12 @@ def _instant(value: Any) -> str:
 
 
 def _interval(value: timedelta | None) -> str:
-    return f"{value.days} days {value.seconds}.{value.microseconds:06} seconds" if value else _text_or_null(value)
+    return interval(value) if value else _text_or_null(value)
+
+
+def interval(value: timedelta) -> str:
+    """As PostgreSQL reads an interval."""
+    return f"{value.days} days {value.seconds}.{value.microseconds:06} seconds"
 
 
 _OPTIONAL: dict[str, Callable[[Any], str]] = {

@@ -28,6 +28,8 @@ GUEST = "guest:"
 """How the names of guests begin."""
 DAYS_INTERVAL = 300.0
 """Seconds between two checks of the days. Days are made three ahead."""
+FORGOTTEN_AT_ONCE = 10_000
+"""Closed windows of unique keys deleted by one statement."""
 
 
 @dataclass(slots=True)
@@ -93,6 +95,7 @@ class Sweeper:
         await self._try("watch", swept, self._watch)
         await self._try("requeue", swept, self._requeue_jobs_of_the_dead)
         if anyio.current_time() >= self._days_are_due_at:
+            await self._try("windows", swept, self._forget_windows)
             await self._try("days", swept, self._care_for_days)
         await self._try("fold", swept, self._fold)
         await self._try("census", swept, self._count_jobs)
@@ -175,6 +178,10 @@ class Sweeper:
             if folded < FOLDED_AT_ONCE:
                 return
             self._is_behind = anyio.current_time() >= until
+
+    async def _forget_windows(self, _: Swept) -> None:
+        while await self._store.forget_windows(FORGOTTEN_AT_ONCE) == FORGOTTEN_AT_ONCE:
+            pass
 
     async def _count_jobs(self, _: Swept) -> None:
         await self._store.take_census()

@@ -141,6 +141,10 @@ class Store(Speaker):
             await self._fetch("forget_day", retired.day)
         return True
 
+    async def forget_windows(self, at_most: int) -> int:
+        row = await self._one("forget_windows", at_most)
+        return int(row["windows"])
+
     async def fold(self, at_most: int) -> int:
         """Folds entries of the tallies' log. Returns how many: none while another sweeper folds."""
         row = await self._one("fold", at_most)

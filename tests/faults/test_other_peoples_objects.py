@@ -48,6 +48,9 @@ async def test_every_table_may_be_changed_under_a_publication_for_all_tables(con
         await connection.execute(f"delete from pushq.{table} where tableoid = 0")
 
 
+REPLACE = """standing => 'replace', payload => '{"n": 2}', longest_delay => '1 hour'"""
+
+
 async def test_a_column_of_somebody_s_may_have_any_name(database_url: str, connection: Connection) -> None:
     """Also one that a statement or a function of pushq's uses for something else."""
     files = [*(ROOT / "migrations").glob("*.sql"), *(ROOT / "pushq").glob("*/sql/*.sql")]
@@ -85,6 +88,11 @@ async def test_a_column_of_somebody_s_may_have_any_name(database_url: str, conne
     await desk.change("resume", "default")
     assert len((await desk.list_jobs(Filter(), 100)).rows) == 12
     assert await desk.find(suspect.id)
+    for inserted, way in ((True, "key_window => '1 hour'"), (False, "key_window => '1 hour'"), (False, REPLACE)):
+        call = f"select inserted from pushq.enqueue('echo', unique_key => 'k', {way})"
+        assert await connection.fetchval(call) is inserted
+    replaced = await connection.fetchval("select payload from pushq.jobs where unique_key = 'k'")
+    assert replaced == '{"n": 2}'
     swept = await Sweeper(store, retention=604800).sweep()
     await session.close()
 

@@ -30,6 +30,7 @@ EVERYTHING = NewJob(
     correlation_id="request-9",
     id=uuid4(),
 )
+A_DAY = timedelta(days=1)
 KEYS = [NewJob("a", unique_key=key) for key in ("x", "y", "x")]
 NO_TASK = [NewJob("a"), NewJob("")]
 NO_TASK_RULE = "jobs_task_has_1_to_200_characters"
@@ -90,6 +91,19 @@ async def test_jobs_whose_key_is_taken_are_left_out(caller: Caller, jobs: Callab
     assert len(ids) == 102
 
 
+async def test_a_job_that_stands_is_found(caller: Caller, jobs: Callable[[], Any]) -> None:
+    job = dataclasses.replace(EVERYTHING, id=None)
+    done = await Queue().enqueue(job, connection=caller.connection)
+    again = await Queue().enqueue_many(
+        [NewJob("b", unique_key="z"), job], connection=caller.connection, standing="replace", longest_delay=A_DAY
+    )
+    await caller.commit()
+
+    assert [done.inserted, *(each.inserted for each in again)] == [True, True, False]
+    assert again[1].id == done.id
+    assert jobs()[0] == everything() | {"id": done.id}
+
+
 async def test_a_rule_that_is_broken_refuses_all(caller: Caller, jobs: Callable[[], Any]) -> None:
     with pytest.raises(Exception, match=NO_TASK_RULE) as raised:
         await Queue().insert_many(NO_TASK, connection=caller.connection)
@@ -130,6 +144,19 @@ def test_a_sync_caller_s_jobs_whose_key_is_taken_are_left_out(sync_caller: SyncC
 
     assert {job["id"] for job in jobs()} == set(ids)
     assert len(ids) == 102
+
+
+def test_a_job_that_stands_is_found_for_a_sync_caller(sync_caller: SyncCaller, jobs: Callable[[], Any]) -> None:
+    job = dataclasses.replace(EVERYTHING, id=None)
+    done = Queue().enqueue_sync(job, connection=sync_caller.connection, window=A_DAY)
+    again = Queue().enqueue_many_sync(
+        [NewJob("b", unique_key="z"), job], connection=sync_caller.connection, window=A_DAY
+    )
+    sync_caller.commit()
+
+    assert [done.inserted, *(each.inserted for each in again)] == [True, True, False]
+    assert again[1].id == done.id
+    assert jobs()[0] == everything() | {"id": done.id}
 
 
 def test_a_rule_that_a_sync_caller_breaks_refuses_all(sync_caller: SyncCaller, jobs: Callable[[], Any]) -> None:

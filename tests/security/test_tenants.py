@@ -16,8 +16,9 @@ from pushq import NewJob, Queue
 from pushq.database.migrate import migrate
 from pushq.database.roles import grants
 from pushq.database.schema import faults
+from tests.promises.test_keys import WAYS, enqueue
 from tests.support.commands import invoke
-from tests.support.jobs import Connection, finished, has_count, insert
+from tests.support.jobs import Connection, finished, has_count, insert, row_of
 from tests.support.roles import Logins, drop, fresh_roles, granted, url_as
 from tests.support.supervisors import ROOT, supervising
 from tests.support.waiting import eventually
@@ -351,6 +352,34 @@ async def test_a_tenant_s_newest_jobs_are_found_by_the_index_in_order(
     assert "Seq Scan" not in text
 
 
+async def test_a_tenant_s_keys_are_its_own_and_it_learns_nothing_of_another_s(
+    connection: Connection, database_url: str, app: str
+) -> None:
+    await is_tenant(connection, app, "acme")
+    async with session(database_url, app) as acme:
+        for way in WAYS:
+            key = f"k {way}"
+            theirs, _ = await enqueue(connection, unique_key=key, tenant_id="globex", **way)
+            mine, inserted = await enqueue(acme, unique_key=key, tenant_id="acme", **way)
+            assert inserted
+            assert await enqueue(acme, unique_key=key, tenant_id="acme", payload='{"n": 2}', **way) == (mine, False)
+            for other in ("globex", None):
+                said = []
+                for one in (key, "a key that nobody has"):
+                    with pytest.raises(asyncpg.InsufficientPrivilegeError) as refused:
+                        await enqueue(acme, unique_key=one, tenant_id=other, **way)
+                    said.append(str(refused.value))
+                assert said[0] == said[1]
+            assert (await row_of(connection, theirs))["payload"] == "{}"
+        for call in (
+            "open_window('k {}', 'globex', '1 hour')",
+            "note_window('k {}', 'globex', gen_random_uuid())",
+            "standing_job('x', '{}', 'q', 0::smallint, null, null, null, 'k {}', 'globex', null, true, null, null)",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="may insert no jobs of tenant_id 'globex'"):
+                await acme.execute(f"select pushq.{call}")
+
+
 async def test_a_tenant_reaches_nothing_else(connection: Connection, database_url: str, app: str) -> None:
     """Each object of the schema is closed to tenants, or separates them: a new one that does neither is found here."""
     open_ = await connection.fetch(
@@ -378,7 +407,7 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
     )
     for row in definers:
         assert "search_path=pg_catalog, pg_temp" in row["proconfig"]
-        asks = re.search(r"pushq\.(may_touch|lock_job|edit_queued)\(", row["prosrc"])
+        asks = re.search(r"pushq\.(may_touch|lock_job|edit_queued|refuse_other_tenant)\(", row["prosrc"])
         assert asks or row["proname"] == "tenant_of"
     day = await connection.fetchval("select to_char(min(day), 'YYYY_MM_DD') from pushq.days")
     async with session(database_url, app, "acme") as acme:
