@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 from uuid import UUID
 
 import anyio
@@ -25,15 +25,18 @@ from pushq.desk import CHANGED, LONGEST_SEARCH, Desk, Filter, Listing, Place
 from pushq.errors import DatabaseTrouble, JobUnknown, PushqError, UsageError
 from pushq.exporter.lines import printable
 from pushq.job import NewJob, Status
+from pushq.queue import Enqueued
 from pushq.settings import TEN_YEARS, Settings
 from pushq.waiting import Waiting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+A_YEAR = 366 * 86_400
+"""The longest window of a key, in seconds."""
 
 
-def _refuse_nan(context: click.Context, option: click.Parameter, value: float) -> float:
+def _refuse_nan(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
     """Refuses NaN, which passes every test of a range."""
-    if math.isnan(value):
+    if value is not None and math.isnan(value):
         raise click.BadParameter("nan is not a number of seconds.", context, option)
     return value
 
@@ -62,6 +65,19 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float) -
 )
 @click.option("--unique-key", help="At most one unfinished job may have this key.")
 @click.option(
+    "--standing",
+    type=click.Choice(["keep", "replace"]),
+    help="What becomes of an unfinished job with the key, whose id is printed: keep leaves the job as it is; replace "
+    "gives a queued job what this call says. Without --standing or --window: an error.",
+)
+@click.option(
+    "--window",
+    type=Seconds(0, A_YEAR, min_open=True),
+    callback=_refuse_nan,
+    metavar="SECONDS",
+    help="No second job with the key within SECONDS of the first, finished or not, whose id is printed.",
+)
+@click.option(
     "--wait",
     "waits",
     is_flag=True,
@@ -69,27 +85,37 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float) -
 )
 @as_json
 def enqueue(
-    task: str, payload: str, queue: str, priority: int, delay: float, unique_key: str | None, waits: bool, as_json: bool
+    task: str,
+    payload: str,
+    queue: str,
+    priority: int,
+    delay: float,
+    unique_key: str | None,
+    standing: Literal["keep", "replace"] | None,
+    window: float | None,
+    waits: bool,
+    as_json: bool,
 ) -> None:
     """Inserts a job and prints its id.
 
     \b
       pushq enqueue mail.welcome --payload '{"user_id": 42}'
       pushq enqueue report.build --wait
+      pushq enqueue index.build --unique-key index:42 --standing replace --delay 10
     """
     job = NewJob(task, _payload(payload), queue=queue, priority=priority, unique_key=unique_key)
+    if (standing or window) and unique_key is None:
+        raise UsageError("--standing and --window are about a key; give --unique-key.")
 
     async def insert(desk: Desk) -> Row:
         wanted = replace(job, run_at=await desk.instant(delay)) if delay else job
-        job_id = await desk.insert(wanted)
-        if job_id is None:
-            raise UsageError(f"An unfinished job has the unique key {unique_key!r}; nothing was inserted.")
-        with _telling_of(job_id, waits=waits):
-            if reason := await desk.why_it_waits(task, queue):
+        done = await _enqueued(desk, wanted, standing, window)
+        with _telling_of(done, waits=waits):
+            if done.inserted and (reason := await desk.why_it_waits(task, queue)):
                 click.echo(
                     f"pushq: The job is queued, and waits: {printable(reason)}" + "." * (reason[-1] != "?"), err=True
                 )
-            return await _wait_finished(desk, job_id) if waits else {"id": job_id}
+            return await _wait_finished(desk, done.id) if waits else _row_of(done, standing, window)
 
     row = at_desk(insert)
     if as_json:
@@ -100,6 +126,27 @@ def enqueue(
         click.echo(row["id"])
     if waits and row["status"] != Status.SUCCEEDED:
         sys.exit(1)
+
+
+async def _enqueued(
+    desk: Desk, job: NewJob, standing: Literal["keep", "replace"] | None, window: float | None
+) -> Enqueued:
+    if standing or window:
+        done = await desk.enqueue(job, standing or "keep", timedelta(seconds=window) if window else None)
+        if not done.inserted:
+            click.echo(
+                f"pushq: Job {done.id} has the unique key {printable(repr(job.unique_key))}; no job was inserted.",
+                err=True,
+            )
+        return done
+    job_id = await desk.insert(job)
+    if job_id is None:
+        raise UsageError(f"An unfinished job has the unique key {job.unique_key!r}; nothing was inserted.")
+    return Enqueued(job_id, True)
+
+
+def _row_of(done: Enqueued, standing: str | None, window: float | None) -> Row:
+    return {"id": done.id} | ({"inserted": done.inserted} if standing or window else {})
 
 
 def _payload(text: str) -> dict[str, object]:
@@ -118,15 +165,15 @@ def _payload(text: str) -> dict[str, object]:
 
 
 @contextmanager
-def _telling_of(job_id: UUID, *, waits: bool) -> Iterator[None]:
+def _telling_of(done: Enqueued, *, waits: bool) -> Iterator[None]:
     """Names the job if anything ends the command after the INSERT."""
     try:
         yield
     except BaseException:
         told = (
-            f"No longer waiting for job {job_id}, which goes on."
+            f"No longer waiting for job {done.id}, which goes on."
             if waits
-            else f"Job {job_id} was inserted all the same."
+            else f"Job {done.id} was inserted all the same."
         )
         click.echo(told, err=True)
         raise

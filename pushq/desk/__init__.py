@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from operator import itemgetter
-from typing import Any, Self
+from typing import Any, Literal, Self
 from uuid import UUID
 
 from pushq.database.migrate import check_schema, refuse_hidden
@@ -20,7 +20,7 @@ from pushq.desk.search import LONGEST_LOOK, Filter, pages
 from pushq.desk.waiting import why_never, why_not_now
 from pushq.errors import DatabaseTrouble, PayloadError, UnexpectedState, UsageError, ValueRefused
 from pushq.job import NewJob, Status
-from pushq.queue import Queue
+from pushq.queue import Enqueued, Queue
 
 Row = dict[str, Any]
 Place = tuple[UUID, date]
@@ -103,6 +103,9 @@ class Desk:
 
     async def insert(self, job: NewJob) -> UUID | None:
         return await Queue().insert(job, connection=self._session)
+
+    async def enqueue(self, job: NewJob, standing: Literal["keep", "replace"], window: timedelta | None) -> Enqueued:
+        return await Queue().enqueue(job, connection=self._session, standing=standing, window=window)
 
     async def why_it_waits(self, task: str, queue: str) -> str | None:
         """Why no supervisor would run a job of the task now. None: a supervisor would, or the role may not look."""

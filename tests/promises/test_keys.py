@@ -429,3 +429,36 @@ async def test_python_refuses_a_job_with_an_id_of_its_own_and_what_is_no_job(con
         await Queue().enqueue(enqueue, connection=connection)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="was given one: use enqueue, or put the job in a list"):
         await Queue().enqueue_many(NewJob("echo"), connection=connection)  # type: ignore[arg-type]
+
+
+# The command --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_command_prints_the_id_of_the_job_that_stands(connection: Connection, database_url: str) -> None:
+    arguments = ("enqueue", "echo", "--unique-key", "k")
+    first = invoke(*arguments, "--standing", "keep", url=database_url)
+    job = UUID(first.stdout.strip())
+    for way in (["--standing", "keep"], ["--standing", "replace", "--payload", '{"n": 2}'], ["--window", "60"]):
+        ended = invoke(*arguments, *way, url=database_url)
+        assert (ended.exit_code, ended.stdout) == (0, f"{job}\n")
+        assert ended.stderr == f"pushq: Job {job} has the unique key 'k'; no job was inserted.\n"
+    assert (await row_of(connection, job))["payload"] == '{"n": 2}'
+    await cancel(connection, job)
+    ended = invoke(*arguments, "--window", "60", "--json", url=database_url)
+    assert json.loads(ended.stdout) == {"id": str(job), "inserted": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--standing", "keep"], "--standing and --window are about a key; give --unique-key."),
+        (["--window", "5"], "--standing and --window are about a key; give --unique-key."),
+        (["--unique-key", "k", "--window", "0"], "0.0 is not in the range"),
+        (["--unique-key", "k", "--window", "nan"], "nan is not a number of seconds."),
+        (["--unique-key", "k", "--standing", "swap"], "'swap' is not one of 'keep', 'replace'."),
+    ],
+)
+def test_the_command_refuses_bad_input_in_a_sentence(database_url: str, arguments: list[str], says: str) -> None:
+    ended = invoke("enqueue", "echo", *arguments, url=database_url)
+    assert ended.exit_code
+    assert says in ended.stderr
