@@ -14,6 +14,7 @@ from pushq.job import NewJob
 from pushq.producers import COPY, COPY_SYNC, ENQUEUE, ENQUEUE_SYNC, INSERT, INSERT_SYNC
 from pushq.producers.connections import AsyncConnection, HasSetAutocommit, SyncConnection
 from pushq.producers.rows import interval, parts
+from pushq.storable import refuse_unstorable
 from pushq.written import text_of
 
 if TYPE_CHECKING:
@@ -278,9 +279,17 @@ def encoded(job: NewJob) -> str:
     if text := text_of(job.payload):
         return text
     try:
-        return _encode(dict(job.payload))
+        text = _encode(dict(job.payload))
     except (TypeError, ValueError, RecursionError) as error:
         raise PayloadError(f"The payload of a {job.task!r} job is not JSON: {error}.") from None
+    try:
+        refuse_unstorable(text)
+    except ValueError as error:
+        raise PayloadError(
+            f"The payload of a {job.task!r} job has {error}, which jsonb does not take: leave the character out, or "
+            "send bytes as base64."
+        ) from None
+    return text
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode

@@ -141,6 +141,18 @@ def refuse_nul(text: str) -> None:
         raise ValueError("text with a NUL character")
 
 
+def refuse_unstorable(text: str) -> None:
+    """Raises ValueError for JSON text in ASCII with what jsonb does not take: a NUL, or half of a surrogate pair."""
+    refuse_nul(text)
+    if "\\ud" in text and any(found[1] for found in _SURROGATES.finditer(text)):
+        raise ValueError("text with a lone surrogate")
+
+
+_HIGH, _LOW = r"\\ud[89ab][0-9a-f]{2}", r"\\ud[c-f][0-9a-f]{2}"
+_SURROGATES = re.compile(rf"\\\\|{_HIGH}{_LOW}|({_HIGH}|{_LOW})")
+"""An escaped backslash, a pair, or the half of one."""
+
+
 def _jsonable(value: object) -> Any:
     """Converts a value that json does not know, one level deep. json encodes the result, and refuses NaN inside."""
     if inspect.isgenerator(value):  # a generator may never end

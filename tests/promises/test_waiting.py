@@ -14,7 +14,7 @@ import pytest
 
 from pushq import NewJob, Queue
 from pushq.database.session import Session
-from pushq.errors import DatabaseTrouble, JobUnknown, KeyTaken, WaitTimeout
+from pushq.errors import DatabaseTrouble, JobUnknown, KeyTaken, PayloadError, WaitTimeout
 from pushq.waiting import Waiting
 from tests.support.jobs import Connection, has_count, insert
 from tests.support.proxy import proxied
@@ -330,3 +330,21 @@ async def test_a_retried_job_tells_nobody_who_was_told_before(connection: Connec
     await connection.execute("select pushq.retry($1)", job)
     await has_count(connection, 1, "status = 'queued' and waiters is null")
     assert isinstance(job, UUID)
+
+
+# Refused before anything is sent ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("a\0b", "a NUL character"), ("a\ud800", "a lone surrogate"), ("\ud800\\\udc00", "a lone surrogate")],
+)
+async def test_a_payload_that_jsonb_does_not_take_is_refused_with_a_remedy(
+    connection: Connection, database_url: str, text: str, what: str
+) -> None:
+    says = f"payload of a 'any' job has text with {what}, which jsonb does not take: leave the character out"
+    for insertion in (QUEUE.run(NewJob("any", {"a": [text]}), url=database_url),
+                      QUEUE.insert(NewJob("any", {text: 1}), connection=connection)):  # fmt: skip
+        with pytest.raises(PayloadError, match=says):
+            await insertion
+    assert await QUEUE.insert(NewJob("any", {"a": "\\u0000 \\ud800 \N{GRINNING FACE}"}), connection=connection)
