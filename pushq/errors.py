@@ -1,8 +1,17 @@
 """The exceptions of pushq. Each message is a sentence that names the value and the remedy."""
 
+from __future__ import annotations
+
+from uuid import UUID
+
 
 class PushqError(Exception):
-    """The base of all exceptions that pushq raises on purpose."""
+    """The base of all exceptions that pushq raises on purpose.
+
+    job_id: the job of a `Queue.run` or `Queue.wait` that raised, as soon as the job has an id; else None.
+    """
+
+    job_id: UUID | None = None
 
 
 class UsageError(PushqError):
@@ -54,11 +63,11 @@ class KeyTaken(PushqError):
 
 
 class WaitTimeout(PushqError, TimeoutError):
-    """A job was not finished in time. The message tells what the job is doing. The job goes on."""
+    """A job was not finished in time. The message tells what the job is doing. The job, `job_id`, goes on."""
 
 
 class ResultError(PushqError):
-    """A handler returned a value that cannot be stored as JSON."""
+    """A handler returned a value that cannot be stored as JSON, or a stored result cannot be decoded."""
 
 
 class DatabaseTrouble(PushqError):

@@ -115,12 +115,14 @@ class Queue:
     ) -> Ended:
         """Waits until the job is finished, and returns its end.
 
-        The INSERT must be committed. timeout: seconds; None: for ever. url: of the database; None: the one of the
-        settings, `PUSHQ_DATABASE_URL`. All waits of an event loop share two connections. A wait that is cancelled
+        The INSERT must be committed. timeout: seconds, over 0; None: for ever. url: of the database; None: the one of
+        the settings, `PUSHQ_DATABASE_URL`. All waits of an event loop share two connections. A wait that is cancelled
         leaves nothing behind, and the job goes on.
 
         Raises WaitTimeout, whose message tells what the job is doing; JobUnknown if there is no such job, or if its
-        row is deleted meanwhile; and DatabaseTrouble if the database cannot be asked.
+        row is deleted meanwhile; ResultError if Python cannot decode the result; DatabaseTrouble if the database
+        cannot be asked; SettingsError for a URL that cannot be used; and TypeError or ValueError for what is no id, no
+        timeout or no URL. Errors of pushq that concern the job have its id as `job_id`.
         """
         from pushq.waiting import waiting_here  # noqa: PLC0415 - producers that wait for nothing import no driver
 
@@ -135,7 +137,11 @@ class Queue:
     ) -> Ended:
         """Inserts a job, in a transaction of its own, waits until the job is finished, and returns its end.
 
-        Raises like wait, and KeyTaken if an unfinished job has the same unique_key or id.
+        timeout: seconds for the whole call. All runs of an event loop share two more connections.
+
+        Raises like wait; KeyTaken if an unfinished job has the same unique_key or id; PayloadError for a payload that
+        is not JSON; and ValueRefused for a value that breaks a rule. `job_id` is None in an error if nothing was
+        inserted. WaitTimeout and DatabaseAway say so if nobody knows whether the job was inserted.
         """
         from pushq.waiting import waiting_here  # noqa: PLC0415 - as above
 

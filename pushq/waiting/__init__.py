@@ -6,6 +6,9 @@ the job: if no unfinished row is found, the job has ended, and its row is looked
 committed. If the message is lost (the pool died, the connection was lost, the server's queue was half full), the next
 look finds the end. A look is one statement for all waits.
 
+A job whose row is locked, or at fault, is not watched for the time being, and found by looking: `Pieces` keeps the job
+from harming the others. A wait that is given up takes its wish back before the call returns.
+
 Behind a transaction pooler, nothing is heard, and looks are more frequent.
 """
 
@@ -13,21 +16,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from uuid import UUID, uuid4
+
+import anyio
 
 from pushq.database.patience import reconnect_delay
 from pushq.database.session import Session
-from pushq.database.statements import statement
-from pushq.errors import DatabaseTrouble, JobUnknown, KeyTaken, WaitTimeout
+from pushq.database.url import normalise
+from pushq.errors import (
+    DatabaseTrouble,
+    JobUnknown,
+    KeyTaken,
+    PushqError,
+    ResultError,
+    StatementRolledBack,
+    UnexpectedState,
+    WaitTimeout,
+)
 from pushq.job import Status
 from pushq.settings import Settings
+from pushq.waiting.pieces import WRONG, Pieces
+from pushq.waiting.runs import Lane, Wish
 from pushq.waiting.store import Store
 
 Row: TypeAlias = Mapping[str, Any]
 """A row of ends.sql."""
+Future: TypeAlias = asyncio.Future[Row]
+Asked: TypeAlias = asyncio.Future[Row | None]
 
 LOOK = 5.0
 """Seconds between two looks at all jobs that are waited for."""
@@ -35,6 +55,12 @@ LOOK_DEAF = 0.5
 """The same, where no notification is heard."""
 LINGER = 10.0
 """Seconds for which the connections outlive the last wait."""
+PATIENCE = "100ms"
+"""How long a statement of all waits stands at the lock of one row, or of the table."""
+GRACE = 0.4
+"""Seconds for which a wait that has timed out takes its wish back, and asks what the job is doing."""
+GRACE_CANCELLED = 1.0
+"""The same for a wait that is cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,47 +86,122 @@ class Waiting:
         self._url = url
         self._listen_url = listen_url
         self._channel = f"pushq_{uuid4().hex}"
-        self._waits: dict[UUID, set[asyncio.Future[Row]]] = {}
+        self._waits: dict[UUID, set[Future]] = {}
         self._new = set[UUID]()
         self._told = set[UUID]()
         self._left = set[UUID]()
+        self._asked: dict[UUID, list[Asked]] = {}
+        self._leaving: list[asyncio.Future[None]] = []
         self._stirred = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_deaf = True
         self._has_worked = False
+        self._has_missed = False
+        self._has_watched = False
+        self._has_looked = False
+        self._asks = Session(url, "pushq waits: asks", settings={"lock_timeout": PATIENCE})
+        self._store = Store(self._asks)
+        self._watches = Pieces(self._watch, is_certain=False)
+        self._unwatches = Pieces(self._unwatch, is_certain=True)
+        self._lanes = (Lane(url), Lane(url))
 
     async def wait(self, job_id: UUID, timeout: float | None = None) -> Ended:  # noqa: ASYNC109 - as asyncio.wait_for has it
         """Returns when the job is finished. timeout: seconds.
 
-        Raises JobUnknown, WaitTimeout, and DatabaseTrouble if the database cannot be asked at the first try.
+        Raises JobUnknown, WaitTimeout, ResultError, and DatabaseTrouble if the database cannot be asked at the first
+        try.
         """
+        return _ended(await self.end_of(job_id, timeout))
+
+    async def end_of(self, job_id: UUID, timeout: float | None = None) -> Row:  # noqa: ASYNC109
+        """The same as wait, with the row as it is stored: the result is JSON text."""
+        seconds = seconds_of(timeout)
         if not isinstance(job_id, UUID):
             raise TypeError(f"A job's id is a UUID, not a {type(job_id).__name__}: UUID('…').")
-        future = asyncio.get_running_loop().create_future()
+        try:
+            return await self._end_of(job_id, seconds, seconds)
+        except PushqError as error:
+            raise _with(error, job_id) from error.__cause__
+
+    async def run(self, columns: Sequence[list[object]], timeout: float | None) -> Ended:  # noqa: ASYNC109
+        """Inserts a job, as columns of insert.sql, and waits. Raises like wait, and KeyTaken."""
+        seconds = seconds_of(timeout)
+        began = asyncio.get_running_loop().time()
+        row = [column[0] for column in columns]
+        wish = Wish(row, id=cast("UUID | None", row[0]))
+        await self._insert(wish, seconds)
+        job_id = wish.done.result()
+        try:
+            left = None if seconds is None else began + seconds - asyncio.get_running_loop().time()
+            return _ended(await self._end_of(job_id, left, seconds))
+        except WaitTimeout as error:
+            raise _with(error, job_id) from None
+        except ResultError:
+            raise
+        except PushqError as error:
+            raise _with(error, job_id, f" Job {job_id} was inserted all the same.") from error.__cause__
+
+    async def _insert(self, wish: Wish, seconds: float | None) -> None:
+        """Inserts a job. Where a job has a key, another session may hold the key for long: hence the second lane."""
+        has_key = wish.id is not None or wish.row[_UNIQUE_KEY] is not None
+        self._lanes[has_key].add(wish)
+        try:
+            async with asyncio.timeout(seconds):
+                await wish.done
+        except TimeoutError:
+            if not wish.done.cancelled():
+                return
+            raise _with(WaitTimeout(_not_inserted(wish, seconds)), wish.id if wish.is_sent else None) from None
+        except KeyTaken:
+            raise
+        except PushqError as error:
+            if not wish.is_sent:
+                raise
+            raise _with(error, wish.id, _UNCERTAIN.format(wish.id)) from error.__cause__
+
+    async def _end_of(self, job_id: UUID, left: float | None, seconds: float | None) -> Row:
+        """left: seconds from now. seconds: of the whole call, for the sentence."""
+        future: Future = asyncio.get_running_loop().create_future()
         self._waits.setdefault(job_id, set()).add(future)
         self._new.add(job_id)
         self._stir()
         try:
-            async with asyncio.timeout(timeout):
-                row: Row = await future
+            async with asyncio.timeout(left):
+                return await future
         except TimeoutError:
-            raise WaitTimeout(await self._why(job_id, timeout)) from None
+            if future.done() and not future.cancelled():
+                return future.result()
+            raise WaitTimeout(await self._given_up(job_id, future, seconds)) from None
+        except asyncio.CancelledError:
+            await self._leave(job_id, future, GRACE_CANCELLED)
+            raise
         finally:
             self._forget(job_id, future)
-        return _ended(row)  # here, where a result that cannot be decoded harms no other wait
 
-    async def run(self, columns: Sequence[list[object]], timeout: float | None) -> Ended:  # noqa: ASYNC109
-        """Inserts a job, as columns of insert.sql, and waits. Raises like wait, and KeyTaken."""
-        session = Session(self._url, "pushq waits: inserts")
-        try:
-            rows = await session.fetch(statement("insert"), *columns)
-        finally:
-            await session.close()
-        if not rows:
-            raise KeyTaken("An unfinished job has the same unique_key or id; nothing was inserted.")
-        return await self.wait(rows[0]["id"], timeout)
+    async def _given_up(self, job_id: UUID, future: Future, seconds: float | None) -> str:
+        """What the job is doing, after the wish is taken back, if the database tells in time."""
+        asked: Asked = asyncio.get_running_loop().create_future()
+        if self._task:
+            self._asked.setdefault(job_id, []).append(asked)
+        await self._leave(job_id, future, GRACE)
+        waited = f"Job {job_id} was not finished within {seconds:g} s"
+        if not asked.done() or asked.cancelled():
+            return f"{waited}. The database has not told in time what the job is doing."
+        row = asked.result()
+        return f"{waited}: {_doing(row)}." if row else f"{waited}, and is gone."
 
-    def _forget(self, job_id: UUID, future: asyncio.Future[Row]) -> None:
+    async def _leave(self, job_id: UUID, future: Future, seconds: float) -> None:
+        """Waits until the wish is taken back. Where nobody serves, there is none, or all are taken back."""
+        self._forget(job_id, future)
+        if not self._task:
+            return
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._leaving.append(gone)
+        self._stir()
+        with anyio.move_on_after(seconds, shield=True):
+            await gone
+
+    def _forget(self, job_id: UUID, future: Future) -> None:
         futures = self._waits.get(job_id, set())
         futures.discard(future)
         if not futures and self._waits.pop(job_id, None) is not None and not (future.done() and not future.cancelled()):
@@ -116,32 +217,39 @@ class Waiting:
 
     async def _serve(self) -> None:
         """Serves all waits, until there has been none for a while. Whatever ends the task ends the waits."""
-        asks, hears = Session(self._url, "pushq waits: asks"), Session(self._listen_url, "pushq waits: listens")
+        hears = Session(self._listen_url, "pushq waits: listens")
         failures, self._has_worked = 0, False
         try:
             while True:
                 try:
-                    if not await self._serve_connected(Store(asks), hears):
+                    if not await self._serve_connected(hears):
                         return
                     failures = 0
                 except DatabaseTrouble as error:
                     hears.discard()
-                    if not self._has_worked or error.state.startswith(_WRONG):
+                    if not self._has_worked or error.state.startswith(WRONG):
                         self._fail(error)
                         return
                     failures += 1
                     await asyncio.sleep(reconnect_delay(failures).total_seconds())
-        except BaseException as error:
+        except Exception as error:  # told to those who wait, whatever the kind
+            if not self._waits:
+                raise
             self._fail(error)
+        except BaseException as error:  # the loop is about to end
+            watched = self._left | self._waits.keys()
+            self._fail(error)
+            await self._take_back(watched)
             raise
         finally:
             self._task = None  # before the first await: who comes now needs another task
-            await asks.close()
+            self._release(self._leaving)
+            await self._asks.close()
             await hears.close()
 
-    async def _serve_connected(self, store: Store, hears: Session) -> bool:
+    async def _serve_connected(self, hears: Session) -> bool:
         """Serves until the connection is lost. Returns False if there has been no wait for a while."""
-        lost = asyncio.Event()
+        lost, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def lose() -> None:
             lost.set()
@@ -149,52 +257,108 @@ class Waiting:
 
         await hears.listen({self._channel: self._hear}, lost=lose)
         self._is_deaf = hears.is_pooled
+        self._watches.forget()
         self._new.update(self._waits)
+        looked = loop.time()
         while not lost.is_set():
             self._stirred.clear()
-            await self._attend(store)
+            await self._attend()
             self._has_worked = True
             try:
-                async with asyncio.timeout(self._pause()):
+                async with asyncio.timeout_at(looked + self._pause() if self._waits else loop.time() + LINGER):
                     await self._stirred.wait()
             except TimeoutError:
                 if not self._waits:
                     return False
-                await self._look(store, self._waits)
+            if loop.time() >= looked + self._pause():
+                self._watches.retry()
+                self._unwatches.retry()
+                self._has_missed = False
+                await self._look(self._waits)
+                looked = loop.time()
         return True
 
     def _pause(self) -> float:
-        if not self._waits:
-            return LINGER
-        return LOOK_DEAF if self._is_deaf else LOOK
+        return LOOK_DEAF if self._is_deaf or self._has_missed else LOOK
 
-    async def _attend(self, store: Store) -> None:
+    async def _attend(self) -> None:
         """Watches new jobs, looks at what was told, and takes back the wishes of those that wait no more."""
-        new, self._new = self._new & self._waits.keys(), set()
-        told, self._told = self._told, set()
-        left = self._left - self._waits.keys()
-        if new:
-            told |= new - await store.watch(new, self._channel)
-        if told := told & self._waits.keys():
-            await self._look(store, told)
-        if left:
-            await store.unwatch(left, self._channel)
-        self._left -= left | self._waits.keys()
+        leaving, self._leaving = self._leaving, []
+        try:
+            new, self._new = self._new, set()
+            self._watches.add(new & self._waits.keys())
+            await self._watches.work(self._waits.__contains__)
+            told, self._told = self._told, set()
+            if not self._has_looked:  # at the first time at all, so that a missing right is told at once
+                told |= new
+            if told := told & self._waits.keys() | self._asked.keys():
+                await self._look(told)
+            left, self._left = self._left, set()
+            self._unwatches.add(left)
+            await self._unwatches.work(lambda job_id: job_id not in self._waits)
+            if self._watches.are_due or self._unwatches.are_due:
+                self._stirred.set()
+        finally:
+            self._release(leaving)
 
-    async def _look(self, store: Store, job_ids: Iterable[UUID]) -> None:
-        job_ids = list(job_ids)
-        rows = await store.ends(job_ids)
+    async def _watch(self, job_ids: Collection[UUID]) -> None:
+        """What is not watched has ended, or has no room: to be looked at."""
+        self._has_watched = True
+        self._told |= set(job_ids) - await self._store.watch(job_ids, self._channel)
+
+    async def _unwatch(self, job_ids: Collection[UUID]) -> None:
+        await self._store.unwatch(job_ids, self._channel)
+
+    async def _take_back(self, job_ids: set[UUID]) -> None:
+        """At the end of the loop, within a second."""
+        if job_ids and self._has_watched:
+            with anyio.move_on_after(GRACE_CANCELLED), suppress(DatabaseTrouble):
+                self._unwatches.add(job_ids)
+                while self._unwatches.are_due:
+                    await self._unwatches.work(lambda _: True)
+
+    @staticmethod
+    def _release(leaving: list[asyncio.Future[None]]) -> None:
+        for gone in leaving:
+            if not gone.done():
+                gone.set_result(None)
+
+    async def _look(self, job_ids: Iterable[UUID]) -> None:
+        """Looks at jobs. A look that meets a lock is repeated soon; a row at fault ends its own waits."""
+        job_ids, asked, self._asked = list(job_ids), self._asked, {}
+        pieces = [job_ids] if job_ids else []
+        while pieces:
+            piece = pieces.pop()
+            try:
+                self._see(piece, await self._store.ends(piece), asked)
+                self._has_looked = True
+            except UnexpectedState as error:
+                if error.state.startswith(WRONG) or not error.state:
+                    raise
+                if error.is_timeout:
+                    self._has_missed = True
+                elif half := len(piece) // 2:
+                    pieces += [piece[half:], piece[:half]]
+                else:
+                    self._settle(piece[0], error)
+            except StatementRolledBack:
+                self._has_missed = True
+
+    def _see(self, job_ids: list[UUID], rows: Mapping[UUID, Row], asked: Mapping[UUID, list[Asked]]) -> None:
         for job_id in job_ids:
             row = rows.get(job_id)
             if row is None:
                 self._settle(job_id, JobUnknown(_UNKNOWN.format(job_id)))
             elif Status(row["status"]).is_finished:
                 self._settle(job_id, row)
+            for one in asked.get(job_id, ()):
+                if not one.done():
+                    one.set_result(row)
 
-    def _settle(self, job_id: UUID, end: Row | JobUnknown) -> None:
+    def _settle(self, job_id: UUID, end: Row | PushqError) -> None:
         for future in self._waits.pop(job_id, ()):
             if not future.done():
-                future.set_exception(end) if isinstance(end, JobUnknown) else future.set_result(end)
+                future.set_exception(end) if isinstance(end, PushqError) else future.set_result(end)
 
     def _fail(self, error: BaseException) -> None:
         waits, self._waits = self._waits, {}
@@ -212,21 +376,44 @@ class Waiting:
             return
         self._stirred.set()
 
-    async def _why(self, job_id: UUID, timeout: float | None) -> str:  # noqa: ASYNC109
-        """What the job is doing, for a wait that was given up."""
-        waited = f"Job {job_id} was not finished within {timeout:g} s"
-        session = Session(self._url, "pushq waits: asks", deadline=2.0)
-        try:
-            row = (await Store(session).ends([job_id])).get(job_id)
-        except DatabaseTrouble as error:
-            return f"{waited}. {error}"
-        finally:
-            await session.close()
-        return f"{waited}: {_doing(row)}." if row else f"{waited}, and is gone."
+
+def seconds_of(timeout: object) -> float | None:
+    """A timeout as a number of seconds. None: no limit. Raises TypeError and ValueError for what is none."""
+    if timeout is None:
+        return None
+    remedy = "give a number of seconds over 0, or None to wait for ever."
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout={timeout!r} is of type {type(timeout).__name__}: {remedy}")
+    if not timeout > 0:
+        raise ValueError(f"timeout={timeout!r} is no time to wait: {remedy}")
+    return float(timeout) if timeout < _FOR_EVER else None
 
 
-_WRONG = "42"
-"""What begins the SQLSTATE of a missing right or function: to try again helps nobody."""
+_FOR_EVER = 1e9
+
+
+def _with(error: PushqError, job_id: UUID | None, more: str = "") -> PushqError:
+    """A copy of an error, which may be that of several waits, that names the job."""
+    own = copy(error)
+    own.args = (f"{error}{more}",)
+    own.job_id = job_id
+    return own
+
+
+_UNIQUE_KEY = 8
+"""The place of the column in insert.sql."""
+_UNCERTAIN = " Whether job {} was inserted is unknown."
+
+
+def _not_inserted(wish: Wish, seconds: float | None) -> str:
+    if wish.is_sent:
+        return (
+            f"Job {wish.id} was not finished within {seconds:g} s, and whether the job was inserted is unknown: the "
+            "database has not answered the INSERT. Ask for the job by its id."
+        )
+    return f"Nothing was inserted within {seconds:g} s, and nothing will be: the database has not taken the INSERT."
+
+
 _UNKNOWN = (
     "There is no job {}: nobody has inserted one with this id, the INSERT is not committed, the job was "
     "deleted, or this login may not see it."
@@ -234,7 +421,17 @@ _UNKNOWN = (
 
 
 def _ended(row: Row) -> Ended:
-    result = None if row["result"] is None else json.loads(row["result"])
+    """Where a result that cannot be decoded harms no other wait. Raises ResultError."""
+    try:
+        result = None if row["result"] is None else json.loads(row["result"])
+    except (ValueError, RecursionError) as error:
+        raise _with(
+            ResultError(
+                f"Job {row['id']} has {row['status']}, but Python cannot decode the result: {error}. Read the column "
+                "result as text, or let the handler return long numbers as strings."
+            ),
+            row["id"],
+        ) from None
     return Ended(row["id"], row["task"], row["queue"], Status(row["status"]), result, row["error"], row["attempt"])
 
 
@@ -251,11 +448,22 @@ _HERE: dict[asyncio.AbstractEventLoop, dict[str | None, Waiting]] = {}
 
 
 def waiting_here(url: str | None = None) -> Waiting:
-    """The waits of this event loop at a database. url: None is that of the settings."""
+    """The waits of this event loop at a database. url: None is that of the settings.
+
+    Raises SettingsError for a URL that cannot be used, and TypeError for what is no str.
+    """
     for loop in [loop for loop in _HERE if loop.is_closed()]:
         del _HERE[loop]
     here = _HERE.setdefault(asyncio.get_running_loop(), {})
+    if url is not None and not isinstance(url, str):  # never shown: there may be a password
+        raise TypeError(
+            f"url is a str, 'postgresql://…', or None for the database of the settings, not a {type(url).__name__}."
+        )
     if url not in here:
-        settings = None if url else Settings.load()
-        here[url] = Waiting(url, url) if not settings else Waiting(settings.url, settings.listen_url)
+        if url is not None:
+            normalise(url)
+            here[url] = Waiting(url, url)
+        else:
+            settings = Settings.load()
+            here[url] = Waiting(settings.url, settings.listen_url)
     return here[url]

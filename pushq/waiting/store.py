@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +10,15 @@ from pushq.database.speaker import Speaker
 
 
 class Store(Speaker):
+    async def new_ids(self, number: int) -> list[UUID]:
+        """Ids for new jobs, which ascend."""
+        return [row["id"] for row in await self._fetch("new_ids", number)]
+
+    async def insert(self, rows: Sequence[Sequence[object]]) -> set[UUID]:
+        """The ids of the jobs that were inserted. Jobs whose unique_key or id is taken are left out."""
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return {row["id"] for row in await self._fetch("insert", *columns)}
+
     async def watch(self, job_ids: Iterable[UUID], channel: str) -> set[UUID]:
         """The ids of the jobs whose end will be told."""
         return {row["id"] for row in await self._fetch("watch", list(job_ids), channel)}

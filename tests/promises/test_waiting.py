@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import re
 import signal
 import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
+import anyio
 import asyncpg
 import pytest
 
 from pushq import NewJob, Queue
 from pushq.database.session import Session
-from pushq.errors import DatabaseTrouble, JobUnknown, KeyTaken, PayloadError, WaitTimeout
-from pushq.waiting import Waiting
+from pushq.errors import (
+    DatabaseRefused,
+    DatabaseTrouble,
+    JobUnknown,
+    KeyTaken,
+    PayloadError,
+    ResultError,
+    SettingsError,
+    ValueRefused,
+    WaitTimeout,
+)
+from pushq.queue import columns_of
+from pushq.waiting import Ended, Waiting
+from tests.support.commands import invoke
 from tests.support.jobs import Connection, has_count, insert
 from tests.support.proxy import proxied
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
 
+LATER = datetime(9000, 1, 1, tzinfo=UTC)
+SESSIONS = (
+    "select count(*) from pg_stat_activity where application_name ~ '^pushq waits' and datname = current_database()"
+)
 TOLD = 2.0
 """Seconds within which a wait ends that was told. The next look would come after five."""
 QUEUE = Queue()
@@ -185,8 +207,9 @@ async def test_a_result_that_cannot_be_decoded_harms_its_own_wait_alone(
         await connection.execute("select pushq.take($1, 'anna')", job)
         end = "select pushq.finish(id, token, 'succeeded', $2::text::jsonb) from pushq.jobs where id = $1"
         await connection.execute(end, job, result)
-    with pytest.raises(ValueError, match="4300 digits"):
+    with pytest.raises(ResultError, match=f"Job {hostile} has succeeded.*4300 digits.*Read the column result") as told:
         await waits[0]
+    assert told.value.job_id == hostile
     assert (await waits[1]).result == 7
 
 
@@ -330,6 +353,271 @@ async def test_a_retried_job_tells_nobody_who_was_told_before(connection: Connec
     await connection.execute("select pushq.retry($1)", job)
     await has_count(connection, 1, "status = 'queued' and waiters is null")
     assert isinstance(job, UUID)
+
+
+# Others -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def locked(connection: Connection, database_url: str) -> AsyncIterator[UUID]:
+    """A job with a row that another session has locked."""
+    (job,) = await insert(connection, "any")
+    other = await asyncpg.connect(database_url)
+    async with other.transaction():
+        await other.execute("select from pushq.jobs where id = $1 for update", job)
+        yield job
+    await other.close()
+
+
+async def test_a_wait_for_a_locked_row_harms_no_other(
+    connection: Connection, database_url: str, waiting: Waiting, locked: UUID
+) -> None:
+    """The others come before, together with, and after the wait for the locked row."""
+    early = asyncio.create_task(waiting.wait((await insert(connection, "any", run_at=LATER))[0], 20))
+    await eventually(lambda: waiters(connection))
+    stuck = asyncio.create_task(waiting.wait(locked, 30))
+    jobs = await insert(connection, "any", 20, run_at=LATER)
+    together = [asyncio.create_task(waiting.wait(job, 20)) for job in jobs]
+    await eventually(lambda: connection.fetchval("select count(*) = 21 from pushq.jobs where waiters is not null"))
+    began = time.monotonic()
+    await connection.execute("select pushq.cancel(id) from pushq.jobs where id <> $1", locked)
+    assert {one.status for one in await asyncio.gather(early, *together)} == {"cancelled"}
+    with supervising(database_url):
+        assert (await waiting.run(columns_of([NewJob("echo")]), 10)).status == "succeeded"
+    assert time.monotonic() - began < TOLD + 2
+    stuck.cancel()
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_a_locked_row_is_watched_once_the_lock_is_gone(
+    connection: Connection, database_url: str, waiting: Waiting
+) -> None:
+    (job,) = await insert(connection, "any")
+    other = await asyncpg.connect(database_url)
+    async with other.transaction():
+        await other.execute("select from pushq.jobs where id = $1 for update", job)
+        wait = asyncio.create_task(waiting.wait(job, 20))
+        await asyncio.sleep(1)
+    await eventually(lambda: waiters(connection))
+    await connection.execute("select pushq.cancel($1)", job)
+    assert (await wait).status == "cancelled"
+    await other.close()
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_a_row_that_cannot_be_watched_harms_its_own_wait_alone(connection: Connection, waiting: Waiting) -> None:
+    """Rows with two-dimensional channels, which were not refused formerly, and a foreign trigger that refuses."""
+    hostile, guarded, good = await insert(connection, "any", 3, run_at=LATER)
+    await connection.execute(
+        "alter table pushq.jobs_unfinished disable trigger zz_check_job;"
+        f"update pushq.jobs set waiters = '{{{{pushq_a}},{{pushq_b}}}}' where id = '{hostile}';"
+        "alter table pushq.jobs_unfinished enable always trigger zz_check_job;"
+        "create schema others; create function others.guard() returns trigger language plpgsql as "
+        "$$ begin raise insufficient_privilege; end $$;"
+        "create trigger guard before update on pushq.jobs_unfinished for each row "
+        f"when (old.id = '{guarded}') execute function others.guard()"
+    )
+    waits = [asyncio.create_task(waiting.wait(good, 20))]
+    await eventually(lambda: connection.fetchval("select waiters is not null from pushq.jobs where id = $1", good))
+    waits += [asyncio.create_task(waiting.wait(job, 20)) for job in (hostile, guarded)]
+    waits += [asyncio.create_task(waiting.wait(job, 20)) for job in await insert(connection, "any", 5, run_at=LATER)]
+    await eventually(lambda: connection.fetchval("select count(*) = 7 from pushq.jobs where waiters is not null"))
+    await connection.execute("select pushq.cancel(id) from pushq.jobs")
+    assert {one.status for one in await asyncio.gather(*waits)} == {"cancelled"}
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_a_message_that_is_lost_amid_a_stream_of_waits_costs_the_next_look(
+    connection: Connection, waiting: Waiting
+) -> None:
+    (job,) = await insert(connection, "any")
+    wait = asyncio.create_task(waiting.wait(job, 10))
+    await eventually(lambda: waiters(connection))
+    await connection.execute(f"begin; set local pushq.notify = 'off'; select pushq.cancel('{job}'); commit")
+    (other,) = await insert(connection, "any", run_at=LATER)
+    while not wait.done():
+        with pytest.raises(WaitTimeout):
+            await waiting.wait(other, 0.1)
+    assert (await wait).status == "cancelled"
+
+
+async def test_runs_and_timeouts_share_few_connections(connection: Connection, waiting: Waiting) -> None:
+    most = 0
+
+    async def count() -> None:
+        nonlocal most
+        while True:
+            most = max(most, await connection.fetchval(SESSIONS))
+            await asyncio.sleep(0.01)
+
+    counting = asyncio.create_task(count())
+    runs = [
+        waiting.run(columns_of([NewJob("any", unique_key=key)]), 3) for key in [None] * 300 + [*map(str, range(50))]
+    ]
+    ends = await asyncio.gather(*runs, return_exceptions=True)
+    counting.cancel()
+    assert {str(end).partition(": ")[2].partition(" in")[0] for end in ends} == {"it is queued"}
+    ids = {row["id"] for row in await connection.fetch("select id from pushq.jobs")}
+    assert ids == {end.job_id for end in ends if isinstance(end, WaitTimeout)}
+    assert len(ids) == 350
+    assert most <= 4
+    assert await waiters(connection) == 0
+
+
+async def test_a_run_that_is_refused_or_locked_out_harms_no_other(database_url: str, waiting: Waiting) -> None:
+    other = await asyncpg.connect(database_url)
+    async with other.transaction():
+        await insert(other, "any", unique_key="held")
+        held = asyncio.create_task(waiting.run(columns_of([NewJob("echo", unique_key="held")]), 2))
+        hostile = [NewJob(""), NewJob("any", priority=10**6), NewJob("any", unique_key="a\0"), NewJob("\ud800"),
+                   NewJob("any", timeout=timedelta.max)]  # fmt: skip
+        good = [NewJob("echo"), NewJob("echo", unique_key="free"), NewJob("echo", id=uuid4()), NewJob("echo")]
+        with supervising(database_url):
+            ends = await asyncio.gather(
+                *(waiting.run(columns_of([job]), 10) for job in hostile + good), return_exceptions=True
+            )
+        assert [type(end) for end in ends[:5]] == [ValueRefused] * 5
+        assert {end.status for end in ends[5:] if isinstance(end, Ended)} == {"succeeded"}
+        with pytest.raises(WaitTimeout):
+            await held
+    await other.close()
+
+
+async def test_a_connection_that_was_lost_meanwhile_costs_no_run(
+    connection: Connection, database_url: str, waiting: Waiting
+) -> None:
+    with supervising(database_url):
+        for _ in range(3):
+            assert (await waiting.run(columns_of([NewJob("echo")]), 10)).status == "succeeded"
+            await connection.execute(f"select pg_terminate_backend(pid) {SESSIONS.partition('count(*)')[2]}")
+
+
+# Left behind --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_wait_that_ends_with_its_loop_takes_its_channel_back(connection: Connection, database_url: str) -> None:
+    (job,) = await insert(connection, "any")
+
+    async def is_left_at_the_end() -> None:
+        waits = [asyncio.create_task(QUEUE.wait(job, url=database_url)) for _ in range(2)]
+        await eventually(lambda: connected(database_url, "select waiters is not null from pushq.jobs"))
+        assert not any(wait.done() for wait in waits)
+
+    async def is_cancelled() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(QUEUE.wait(job, url=database_url), 0.3)
+
+    async def times_out() -> None:
+        with pytest.raises(WaitTimeout):
+            await QUEUE.wait(job, timeout=0.3, url=database_url)
+
+    async def is_cancelled_by_anyio() -> None:
+        with anyio.move_on_after(0.3):
+            await QUEUE.wait(job, url=database_url)
+
+    for case in (is_left_at_the_end, is_cancelled, times_out, is_cancelled_by_anyio):
+        await asyncio.to_thread(asyncio.run, case())
+        assert await waiters(connection) == 0, case
+
+
+async def connected(url: str, question: str) -> Any:
+    own = await asyncpg.connect(url)
+    try:
+        return await own.fetchval(question)
+    finally:
+        await own.close()
+
+
+# In time ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_timeout_bounds_the_whole_call_and_names_the_job(
+    connection: Connection, database_url: str, waiting: Waiting
+) -> None:
+    (job,) = await insert(connection, "any")
+    other = await asyncpg.connect(database_url)
+    async with other.transaction():
+        await other.execute("lock pushq.jobs in access exclusive mode")
+        began = time.monotonic()
+        calls = waiting.run(columns_of([NewJob("any")]), 1), waiting.wait(job, 1)
+        run, wait = await asyncio.gather(*calls, return_exceptions=True)
+        assert time.monotonic() - began < 2
+    await other.close()
+    assert isinstance(run, WaitTimeout)
+    assert f"Job {run.job_id} was not finished within 1 s, and whether the job was inserted is unknown" in str(run)
+    assert isinstance(wait, WaitTimeout)
+    assert wait.job_id == job
+    assert "The database has not told in time what the job is doing" in str(wait)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error"),
+    [("5", TypeError), (True, TypeError), (0, ValueError), (-1.5, ValueError), (float("nan"), ValueError)],
+)
+async def test_a_timeout_that_is_no_time_is_refused_before_anything_is_done(
+    connection: Connection, database_url: str, seconds: Any, error: type[Exception]
+) -> None:
+    for call in (QUEUE.run(NewJob("any"), timeout=seconds, url=database_url), QUEUE.wait(uuid4(), timeout=seconds)):
+        with pytest.raises(error, match=f"timeout={seconds!r} is .*: give a number of seconds over 0, or None"):
+            await call
+    assert await connection.fetchval("select count(*) from pushq.jobs") == 0
+
+
+@pytest.mark.parametrize("seconds", [None, float("inf"), 10**400])
+async def test_a_timeout_without_an_end_is_no_limit(connection: Connection, waiting: Waiting, seconds: Any) -> None:
+    (job,) = await insert(connection, "any")
+    await connection.execute("select pushq.cancel($1)", job)
+    assert (await waiting.wait(job, seconds)).status == "cancelled"
+
+
+# Rights and places --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def producer_url(database_url: str, connection: Connection) -> AsyncIterator[str]:
+    """The URL of a login that may insert jobs, and wait for them."""
+    suffix = uuid4().hex[:8]
+    printed = re.sub(r"pushq_(producer|worker|observer)\b", rf"pushq_\1_{suffix}", invoke("migrate", "--roles").stdout)
+    await connection.execute(printed)
+    await connection.execute(f"create role app_{suffix} login password 'secret' in role pushq_producer_{suffix}")
+    parts = urlsplit(database_url)
+    yield parts._replace(netloc=f"app_{suffix}:secret@{parts.netloc.rpartition('@')[2]}").geturl()
+    for role in (f"app_{suffix}", *(f"pushq_{role}_{suffix}" for role in ("producer", "worker", "observer"))):
+        await connection.execute(f"drop owned by {role}; drop role {role}")
+
+
+async def test_a_run_that_may_not_look_names_the_job_that_was_inserted(
+    connection: Connection, producer_url: str
+) -> None:
+    with pytest.raises(DatabaseRefused, match="permission denied") as refused:
+        await QUEUE.run(NewJob("any"), timeout=5, url=producer_url)
+    job = await connection.fetchval("select id from pushq.jobs")
+    assert refused.value.job_id == job
+    assert str(refused.value).endswith(f"Job {job} was inserted all the same.")
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [("mysql://u:secret@here/x", SettingsError), ("", SettingsError), (5, TypeError), (b"x", TypeError)],
+)
+async def test_a_url_that_cannot_be_used_is_refused_in_one_sentence(url: Any, error: type[Exception]) -> None:
+    for call in (QUEUE.wait(uuid4(), timeout=1, url=url), QUEUE.run(NewJob("any"), timeout=1, url=url)):
+        with pytest.raises(error, match=r"^(The database URL must |url is a str)") as refused:
+            await call
+        assert "secret" not in str(refused.value)
+
+
+async def test_what_is_told_to_a_wait_is_not_told_to_the_loop_too(database_url: str) -> None:
+    told = list[Any]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    url = f"{database_url}&sslmode=verify-full&sslrootcert=/nowhere".replace("?&", "?")
+    with pytest.raises(SettingsError, match="is no file"):
+        await QUEUE.wait(uuid4(), timeout=5, url=url)
+    with pytest.raises(SettingsError, match="is no file"):
+        await QUEUE.run(NewJob("any"), timeout=5, url=url)
+    await asyncio.sleep(0.1)
+    gc.collect()
+    assert told == []
 
 
 # Refused before anything is sent ------------------------------------------------------------------------------------
