@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import wraps
@@ -22,7 +23,7 @@ from pushq.cli.events import for_people
 from pushq.cli.options import ListsByItself, Seconds, WholeNumber, as_json
 from pushq.cli.output import Progress, Row, in_short, line, show_rows
 from pushq.desk import CHANGED, LONGEST_SEARCH, Desk, Filter, Listing, Place
-from pushq.errors import DatabaseTrouble, JobUnknown, PushqError, UsageError
+from pushq.errors import DatabaseRefused, DatabaseTrouble, JobUnknown, PushqError, UsageError
 from pushq.exporter.lines import printable
 from pushq.job import NewJob, Status
 from pushq.queue import Enqueued
@@ -182,36 +183,62 @@ def _telling_of(done: Enqueued, *, waits: bool) -> Iterator[None]:
 async def _wait_finished(desk: Desk, job_id: UUID) -> Row:
     settings = Settings.load()
     waiting, progress = Waiting(settings.url, settings.listen_url), Progress()
+    stopped: list[int] = []
     try:
         async with anyio.create_task_group() as beside:
             beside.start_soon(_show_waiting, desk, job_id, progress)
-            trouble = await _trouble_of(waiting, job_id)
+            beside.start_soon(_stop_by_signal, beside.cancel_scope, stopped)
+            end = await _end_of(waiting, job_id)
             beside.cancel_scope.cancel()
     finally:
         progress.end()
-    if trouble and not isinstance(trouble, JobUnknown):
-        raise trouble
-    row = None if trouble else await desk.find(job_id)
+    if stopped:
+        sys.exit(128 + stopped[0])  # as a shell tells of a signal
+    if isinstance(end, PushqError) and not isinstance(end, JobUnknown):
+        raise end
+    row = None if isinstance(end, JobUnknown) else await _row_of(desk, job_id, end)
     if row is None:
         raise UsageError(f"Job {job_id} was deleted during the wait.")
     return row
 
 
-async def _trouble_of(waiting: Waiting, job_id: UUID) -> PushqError | None:
+async def _end_of(waiting: Waiting, job_id: UUID) -> Mapping[str, Any] | PushqError:
     """Waits for the job. Returns what kept the wait from its end: raised in a task group, it would be a group's."""
     try:
-        await waiting.wait(job_id)
+        return await waiting.end_of(job_id)
     except PushqError as error:
         return error
-    return None
+
+
+async def _row_of(desk: Desk, job_id: UUID, end: Mapping[str, Any]) -> Row | None:
+    """The whole row; of a producer that may not read all columns, those that every waiter may read."""
+    try:
+        return await desk.find(job_id)
+    except DatabaseRefused:
+        return {name: end[name] for name in _OF_EVERY_WAITER}
+
+
+_OF_EVERY_WAITER = ("id", "task", "queue", "status", "attempt", "error", "result")
+
+
+async def _stop_by_signal(scope: anyio.CancelScope, stopped: list[int]) -> None:
+    """Gives the wait up in good order, so that the wish to be told is taken back."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+        async for received in signals:
+            stopped.append(received)
+            scope.cancel()
 
 
 async def _show_waiting(desk: Desk, job_id: UUID, progress: Progress) -> None:
     began, status = anyio.current_time(), Status.QUEUED.value
     while True:
-        with suppress(DatabaseTrouble):  # the wait itself tells
+        try:
             row = await desk.find(job_id)
             status = row["status"] if row else "gone"
+        except DatabaseRefused:  # a producer, who may not read the whole row
+            status = "unfinished"
+        except DatabaseTrouble:  # the wait itself tells
+            pass
         progress.show(f"{job_id} {status} {anyio.current_time() - began:.0f} s")
         await anyio.sleep(1)
 

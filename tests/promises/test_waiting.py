@@ -7,6 +7,7 @@ import gc
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -36,7 +37,7 @@ from pushq.waiting import Ended, Waiting
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, has_count, insert
 from tests.support.proxy import proxied
-from tests.support.supervisors import supervising
+from tests.support.supervisors import ROOT, environment, supervising
 from tests.support.waiting import eventually
 
 LATER = datetime(9000, 1, 1, tzinfo=UTC)
@@ -528,6 +529,21 @@ async def connected(url: str, question: str) -> Any:
         await own.close()
 
 
+async def test_a_command_that_waits_and_is_terminated_takes_its_channel_back(
+    connection: Connection, database_url: str
+) -> None:
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 1)):
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "pushq", "enqueue", "any", "--wait", env=environment(database_url),
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        await eventually(lambda: waiters(connection))
+        command.send_signal(number)
+        _, said = await command.communicate()
+        assert (command.returncode, b"No longer waiting" in said, b"Traceback" in said) == (code, True, False)
+        assert await waiters(connection) == 0
+
+
 # In time ------------------------------------------------------------------------------------------------------------
 
 
@@ -594,6 +610,27 @@ async def test_a_run_that_may_not_look_names_the_job_that_was_inserted(
     job = await connection.fetchval("select id from pushq.jobs")
     assert refused.value.job_id == job
     assert str(refused.value).endswith(f"Job {job} was inserted all the same.")
+
+
+async def test_a_command_waits_with_the_rights_that_the_page_names(
+    connection: Connection, database_url: str, producer_url: str
+) -> None:
+    (grant,) = re.findall(
+        r"`grant (select \(.*?\) on pushq.jobs) to app`", (ROOT / "docs/how-to/wait.md").read_text(), re.DOTALL
+    )
+    await connection.execute(f"grant {grant} to {urlsplit(producer_url).username}")
+    with supervising(database_url):
+        for task, payload, code, says in (
+            ("echo", '{"a": 1}', 0, 'result          {"a": 1}\n'),
+            ("fail", "{}", 1, "ValueError: no"),
+        ):
+            command = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "pushq", "enqueue", task, "--payload", payload, "--wait",
+                env=environment(producer_url), stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            output, _ = await command.communicate()
+            assert command.returncode == code
+            assert says in output.decode()
 
 
 @pytest.mark.parametrize(
