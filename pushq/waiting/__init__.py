@@ -55,7 +55,7 @@ LOOK_DEAF = 0.5
 """The same, where no notification is heard."""
 LINGER = 10.0
 """Seconds for which the connections outlive the last wait."""
-PATIENCE = "100ms"
+PATIENCE = "30ms"
 """How long a statement of all waits stands at the lock of one row, or of the table."""
 GRACE = 0.4
 """Seconds for which a wait that has timed out takes its wish back, and asks what the job is doing."""
@@ -155,9 +155,8 @@ class Waiting:
         except KeyTaken:
             raise
         except PushqError as error:
-            if not wish.is_sent:
-                raise
-            raise _with(error, wish.id, _UNCERTAIN.format(wish.id)) from error.__cause__
+            own = _with(error, wish.id, _UNCERTAIN.format(wish.id)) if wish.is_sent else _with(error, None)
+            raise own from error.__cause__
 
     async def _end_of(self, job_id: UUID, left: float | None, seconds: float | None) -> Row:
         """left: seconds from now. seconds: of the whole call, for the sentence."""
@@ -171,24 +170,23 @@ class Waiting:
         except TimeoutError:
             if future.done() and not future.cancelled():
                 return future.result()
-            raise WaitTimeout(await self._given_up(job_id, future, seconds)) from None
+            is_told, row = await self._last_look(job_id, future)
+            if row and Status(row["status"]).is_finished:  # and the message was lost, or the row could not be watched
+                return row
+            raise WaitTimeout(_given_up(job_id, seconds, row, is_told=is_told)) from None
         except asyncio.CancelledError:
             await self._leave(job_id, future, GRACE_CANCELLED)
             raise
         finally:
             self._forget(job_id, future)
 
-    async def _given_up(self, job_id: UUID, future: Future, seconds: float | None) -> str:
-        """What the job is doing, after the wish is taken back, if the database tells in time."""
+    async def _last_look(self, job_id: UUID, future: Future) -> tuple[bool, Row | None]:
+        """Takes the wish back. Whether the database has told of the job in time, and the job's row."""
         asked: Asked = asyncio.get_running_loop().create_future()
         if self._task:
             self._asked.setdefault(job_id, []).append(asked)
         await self._leave(job_id, future, GRACE)
-        waited = f"Job {job_id} was not finished within {seconds:g} s"
-        if not asked.done() or asked.cancelled():
-            return f"{waited}. The database has not told in time what the job is doing."
-        row = asked.result()
-        return f"{waited}: {_doing(row)}." if row else f"{waited}, and is gone."
+        return (True, asked.result()) if asked.done() else (False, None)
 
     async def _leave(self, job_id: UUID, future: Future, seconds: float) -> None:
         """Waits until the wish is taken back. Where nobody serves, there is none, or all are taken back."""
@@ -304,7 +302,9 @@ class Waiting:
     async def _watch(self, job_ids: Collection[UUID]) -> None:
         """What is not watched has ended, or has no room: to be looked at."""
         self._has_watched = True
-        self._told |= set(job_ids) - await self._store.watch(job_ids, self._channel)
+        watched = await self._store.watch(job_ids, self._channel)
+        self._told |= set(job_ids) - watched
+        self._has_worked = True
 
     async def _unwatch(self, job_ids: Collection[UUID]) -> None:
         await self._store.unwatch(job_ids, self._channel)
@@ -435,13 +435,18 @@ def _ended(row: Row) -> Ended:
     return Ended(row["id"], row["task"], row["queue"], Status(row["status"]), result, row["error"], row["attempt"])
 
 
+def _given_up(job_id: UUID, seconds: float | None, row: Row | None, *, is_told: bool) -> str:
+    waited = f"Job {job_id} was not finished within {seconds:g} s"
+    if not is_told:
+        return f"{waited}. The database has not told in time what the job is doing."
+    return f"{waited}: {_doing(row)}." if row else f"{waited}, and is gone."
+
+
 def _doing(row: Row) -> str:
     if row["status"] == Status.RUNNING:
         return f"it has been running for {row['running']:.1f} s, in attempt {row['attempt']}"
-    if row["status"] == Status.QUEUED:
-        due = "is due" if row["due_in"] <= 0 else f"is due in {row['due_in']:.0f} s"
-        return f"it is queued in {row['queue']!r}, and {due}"
-    return f"it is {row['status']} by now"
+    due = "is due" if row["due_in"] <= 0 else f"is due in {row['due_in']:.0f} s"
+    return f"it is queued in {row['queue']!r}, and {due}"
 
 
 _HERE: dict[asyncio.AbstractEventLoop, dict[str | None, Waiting]] = {}

@@ -9,6 +9,8 @@ from uuid import UUID
 
 from pushq.errors import DatabaseRefused, DatabaseTrouble, StatementRolledBack
 
+RETRIED = 20
+"""Jobs set aside of which `retry` sends so many."""
 SLICE = 0.1
 """Seconds after which the work lets the waits that were told go first."""
 
@@ -35,8 +37,9 @@ class Pieces:
             self._due.append(more)
 
     def retry(self) -> None:
-        aside, self._aside = self._aside, []
-        self.add(aside)
+        """Sends some of those again that were set aside, by turns: each that fails again keeps the others waiting."""
+        self.add(self._aside[:RETRIED])
+        del self._aside[:RETRIED]
 
     def forget(self) -> None:
         self._due.clear()

@@ -427,6 +427,16 @@ async def test_a_row_that_cannot_be_watched_harms_its_own_wait_alone(connection:
     assert {one.status for one in await asyncio.gather(*waits)} == {"cancelled"}
 
 
+async def test_a_wait_whose_time_is_up_returns_an_end_of_which_it_was_not_told(
+    connection: Connection, waiting: Waiting
+) -> None:
+    (job,) = await insert(connection, "any")
+    wait = asyncio.create_task(waiting.wait(job, 1))
+    await eventually(lambda: waiters(connection))
+    await connection.execute(f"begin; set local pushq.notify = 'off'; select pushq.cancel('{job}'); commit")
+    assert (await wait).status == "cancelled"
+
+
 @pytest.mark.usefixtures("quick_looks")
 async def test_a_message_that_is_lost_amid_a_stream_of_waits_costs_the_next_look(
     connection: Connection, waiting: Waiting
@@ -443,20 +453,16 @@ async def test_a_message_that_is_lost_amid_a_stream_of_waits_costs_the_next_look
 
 
 async def test_runs_and_timeouts_share_few_connections(connection: Connection, waiting: Waiting) -> None:
-    most = 0
-
-    async def count() -> None:
-        nonlocal most
-        while True:
+    async def most_sessions() -> int:
+        most = 0
+        while not all(run.done() for run in runs):
             most = max(most, await connection.fetchval(SESSIONS))
-            await asyncio.sleep(0.01)
+        return most
 
-    counting = asyncio.create_task(count())
-    runs = [
-        waiting.run(columns_of([NewJob("any", unique_key=key)]), 3) for key in [None] * 300 + [*map(str, range(50))]
-    ]
+    keys = [None] * 300 + [*map(str, range(50))]
+    runs = [asyncio.create_task(waiting.run(columns_of([NewJob("any", unique_key=key)]), 3)) for key in keys]
+    most = await most_sessions()
     ends = await asyncio.gather(*runs, return_exceptions=True)
-    counting.cancel()
     assert {str(end).partition(": ")[2].partition(" in")[0] for end in ends} == {"it is queued"}
     ids = {row["id"] for row in await connection.fetch("select id from pushq.jobs")}
     assert ids == {end.job_id for end in ends if isinstance(end, WaitTimeout)}
@@ -579,7 +585,7 @@ async def test_a_timeout_that_is_no_time_is_refused_before_anything_is_done(
     assert await connection.fetchval("select count(*) from pushq.jobs") == 0
 
 
-@pytest.mark.parametrize("seconds", [None, float("inf"), 10**400])
+@pytest.mark.parametrize("seconds", [None, float("inf"), 10**400], ids=["none", "inf", "huge"])
 async def test_a_timeout_without_an_end_is_no_limit(connection: Connection, waiting: Waiting, seconds: Any) -> None:
     (job,) = await insert(connection, "any")
     await connection.execute("select pushq.cancel($1)", job)
