@@ -47,8 +47,9 @@ class Queue:
         SQLAlchemy over either driver. Nothing is committed. An asyncpg pool inserts in a transaction of its own.
 
         Returns the job's id, or None if an unfinished job has the same unique_key or id. Raises PayloadError for a
-        payload that is not JSON, UnusableConnection for anything else than an open connection of these, and the
-        driver's own error, such as asyncpg's CheckViolationError, for a value that breaks a rule.
+        payload that is not JSON, or has a NUL or a lone surrogate, which jsonb does not take; UnusableConnection for
+        anything else than an open connection of these; and the driver's own error, such as asyncpg's
+        CheckViolationError, for a value that breaks a rule.
         """
         ids = await self.insert_many([job], connection=connection)
         return ids[0] if ids else None
