@@ -116,7 +116,7 @@ def enqueue(
                 click.echo(
                     f"pushq: The job is queued, and waits: {printable(reason)}" + "." * (reason[-1] != "?"), err=True
                 )
-            return await _wait_finished(desk, done.id) if waits else _row_of(done, standing, window)
+            return await _wait_finished(desk, done.id) if waits else _told(done, standing, window)
 
     row = at_desk(insert)
     if as_json:
@@ -146,7 +146,7 @@ async def _enqueued(
     return Enqueued(job_id, True)
 
 
-def _row_of(done: Enqueued, standing: str | None, window: float | None) -> Row:
+def _told(done: Enqueued, standing: str | None, window: float | None) -> Row:
     return {"id": done.id} | ({"inserted": done.inserted} if standing or window else {})
 
 
