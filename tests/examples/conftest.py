@@ -1,4 +1,4 @@
-"""The examples in docs/examples: each test runs on the newest PostgreSQL and on the oldest.
+"""The examples in docs/examples: each test runs on the newest PostgreSQL, and by tests/prove/examples on the oldest.
 
 A module names its example in EXAMPLE. `database_url` and `connection` are then of a database with pushq and the
 example's `schema.sql`, `migrated_url` and `migrated` of a database with pushq alone.
@@ -20,8 +20,12 @@ from tests.support.jobs import Connection
 from tests.support.server import ADDRESSES, Server, server_at
 
 
-@pytest.fixture(scope="session", params=["server", "oldest"], ids=["newest", "oldest"])
+@pytest.fixture(scope="session", params=["server"], ids=["newest"])
 def server(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Server:
+    return server_of(request, pytestconfig)
+
+
+def server_of(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Server:
     if request.param == "oldest" and not oldest.binaries():
         pytest.skip(f"there is no PostgreSQL {oldest.VERSION} here, and Debian's package cannot be had")
     return server_at(pytestconfig.stash[ADDRESSES][request.param])

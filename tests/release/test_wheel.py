@@ -57,17 +57,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    return _install(tmp_path_factory.mktemp("installation"), wheel)
+    return install(tmp_path_factory.mktemp("installation"), wheel)
 
 
-def _install(home: Path, *wheels: Path) -> Installation:
+def install(home: Path, *wheels: Path) -> Installation:
     """The dependencies are this environment's own, by a .pth file. It does not bring the checkout: Python obeys no .pth
     files in a folder that it found by one.
     """
     place, desk = home / "environment", home / "desk"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
     for wheel in wheels:
-        _pip(place, "install", "--no-deps", "--no-index", str(wheel))
+        pip(place, "install", "--no-deps", "--no-index", str(wheel))
     (site_packages,) = place.glob("lib/python3*/site-packages")
     (site_packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     desk.mkdir()
@@ -75,7 +75,7 @@ def _install(home: Path, *wheels: Path) -> Installation:
     return Installation(wheels[-1], place, desk)
 
 
-def _pip(place: Path, command: str, *arguments: str) -> None:
+def pip(place: Path, command: str, *arguments: str) -> None:
     pip = [sys.executable, "-m", "pip", "--python", str(place), command, "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *arguments], check=True)
 
@@ -128,41 +128,3 @@ def test_an_installed_pushq_migrates_a_database_and_runs_a_job_of_a_module_in_th
         supervisor.wait()
 
     assert (row["status"], str(row["result"])) == ("succeeded", "42")
-
-
-@pytest.fixture(scope="session")
-def namesake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel such as `pip install pushq` brings: somebody else's, with the same import name."""
-    built = tmp_path_factory.mktemp("namesake") / "pushq-0.1.0b4-py3-none-any.whl"
-    metadata = {
-        "METADATA": "Metadata-Version: 2.1\nName: pushq\nVersion: 0.1.0b4\n",
-        "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    files = {"pushq/__init__.py": "__all__ = ['Retry']\n", "pushq/_client.py": ""}
-    files |= {f"pushq-0.1.0b4.dist-info/{name}": text for name, text in metadata.items()}
-    record = "".join(f"{name},,\n" for name in [*files, "pushq-0.1.0b4.dist-info/RECORD"])
-    with zipfile.ZipFile(built, "w") as archive:
-        for name, text in (files | {"pushq-0.1.0b4.dist-info/RECORD": record}).items():
-            archive.writestr(name, text)
-    return built
-
-
-@pytest.mark.parametrize("comes_last", [False, True])
-def test_beside_the_package_of_the_same_name_pushq_refuses_to_start_until_both_are_put_right(
-    wheel: Path, namesake: Path, tmp_path: Path, comes_last: bool
-) -> None:
-    installation = _install(tmp_path, *([wheel, namesake] if comes_last else [namesake, wheel]))
-    assert _refusal(installation).startswith("pushq: The distribution 'pushq' is somebody else's")
-
-    _pip(installation.environment, "uninstall", "--yes", "pushq")
-    assert _refusal(installation).endswith("pip install --force-reinstall --no-deps pushq-pg\n")
-    _pip(installation.environment, "install", "--force-reinstall", "--no-deps", "--no-index", str(wheel))
-    assert "pushq, version" in installation.run(installation.pushq, "--version")
-    assert "MODULE:TASKS" in installation.run(installation.pushq, "supervise", "--help")
-
-
-def _refusal(installation: Installation) -> str:
-    command = [installation.pushq, "jobs"]
-    ended = subprocess.run(command, env=environment(None), cwd=installation.desk, capture_output=True, check=False)
-    assert ended.returncode == 2
-    return ended.stderr.decode()
