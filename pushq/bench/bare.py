@@ -42,9 +42,9 @@ def claim_arguments(limit: int) -> tuple[object, ...]:
 
 def finish_arguments(rows: Rows, result: str | None = None) -> tuple[object, ...]:
     rows = sorted(rows, key=lambda row: row["id"].bytes)  # as pushq.end_sorted() asks for
-    now = [0.0] * len(rows)
+    began, now = [0.001] * len(rows), [0.0] * len(rows)
     results = [] if result is None else [result] * len(rows)
-    return [row["id"] for row in rows], [row["token"] for row in rows], now, now, [], [], [], results
+    return [row["id"] for row in rows], [row["token"] for row in rows], began, now, [], [], [], results
 
 
 # pushq's statements -------------------------------------------------------------------------------------------------
@@ -182,8 +182,9 @@ def _claim_for_pgbench() -> str:
 
 
 def _finish_for_pgbench() -> str:
-    now, usual = "array_fill(0::float8, array[:jobs::int])", "'{}'"
-    return _filled_in("finish", ":ids", ":tokens", now, now, usual, usual, usual, usual)
+    began, now = (f"array_fill({ago}::float8, array[:jobs::int])" for ago in (0.001, 0))
+    usual = "'{}'"
+    return _filled_in("finish", ":ids", ":tokens", began, now, usual, usual, usual, usual)
 
 
 def _filled_in(name: str, *arguments: str) -> str:
