@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -51,6 +53,40 @@ async def test_in_sql(connection: Connection, database_url: str) -> None:
     assert await connection.fetchval(watch)
     assert await connection.fetchval(look.removesuffix(";")) == "queued"
     await listener.close()
+
+
+async def test_in_psycopg(database_url: str, tmp_path: Path) -> None:
+    (program,) = blocks("python", section(PAGE, "In any language"))
+    (tmp_path / "reports.py").write_text(TASKS)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    with supervising(database_url, tasks="reports:tasks", directory=str(tmp_path)):
+        assert await asyncio.to_thread(names["report"], database_url, 42) == ("succeeded", {"of": 42})
+
+
+async def test_in_psql(database_url: str, tmp_path: Path, server_bin_directory: Path) -> None:
+    (tmp_path / "reports.py").write_text(TASKS)
+    channel = f"pushq_{uuid4().hex}"
+    with supervising(database_url, tasks="reports:tasks", directory=str(tmp_path)):
+        psql = await asyncio.create_subprocess_exec(
+            server_bin_directory / "psql", "--no-psqlrc", database_url,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        assert psql.stdin
+        assert psql.stdout
+        psql.stdin.write(
+            f"listen {channel};\ninsert into pushq.jobs (task, payload, waiters) "
+            f"values ('report.build', '{{\"user_id\": 7}}', '{{{channel}}}');\n".encode()
+        )
+        said = ""
+        async with asyncio.timeout(20):
+            while "Asynchronous notification" not in said:  # psql tells with the next command
+                psql.stdin.write(b"select pg_sleep(0.05);\n")
+                said = (await psql.stdout.readline()).decode()
+        psql.stdin.close()
+        await psql.wait()
+    assert f'"{channel}" with payload' in said
+    assert ' succeeded"' in said
 
 
 async def test_in_node(database_url: str, tmp_path: Path) -> None:
