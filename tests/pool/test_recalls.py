@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import anyio
+import anyio.lowlevel
 
 from pushq import Tasks, current_job
 from pushq.events import Event, JobRecalled, subscribe
@@ -39,6 +40,13 @@ async def load(_: Job) -> str | None:
     return "{}"
 
 
+async def has_recalled(jobs: int) -> None:
+    with anyio.fail_after(10):
+        while len(recalled) < jobs:
+            await anyio.lowlevel.checkpoint()
+    assert len(recalled) == jobs
+
+
 @on_a_pool_s_loop
 async def test_a_job_that_is_recalled_before_a_worker_begins_does_not_begin() -> None:
     begun.clear()
@@ -50,8 +58,7 @@ async def test_a_job_that_is_recalled_before_a_worker_begins_does_not_begin() ->
     for one in (jobs[1], jobs[3], batch[0], batch[2]):
         recalls.hear(digest(one))
     recalls.hear(digest(job(9)))
-    await anyio.sleep(0.01)
-    assert len(recalled) == 4
+    await has_recalled(4)
 
     intake.close()
     with subscribe(told.append):
@@ -72,7 +79,7 @@ async def test_a_recalled_job_that_is_given_back_is_not_kept() -> None:
     recalls = Recalls(Attempts(load), intake)
     intake.put([job(1), job(2)], is_full=False)
     recalls.hear(digest(job(2)))
-    await anyio.sleep(0.01)
+    await has_recalled(1)
     outcomes = [given_back(one) for one in intake.give_back()]
 
     assert [(one.job.id.int, one.kind) for one in outcomes] == [(1, "released"), (2, "cancelled")]

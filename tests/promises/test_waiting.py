@@ -398,7 +398,11 @@ async def test_a_locked_row_is_watched_once_the_lock_is_gone(
     async with other.transaction():
         await other.execute("select from pushq.jobs where id = $1 for update", job)
         wait = asyncio.create_task(waiting.wait(job, 20))
-        await asyncio.sleep(1)
+
+        async def is_set_aside() -> bool:
+            return bool(waiting._watches._aside)
+
+        await eventually(is_set_aside)
     await eventually(lambda: waiters(connection))
     await connection.execute("select pushq.cancel($1)", job)
     assert (await wait).status == "cancelled"
@@ -658,7 +662,11 @@ async def test_what_is_told_to_a_wait_is_not_told_to_the_loop_too(database_url: 
         await QUEUE.wait(uuid4(), timeout=5, url=url)
     with pytest.raises(SettingsError, match="is no file"):
         await QUEUE.run(NewJob("any"), timeout=5, url=url)
-    await asyncio.sleep(0.1)
+
+    async def nobody_serves() -> bool:
+        return not any(task.get_name().startswith("pushq waits") for task in asyncio.all_tasks())
+
+    await eventually(nobody_serves)
     gc.collect()
     assert told == []
 
