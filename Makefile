@@ -31,7 +31,7 @@ quick: $(READY) ## test within a minute what needs little: pure parts, the pool'
 test: $(READY) ## test within six minutes all that a change can break, against a real PostgreSQL
 	@$(BIN)/pytest --ignore=tests/prove
 
-prove: $(READY) ## test the tests and the benchmark, within half an hour: planted bugs, checkers, all pairs, the largest models, the examples on 15
+prove: $(READY) ## test the tests and the benchmark, within half an hour; and the wheel, short batteries, the examples on 15
 	@$(BIN)/pytest --session-timeout=1800 tests/prove
 
 torture-bell: $(READY) ## try to make it lose a wake-up (MINUTES=30 SEED=… PLANTED=… chooses a bug to be found)

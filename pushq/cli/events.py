@@ -39,9 +39,10 @@ def events(kinds: tuple[str, ...], tenant: str | None, limit: int, follows: bool
     wanted = Wanted(kinds or None, tenant)
     if follows:
         try:
-            at_desk(lambda desk: _follow(desk, wanted, limit, as_json))
+            at_desk(lambda desk: _follow(desk, wanted, limit, as_json))  # until Ctrl-C
         except KeyboardInterrupt:
             sys.exit(130)
+        return
     rows = at_desk(lambda desk: desk.newest_events(wanted, limit))
     shown = rows if as_json else [for_people(row) for row in rows]
     show_rows(shown, LISTED, as_json=as_json, empty="No events match.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.release.test_wheel import Installation, install, pip, wheel  # noqa: F401
+from tests.prove.release.test_wheel import Installation, install, pip, wheel  # noqa: F401
 from tests.support.supervisors import environment
 
 
