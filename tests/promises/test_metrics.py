@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pushq.exporter.metrics import _histogram
 from tests.cli.test_exporter import exporting, get
+from tests.support.databases import until_alone
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.metrics import scrape
 from tests.support.proxy import proxied
@@ -179,12 +180,12 @@ async def test_a_scrape_reads_no_job(database_url: str, connection: Connection) 
             assert "pushq_jobs_finished_total" in text
         exporter.send_signal(signal.SIGTERM)
         assert exporter.wait(10) == 0
-    await _is_alone(connection)
+    await until_alone(connection)
     after = await _reads_of_jobs(connection)
     reader = await asyncpg.connect(database_url)
     await count(reader)
     await reader.close()
-    await _is_alone(connection)
+    await until_alone(connection)
 
     assert after == before
     assert await _reads_of_jobs(connection) > before  # else nobody would have noticed
@@ -198,16 +199,6 @@ async def _reads_of_jobs(connection: Connection) -> tuple[int, int]:
     )
     assert row
     return row[0], row[1]
-
-
-async def _is_alone(connection: Connection) -> None:
-    """Waits until the sessions of others have ended."""
-    others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-
-    async def look() -> bool:
-        return await connection.fetchval(f"select count(*) = 0 {others} and backend_type = 'client backend'") is True
-
-    await eventually(look)
 
 
 async def test_while_the_database_does_not_answer_the_metrics_say_so_and_tell_of_the_process_alone(

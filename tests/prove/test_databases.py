@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from tests.support.databases import Databases
+from tests.support.databases import Databases, until_alone
 from tests.support.jobs import finished, insert
 from tests.support.server import Server
 from tests.support.supervisors import supervising
@@ -131,9 +131,7 @@ async def test_a_database_in_which_jobs_ran_is_as_new(
         async with server.fresh_database(template) as new:
             assert _dump(again, server_bin_directory) == _dump(new, server_bin_directory)
         connection = await asyncpg.connect(again)
-        assert (
-            await connection.fetchval("select count(*) from pg_stat_activity where datname = current_database()") == 1
-        )
+        await until_alone(connection)
         assert await connection.fetchval("select count(*) from pg_stats where schemaname = 'pushq'") == 0
         assert await connection.fetchval("select pg_try_advisory_lock(7)")
         await connection.close()

@@ -16,6 +16,7 @@ import asyncpg
 from tests.support.catalogue import catalogue
 from tests.support.jobs import Connection
 from tests.support.server import Server
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,20 @@ class Databases:
         finally:
             await connection.close()
 
+
+async def until_alone(connection: Connection) -> None:
+    """Waits until the other sessions in the connection's database have ended: a client ends before its session does."""
+
+    async def look() -> bool:
+        return await connection.fetchval(f"select count(*) = 0 {_CLIENTS}") is True
+
+    await eventually(look)
+
+
+_CLIENTS = """
+from pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+"""
 
 _END_OTHERS = """
 select pg_terminate_backend(pid, 5000)
