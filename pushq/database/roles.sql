@@ -83,13 +83,14 @@ begin
 
     grant insert (
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
-        submitted_by, waiters
+        submitted_by, waiters, webhook_url, traceparent
     ) on pushq.jobs to {producer};
     grant select (id) on pushq.jobs to {producer};
     grant execute on function
         pushq.uuidv7(), pushq.broken_rule, pushq.refuse_job(text), pushq.may_have_long_numbers(jsonb),
         pushq.is_too_long(jsonb), pushq.gate_clock(), pushq.ring_bell(text), pushq.ring(text),
-        pushq.are_channels(text[]), pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.enqueue,
+        pushq.are_channels(text[]), pushq.is_webhook_url(text), pushq.is_traceparent(text), pushq.broken_rule_of_options,
+        pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.enqueue,
         pushq.enqueue_many(jsonb, text, interval, interval), pushq.check_enqueue(text, interval, interval),
         pushq.open_window(text, text, interval), pushq.note_window(text, text, uuid, timestamptz), pushq.standing_job
         to {producer};

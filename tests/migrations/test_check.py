@@ -68,12 +68,12 @@ RIGHTS = {
         "producer: execute on are_channels(text[]), "
         "producer: execute on broken_rule(text, jsonb, text, timestamp with time zone, integer, interval, text, text, "
         "text, text, text, integer, integer, integer, timestamp with time zone, timestamp with time zone, date, text, "
-        "integer, uuid), producer: execute on check_enqueue(text, interval, interval), "
+        "integer, uuid), producer: execute on broken_rule_of_options(text[], text, text), "
+        "producer: execute on check_enqueue(text, interval, interval), "
         "producer: execute on enqueue(text, jsonb, text, integer, timestamp with time zone, integer, interval, text, "
         "text, text, text[], text, interval, interval), "
         "producer: execute on enqueue_many(jsonb, text, interval, interval), "
-        "producer: execute on gate_clock(), producer: execute on is_too_long(jsonb), "
-        "producer: execute on may_have_long_numbers(jsonb) and 10 more"
+        "producer: execute on gate_clock(), producer: execute on is_too_long(jsonb) and 13 more"
     ),
     "revoke update on pushq.queues from {worker}": "worker: update on queues",
     "revoke execute on function pushq.make_days(int) from {worker}": "worker: execute on make_days(integer)",

@@ -28,6 +28,21 @@ RUNNING = {
 FINISHED = {"status": "'succeeded'", "finished_on": TODAY, "finished_at": "now()"}
 NAMES = ("task", "queue", "unique_key", "tenant_id", "correlation_id", "submitted_by")
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
+NO_URLS = (
+    "", "example.com", "ftp://example.com", "javascript:alert(1)", "http://", "http:///path", "https://?q",
+    "//example.com",
+    "http://user@example.com/", "http://user:pass@example.com/", "http://example.com#part", "http://exa mple.com/",
+    "http://example.com\\@evil.example/", "http://example.com/a b", "http://exämple.com/", "http://example.com/\n",
+    "http://example.com/" + "x" * 2000, " http://example.com/", "http://%31%32%37.0.0.1/",
+)  # fmt: skip
+NO_TRACEPARENTS = (
+    "", "00", TRACE, f"00-{TRACE}", f"ff-{TRACE}-01", f"00-{TRACE}-01-more", f"00-{TRACE.upper()}-01",
+    f" 00-{TRACE}-01",
+    f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01", f"00-{TRACE}-1",
+    f"00-{TRACE}-01\n", f"01-{TRACE}-01-{'x' * 200}", f"01-{TRACE}-01more",
+)  # fmt: skip
+
 BROKEN: list[tuple[str, dict[str, str]]] = [
     *[(f"jobs_{name}_has_1_to_200_characters", {name: "''"}) for name in NAMES],
     *[(f"jobs_{name}_has_1_to_200_characters", {name: "repeat('ü', 201)"}) for name in NAMES],
@@ -44,6 +59,9 @@ BROKEN: list[tuple[str, dict[str, str]]] = [
         ("jobs_timeout_is_positive_and_at_most_a_year", {"timeout": f"'{value}'"})
         for value in ("0", "-1 second", "1 year 1 second", "170000000 years", "-170000000 years")
     ],
+    *[("jobs_webhook_url_is_http_of_at_most_2000_characters", {"webhook_url": f"e'{url}'"}) for url in NO_URLS],
+    *[("jobs_traceparent_is_of_w3c_trace_context", {"traceparent": f"e'{header}'"}) for header in NO_TRACEPARENTS],
+    *[("jobs_waiters_are_1_to_16_channels", {"waiters": f"'{names}'"}) for names in ("{}", "{pushq}", "{null}")],
     *[("jobs_counts_are_not_negative", {name: "-1"}) for name in ("attempt", "failures", "crashes")],
     ("jobs_status_is_known", FINISHED | {"status": "'done'"}),
     ("jobs_status_is_known", FINISHED | {"status": "'Succeeded'"}),
@@ -71,6 +89,11 @@ SOUND: list[dict[str, str]] = [
     {"timeout": "'1 microsecond'"},
     {"timeout": "'1 year'"},
     {"priority": "-32768"},
+    {"webhook_url": "'https://example.com'"},
+    {"webhook_url": "'HTTP://[::1]:8080/a/b?c=d&e=%20[f]'"},
+    {"webhook_url": "'http://example.com/' || repeat('x', 1981)"},
+    {"traceparent": f"'00-{TRACE}-01'"},
+    {"traceparent": f"'cc-{TRACE}-01-what.the-future-brings'"},
     RUNNING,
     FINISHED,
     FINISHED | {"status": "'failed'", "token": "gen_random_uuid()"},
@@ -99,7 +122,10 @@ async def test_a_row_that_breaks_a_rule_is_refused_by_a_constraint_whose_name_sa
 
 
 async def test_the_names_of_all_rules_are_tried(connection: Connection) -> None:
-    of_a_row = await connection.fetchval("select pg_get_functiondef('pushq.broken_rule'::regproc)")
+    of_a_row = await connection.fetchval(
+        "select pg_get_functiondef('pushq.broken_rule'::regproc)"
+        " || pg_get_functiondef('pushq.broken_rule_of_options'::regproc)"
+    )
     of_a_day = await connection.fetch(
         "select conname from pg_constraint where contype = 'c' and conname !~ '^jobs_\\d' "
         "and conrelid = to_char(pushq.utc_today(), '\"pushq.jobs_\"YYYY_MM_DD')::regclass"

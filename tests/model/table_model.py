@@ -84,6 +84,8 @@ class Row:
     payload_is_too_long: bool | None = None
     waiters: list[str] | None = None
     progress: str | None = None
+    webhook_url: str | None = None
+    traceparent: str | None = None
     started_at: Moment | None = None
     finished_at: Moment | None = None
     supervisor: str | None = None
