@@ -398,6 +398,15 @@ class DaysChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobsPurged(Event):
+    """The sweeper deleted finished jobs whose queue keeps jobs for a shorter time than their day."""
+
+    level: ClassVar[Level] = "debug"
+    jobs: int
+    days: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LogLinesDropped(Event):
     """Lines were dropped, because the reader of the log was too slow."""
 

@@ -75,7 +75,9 @@ class Settings(BaseSettings):
     log_errors: Annotated[Literal["brief", "full"], AnyCase] = Field(
         "brief", description="A job's error in the log: type and place (brief), or message and traceback too (full)."
     )
-    retention: Seconds = Field(604800.0, description="How long finished jobs are kept, to the day.")
+    retention: Seconds = Field(
+        604800.0, description="How long finished jobs are kept, to the day, if their queue says nothing else."
+    )
 
     @classmethod
     def load(cls, **flags: Any) -> Self:

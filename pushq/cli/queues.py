@@ -12,12 +12,12 @@ from pushq.desk import COUNTED_NOW, Desk
 EVERY = "*"
 MOST_COUNTED = 2 * COUNTED_NOW
 """Counted now at most: jobs of priority 0, and jobs of others."""
-LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused", "all_events")
+LISTED = ("queue", "queued", "running", "oldest_seconds", "served", "paused", "all_events", "keep", "keep_failed")
 
 
 @click.group(cls=ListsByItself)
 def queues() -> None:
-    """Lists, pauses and resumes queues, and chooses their events. Without a command: lists queues.
+    """Lists, pauses and resumes queues, and chooses what is kept of them. Without a command: lists queues.
 
     \b
       pushq queues pause mail     # running jobs run on; queued jobs wait
@@ -103,9 +103,43 @@ def all_events(names: tuple[str, ...], is_off: bool, as_json: bool) -> None:
     show_rows(at_desk(change), ("queue", "did"), as_json=as_json, empty="")
 
 
-def _change(verb: str, names: tuple[str, ...], every: bool, as_json: bool) -> None:
+@queues.command()
+@_names
+@click.option("--all", "every", is_flag=True, help="All queues that say nothing themselves.")
+@click.option("--for", "keep", metavar="TIME", help="How long finished jobs are kept: 2h, 30d; 0: not at all.")
+@click.option("--failed", "keep_failed", metavar="TIME", help="How long failed jobs are kept. Without: as the others.")
+@click.option("--default", "is_default", is_flag=True, help="As `--all` says, else as PUSHQ_RETENTION.")
+@as_json
+def keep(
+    names: tuple[str, ...], every: bool, keep: str | None, keep_failed: str | None, is_default: bool, as_json: bool
+) -> None:
+    """Chooses how long finished jobs of the queues are kept.
+
+    TIME is an interval of PostgreSQL's. Jobs go at the next sweep after that time. The choice replaces the former one:
+    without --for, jobs that did not fail are kept by default.
+
+    \b
+      pushq queues keep mail --for 2h --failed 30d
+      pushq queues keep --all --failed 90d
+      pushq queues keep mail --default
+    """
+    _refuse_unclear(names, every)
+    if is_default == bool(keep or keep_failed):
+        raise click.UsageError("Give --for, --failed or both; or --default alone.")
+
+    async def change(desk: Desk) -> list[dict[str, str]]:
+        return [{"queue": name, "did": await desk.keep(name, keep, keep_failed)} for name in names or (EVERY,)]
+
+    show_rows(at_desk(change), ("queue", "did"), as_json=as_json, empty="")
+
+
+def _refuse_unclear(names: tuple[str, ...], every: bool) -> None:
     if bool(names) == every:
         raise click.UsageError("Name queues, or give --all.")
+
+
+def _change(verb: str, names: tuple[str, ...], every: bool, as_json: bool) -> None:
+    _refuse_unclear(names, every)
 
     async def change(desk: Desk) -> list[dict[str, str]]:
         did = [{"queue": name, "did": await desk.change(verb, name)} for name in names or (EVERY,)]

@@ -57,7 +57,7 @@ begin
         where oid = any('{{
             pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
             pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
-            pushq.tenant_roles, pushq.job_events, pushq.unique_windows}}'::regclass[])
+            pushq.tenant_roles, pushq.job_events, pushq.unique_windows, pushq.purges}}'::regclass[])
         and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
     loop
@@ -71,7 +71,8 @@ begin
     execute format('grant select on sequence %s to public, %I', gates, roles[1]);
     execute format('grant usage, select, update on sequence %s to %I, %I', gates, roles[2], roles[4]);
     revoke execute on function
-        pushq.make_days(int), pushq.retire_days(interval), pushq.tenant_of(name), pushq.may_touch(text), pushq.grant_to_tenants(),
+        pushq.make_days(int), pushq.retire_days(interval), pushq.days_to_purge(interval),
+        pushq.purge_day(date, interval, int, int), pushq.tenant_of(name), pushq.may_touch(text), pushq.grant_to_tenants(),
         pushq.separate_tenants(), pushq.unite_tenants(), pushq.delete_tenant(text, int), pushq.cancel(uuid, text), pushq.retry(uuid, text),
         pushq.reprioritize(uuid, int), pushq.reschedule(uuid, timestamptz), pushq.change(uuid, text, text),
         pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.make_event_days(), pushq.retire_event_days(),
@@ -120,7 +121,7 @@ begin
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
         pushq.tenant_roles, pushq.job_events
         to {observer};
-    grant execute on function pushq.run_bounds(), pushq.wait_bounds() to {observer};
+    grant execute on function pushq.run_bounds(), pushq.wait_bounds(), pushq.keep_rules() to {observer};
 
     perform set_config('search_path', path, true);
 end

@@ -204,7 +204,10 @@ class Desk:
         return history.follow(self._changes, wanted, limit, told)
 
     async def list_queues(self) -> list[Row]:
-        """Rows of queue, queued, running, oldest_seconds, served, paused, is_exact, all_events: see list_queues.sql."""
+        """Rows of queue, queued, running, oldest_seconds, served, paused, is_exact, all_events, keep, keep_failed.
+
+        See list_queues.sql.
+        """
         rows = await self._session.fetch(statement("list_queues"), SHOWN_QUEUES, COUNTED_NOW)
         if not rows:
             await refuse_hidden(self._session, self._url)
@@ -221,6 +224,13 @@ class Desk:
         """Calls pushq.cancel, retry, pause or resume. Returns the function's answer, such as "cancelled"."""
         assert verb in ("cancel", "retry", "pause", "resume")
         (row,) = await self._changes.fetch(f"select pushq.{verb}($1) as did", what)
+        return str(row["did"])
+
+    async def keep(self, queue: str, keep: str | None, keep_failed: str | None) -> str:
+        """How long a queue's finished jobs are kept, as PostgreSQL writes intervals. None: by default."""
+        (row,) = await self._changes.fetch(
+            "select pushq.keep($1, $2::text::interval, $3::text::interval) as did", queue, keep, keep_failed
+        )
         return str(row["did"])
 
     async def keep_all_events(self, queue: str, *, is_on: bool) -> str:

@@ -9,7 +9,7 @@ from pushq.events import WAKEUPS
 
 @dataclass(slots=True)
 class ProcessFigures:
-    """Figures of a supervisor's pools. wakeups and notifications count those of ended pools, too."""
+    """Figures of a supervisor's pools and sweeper. wakeups and notifications count those of ended pools, too."""
 
     pools: int = 0
     busy: int = 0
@@ -17,3 +17,4 @@ class ProcessFigures:
     wakeups: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WAKEUPS, 0))
     notifications: int = 0
     listeners_up: int = 0
+    purged: int = 0

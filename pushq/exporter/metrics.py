@@ -273,7 +273,9 @@ def _from_process(figures: ProcessFigures) -> Iterator[_Family]:
     pools = GaugeMetricFamily("pushq_pools", "Pools of this supervisor that listen, or should.", figures.pools)
     up = "Pools of this supervisor that hear notifications."
     listeners = GaugeMetricFamily("pushq_listener_up", up, figures.listeners_up)
-    return map(_Family, (workers, wakeups, notifications, pools, listeners, _build_info(), *_PROCESS.collect()))
+    gone = "Finished jobs that this supervisor deleted, since their queue's keep was over."
+    purged = CounterMetricFamily("pushq_jobs_purged", gone, figures.purged)
+    return map(_Family, (workers, wakeups, notifications, pools, listeners, purged, _build_info(), *_PROCESS.collect()))
 
 
 _PROCESS = ProcessCollector(registry=None)

@@ -18,6 +18,7 @@ from pushq.database.migrate import check_schema
 from pushq.database.session import Session
 from pushq.errors import DatabaseTrouble, PushqError, TasksError, TasksRaised
 from pushq.events import Draining, SupervisorStarted, SupervisorStopped, publish
+from pushq.exporter.figures import ProcessFigures
 from pushq.exporter.port import serve_on_demand
 from pushq.settings import Settings
 from pushq.supervisor.crew import Crew
@@ -62,6 +63,9 @@ class Supervisor:
             revived=self._crew.register_again,
         )
         self._readiness = Readiness(self._crew, settings, takes_heartbeats=self._takes_heartbeats)
+        self._sweeper = Sweeper(
+            Store(self._sweeper_session), retention=settings.retention, takes_heartbeats=self._takes_heartbeats
+        )
 
     async def run(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Runs until a signal asks for a drain. signals: received from the list that obeyed() returns.
@@ -70,15 +74,10 @@ class Supervisor:
         DatabaseAway or DatabaseRefused when the database is away at the start.
         """
         if await self._begin(signals):
-            sweeper = Sweeper(
-                Store(self._sweeper_session),
-                retention=self._settings.retention,
-                takes_heartbeats=self._takes_heartbeats,
-            )
             async with anyio.create_task_group() as around:
                 around.start_soon(self._heartbeat.run)
                 around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
-                around.start_soon(sweeper.run, self._settings.sweep_interval)
+                around.start_soon(self._sweeper.run, self._settings.sweep_interval)
                 around.start_soon(reap_orphans, self._crew.has)
                 around.start_soon(self._serve)
                 around.start_soon(self._obey, signals, around)
@@ -163,13 +162,18 @@ class Supervisor:
     def _takes_heartbeats(self) -> bool:
         return self._heartbeat.trouble is None
 
+    def _figures(self) -> ProcessFigures:
+        figures = self._crew.figures()
+        figures.purged = self._sweeper.purged
+        return figures
+
     async def _serve(self) -> None:
         token = self._settings.http_token
         await serve_on_demand(
             self._listening,
             url=self._settings.url,
             name=f"pushq supervisor {self.name}: scrapes",
-            figures=self._crew.figures,
+            figures=self._figures,
             not_ready=self._readiness.why_not,
             token=token.get_secret_value() if token else None,
         )

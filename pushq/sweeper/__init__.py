@@ -15,7 +15,16 @@ from typing import TypeAlias
 import anyio
 
 from pushq.errors import DatabaseAway, DatabaseRefused, DatabaseTrouble, StatementRolledBack, UnexpectedState
-from pushq.events import ChoreDone, ChoreFailed, DatabaseBack, DatabaseLost, DaysChanged, JobsRequeued, publish
+from pushq.events import (
+    ChoreDone,
+    ChoreFailed,
+    DatabaseBack,
+    DatabaseLost,
+    DaysChanged,
+    JobsPurged,
+    JobsRequeued,
+    publish,
+)
 from pushq.sweeper import witness
 from pushq.sweeper.store import Store
 from pushq.sweeper.witness import Witness
@@ -30,11 +39,19 @@ DAYS_INTERVAL = 300.0
 """Seconds between two checks of the days. Days are made three ahead."""
 FORGOTTEN_AT_ONCE = 10_000
 """Closed windows of unique keys deleted by one statement."""
+LONGEST_PURGE = 2.0
+"""Seconds that one sweep purges. The rest waits for the next sweep, so that others are served meanwhile."""
+FEWEST_BLOCKS, MOST_BLOCKS = 1, 512
+"""Blocks that a step of the purge looks at. A step deletes at most 5,000 jobs."""
+SHORT_STEP, LONG_STEP = 10.0, 25.0
+"""Milliseconds. After a shorter step the next looks at twice as many blocks, after a longer one at half as many."""
 
 
 @dataclass(slots=True)
 class Swept:
-    """What a sweep did. made, retired, dropped: days as YYYY-MM-DD. folded: entries of the tallies' log.
+    """What a sweep did. made, retired, dropped: days as YYYY-MM-DD. purged: jobs that a queue's `keep` was over for.
+
+    folded: entries of the tallies' log.
 
     troubles: a sentence for each chore that failed, and will be tried again.
     """
@@ -45,6 +62,7 @@ class Swept:
     made: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    purged: int = 0
     folded: int = 0
     troubles: tuple[str, ...] = ()
 
@@ -68,6 +86,10 @@ class Sweeper:
         self._declared_dead = set[str]()  # by this sweeper; jobs of theirs may be left
         self._days_are_due_at = 0.0
         self._is_behind = False  # more tallies are left to fold
+        self.purged = 0
+        """Jobs purged so far."""
+        self._is_purging = False  # more jobs are left to purge, or to look at
+        self._blocks = 128
         self._failed_since: dict[str, float] = {}  # by chore
 
     async def run(self, interval: float) -> None:
@@ -97,13 +119,16 @@ class Sweeper:
         if anyio.current_time() >= self._days_are_due_at:
             await self._try("windows", swept, self._forget_windows)
             await self._try("days", swept, self._care_for_days)
+        await self._try("purge", swept, self._purge)
         await self._try("fold", swept, self._fold)
         await self._try("census", swept, self._count_jobs)
         return swept
 
     async def sweep_whole(self) -> Swept:
-        """Sweeps, and folds all tallies, however many: for a process that sweeps only once."""
+        """Sweeps, purges all days and folds all tallies, however many: for a process that sweeps only once."""
         swept = await self.sweep()
+        while self._is_purging:
+            await self._try("purge", swept, self._purge)
         while self._is_behind:
             await self._try("fold", swept, self._fold)
         return swept
@@ -168,6 +193,34 @@ class Sweeper:
             swept.requeued += sum(job.status == "queued" for job in taken)
         if declared or swept.requeued or swept.failed:
             publish(JobsRequeued(swept.dead, swept.requeued, swept.failed))
+
+    async def _purge(self, swept: Swept) -> list[str]:
+        self._is_purging = False
+        until = anyio.current_time() + LONGEST_PURGE
+        before, purged, troubles = swept.purged, list[str](), list[str]()
+        for day in await self._store.days_to_purge(self._retention):
+            day_before, is_over = swept.purged, False
+            while not is_over and not self._is_purging:
+                step = await self._store.purge_day(day, self._retention, self._blocks)
+                swept.purged += step.purged
+                self.purged += step.purged
+                self._adapt_blocks(step.milliseconds)
+                if step.trouble:
+                    troubles.append(f"of the day {day.isoformat()} jobs cannot be purged: {step.trouble}.")
+                is_over = step.is_over
+                self._is_purging = anyio.current_time() >= until
+            if swept.purged > day_before:
+                purged.append(day.isoformat())
+        if purged:
+            publish(JobsPurged(swept.purged - before, tuple(purged)))
+        return [*dict.fromkeys(troubles)]
+
+    def _adapt_blocks(self, milliseconds: float) -> None:
+        """Blocks differ: they hold small rows or large ones, jobs that go or jobs that stay."""
+        if milliseconds > LONG_STEP:
+            self._blocks = max(FEWEST_BLOCKS, self._blocks // 2)
+        elif milliseconds < SHORT_STEP:
+            self._blocks = min(MOST_BLOCKS, self._blocks * 2)
 
     async def _fold(self, swept: Swept) -> None:
         self._is_behind = False

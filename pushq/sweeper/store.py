@@ -48,6 +48,19 @@ class EmptiedDay:
 
 
 @dataclass(frozen=True, slots=True)
+class Purged:
+    """A step of the purge of a day. is_over: nothing is left to do in the day. trouble: why jobs stay, or None.
+
+    milliseconds: how long the database took.
+    """
+
+    purged: int
+    is_over: bool
+    milliseconds: float
+    trouble: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RetiredDay:
     """An emptied day's partition of parent: jobs or job_events. step: what comes next: detach, finalize or drop."""
 
@@ -58,7 +71,7 @@ class RetiredDay:
 
 
 class Store(Speaker):
-    """Statements about supervisors, jobs of the dead, days, tallies and the census."""
+    """Statements about supervisors, jobs of the dead, days, purges, tallies and the census."""
 
     def take_slowest_answer(self) -> float:
         """The longest time of a statement since the last call, in seconds."""
@@ -117,6 +130,14 @@ class Store(Speaker):
 
     async def retire_days(self, keep: timedelta) -> list[EmptiedDay]:
         return [EmptiedDay(**row) for row in await self._fetch("retire_days", keep.total_seconds())]
+
+    async def days_to_purge(self, keep: timedelta) -> list[date]:
+        """The days that are not done, the newest first. None while no queue has a rule of its own."""
+        return [row["day"] for row in await self._fetch("days_to_purge", keep.total_seconds())]
+
+    async def purge_day(self, day: date, keep: timedelta, blocks: int) -> Purged:
+        """Looks at so many blocks more. Another sweeper that is at work in the day makes the step over."""
+        return Purged(**await self._one("purge_day", day, keep.total_seconds(), blocks))
 
     async def retired_days(self) -> list[RetiredDay]:
         return [RetiredDay(**row) for row in await self._fetch("retired_days")]

@@ -416,7 +416,7 @@ def _not_inserted(wish: Wish, seconds: float | None) -> str:
 
 _UNKNOWN = (
     "There is no job {}: nobody has inserted one with this id, the INSERT is not committed, the job was "
-    "deleted, or this login may not see it."
+    "deleted, its queue keeps finished jobs no longer, or this login may not see it."
 )
 
 

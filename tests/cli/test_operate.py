@@ -309,7 +309,7 @@ async def test_a_paused_queue_waits_until_it_is_resumed(database_url: str, conne
         assert mail["oldest_seconds"] >= 0
         assert mail | {"oldest_seconds": 0} == {
             "queue": "mail", "queued": 1, "running": 0, "oldest_seconds": 0, "served": True, "paused": True,
-            "is_exact": True, "all_events": False,
+            "is_exact": True, "all_events": False, "keep": None, "keep_failed": None,
         }  # fmt: skip
         assert listed(database_url, "queues", "resume", "mail") == [{"queue": "mail", "did": "resumed"}]
         await finished(connection, waits)
@@ -357,6 +357,42 @@ async def test_all_queues_wait_until_they_are_resumed_also_those_that_nobody_kno
         assert resumed == [{"queue": "*", "did": "resumed"}, {"queue": "mail", "did": "still paused"}]
         await finished(connection, *jobs, suspect)
         assert (await row_of(connection, mail))["attempt"] == 0
+
+
+def test_how_long_a_queue_s_jobs_are_kept_is_chosen_and_shown(database_url: str) -> None:
+    keep = ("queues", "keep")
+    assert listed(database_url, *keep, "mail", "news", "--for", "2h", "--failed", "30d") == [
+        {"queue": "mail", "did": "changed"}, {"queue": "news", "did": "changed"},
+    ]  # fmt: skip
+    assert listed(database_url, *keep, "mail", "--for", "0") == [{"queue": "mail", "did": "changed"}]
+    assert listed(database_url, *keep, "--all", "--failed", "90d") == [{"queue": "*", "did": "changed"}]
+    shown = {queue["queue"]: (queue["keep"], queue["keep_failed"]) for queue in listed(database_url, "queues", "list")}
+    assert shown == {"*": (None, "90 days"), "mail": ("00:00:00", None), "news": ("02:00:00", "30 days")}
+    assert "02:00:00  30 days" in invoke("queues", url=database_url).stdout
+
+    assert listed(database_url, *keep, "mail", "--default") == [{"queue": "mail", "did": "by default"}]
+    assert listed(database_url, *keep, "--all", "--default") == [{"queue": "*", "did": "by default"}]
+    assert {queue["queue"] for queue in listed(database_url, "queues", "list")} == {"mail", "news"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "says"),
+    [
+        (["--for", "2h"], 2, "Name queues, or give --all."),
+        (["mail", "--all", "--for", "2h"], 2, "Name queues, or give --all."),
+        (["mail"], 2, "Give --for, --failed or both; or --default alone."),
+        (["mail", "--for", "2h", "--default"], 2, "Give --for, --failed or both; or --default alone."),
+        (["mail", "--for=-2h"], 2, "a time to keep jobs is 0 or more, not -02:00:00"),
+        (["mail", "--for", "soon"], 2, 'invalid input syntax for type interval: "soon"'),
+    ],
+)
+async def test_a_rule_that_is_unclear_is_refused_in_a_sentence(
+    connection: Connection, database_url: str, arguments: list[str], exit_code: int, says: str
+) -> None:
+    ended = invoke("queues", "keep", *arguments, url=database_url)
+    assert (ended.exit_code, ended.stdout) == (exit_code, "")
+    assert says in ended.stderr
+    assert await connection.fetchval("select count(*) from pushq.queues") == 0
 
 
 @pytest.mark.parametrize("arguments", [[], ["mail", "--all"]])

@@ -33,7 +33,7 @@ COMMANDS: Mapping[Sequence[str], int] = {
     ("enqueue", "echo"): 1,  # the same INSERT as anybody's
     ("jobs", "show", JOB): 13,
     ("jobs", "list"): 12,
-    ("queues", "list"): 12,
+    ("queues", "list"): 17,
     ("jobs", "cancel", JOB): 6,
     ("jobs", "retry", JOB): 6,
     ("queues", "pause", "mail"): 6,

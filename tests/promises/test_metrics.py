@@ -226,6 +226,7 @@ async def test_while_the_database_does_not_answer_the_metrics_say_so_and_tell_of
 
     of_process = {"pushq_workers", "pushq_wakeups_total", "pushq_notifications_received_total"}
     of_process |= {"pushq_pools", "pushq_listener_up", "pushq_database_up", "pushq_build_info"}
+    of_process |= {"pushq_jobs_purged_total"}
     assert (sound["pushq_database_up"], away["pushq_database_up"]) == (1, 0)
     assert away.keys() == of_process
     assert back == sound

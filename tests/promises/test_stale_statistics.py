@@ -6,7 +6,7 @@ A vacuum of the empty table notes that the table has no rows. Until the next ANA
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -41,6 +41,17 @@ def _ended(kind: Kind, **more: Any) -> Doing:
     return lambda store, _, batch: store.finish([Outcome(job, kind, **more) for job in batch])
 
 
+async def _purge(sweeper: SweepersStore) -> None:
+    await sweeper._session.fetch("select pushq.keep('old', '1 hour')")
+    await sweeper._session.fetch(
+        "insert into pushq.jobs (task, queue, tenant_id, status, finished_at, finished_on) "
+        "select 'any', 'old', nullif(i % 2, 0)::text, 'succeeded', now() - interval '2 hours', pushq.current_day() "
+        f"from generate_series(1, {BATCH}) as i"
+    )
+    (day,) = await sweeper.days_to_purge(timedelta(days=7))
+    assert (await sweeper.purge_day(day, timedelta(days=7), 100)).purged == BATCH
+
+
 DOINGS: dict[str, Doing] = {
     "finish": _ended(Kind.SUCCEEDED),
     "finish with results": _ended(Kind.SUCCEEDED, result="1"),
@@ -59,6 +70,7 @@ DOINGS: dict[str, Doing] = {
     "take back": lambda store, _, batch: store.take_back("me", batch[0].token),
     "requeue crashed": lambda _, sweeper, __: sweeper.requeue(["me"], crashed=True),
     "requeue released": lambda _, sweeper, __: sweeper.requeue(["me"], crashed=False),
+    "purge": lambda _, sweeper, __: _purge(sweeper),
     "cancel": lambda store, _, batch: store._session.fetch("select pushq.cancel($1)", batch[0].id),
     "guest's finish": lambda store, _, batch: store._session.fetch(
         "select pushq.finish($1, $2, 'failed')", *batch[0].fence

@@ -1,5 +1,5 @@
 -- The partitions of days. missing: days from today on, of the next $1, without a partition. overdue: days whose jobs are older than
--- $2 seconds by two days and more, and are still there. undropped: days emptied more than a day ago whose partitions still exist.
+-- $2 seconds, and than the longest keep of a queue, by two days and more, and are still there. undropped: days emptied more than a day ago whose partitions still exist.
 select
     array(
         select day::text
@@ -11,7 +11,9 @@ select
     ) as missing,
     array(
         select day::text from pushq.days
-        where retired_at is null and day < (now() - $2::float8 * interval '1 second') at time zone 'utc' - interval '2 days'
+        where retired_at is null
+        and day < (now() - greatest($2::float8 * interval '1 second', (select longest from pushq.keep_rules()))) at time zone 'utc'
+            - interval '2 days'
         order by day
     ) as overdue,
     array(

@@ -1,4 +1,5 @@
--- The first $1 queues by name that are known or hold unfinished jobs. While all queues are paused, also '*'. queued counts up
+-- The first $1 queues by name that are known or hold unfinished jobs; also '*', while all queues are paused, or if '*' says how long
+-- jobs are kept. queued counts up
 -- to $2 jobs of each kind now; is_exact: false if there are more, and the larger count of the last census stands in.
 -- oldest_seconds: how long the oldest job has been due, by the jobs counted, and by the census where they are not all. served:
 -- a live supervisor serves the queue.
@@ -64,7 +65,9 @@ named as materialized (
         union
         select queue collate "C" from running
         union
-        select name collate "C" from pushq.queues where name <> '*' or paused_at is not null
+        select name collate "C"
+        from pushq.queues
+        where name <> '*' or paused_at is not null or keep is not null or keep_failed is not null
     ) as every
     order by queue
     limit $1
@@ -80,7 +83,9 @@ select
     ) as served,
     exists (select from pushq.queues where name in (named.queue, '*') and paused_at is not null) as paused,
     waiting.are_all as is_exact,
-    exists (select from pushq.queues where name = named.queue and all_events) as all_events
+    exists (select from pushq.queues where name = named.queue and all_events) as all_events,
+    (select keep::text from pushq.queues where name = named.queue) as keep,
+    (select keep_failed::text from pushq.queues where name = named.queue) as keep_failed
 from named
 cross join lateral (
     select

@@ -110,7 +110,7 @@ BUGS = {
     ),
     "resumes every queue": Bug("pushq.resume", "known.name = resume.queue and "),
     "retires a day that may still be young": Bug(
-        "pushq.retire_days", "and newer.day <= (now() - keep) at time zone 'utc'"
+        "pushq.is_outlived", "and newer.day <= (now() - is_outlived.keep) at time zone 'utc'"
     ),
 }
 
