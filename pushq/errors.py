@@ -70,6 +70,49 @@ class ResultError(PushqError):
     """A handler returned a value that cannot be stored as JSON, or a stored result cannot be decoded."""
 
 
+class Undelivered(PushqError):
+    """A webhook was not delivered. The next attempt may succeed."""
+
+
+class NoAnswer(Undelivered):
+    """A receiver did not answer in time, or not in HTTP, or its certificate is not valid."""
+
+
+class NotAccepted(Undelivered):
+    """A receiver answered with another status than 2xx.
+
+    headers: `Retry-After`, if the receiver asks for a delay.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.headers = {} if retry_after is None else {"Retry-After": str(max(0, round(retry_after)))}
+
+
+class SecretUnusable(Undelivered):
+    """A secret of a subscription cannot sign. The message never shows the secret."""
+
+
+class Undeliverable(Undelivered):
+    """A webhook was not delivered, and no attempt may deliver it as things stand."""
+
+
+class UrlRefused(Undeliverable):
+    """A receiver's URL cannot be used. The message never shows the URL, which may hold a secret."""
+
+
+class AddressRefused(Undeliverable):
+    """A receiver's name leads to an address to which no webhook is sent."""
+
+
+class ReceiverGone(Undeliverable):
+    """A receiver answered 410: its subscription is paused."""
+
+
+class SubscriptionPaused(Undeliverable):
+    """The subscription was paused before the delivery. Resume the subscription, and replay the delivery."""
+
+
 class DatabaseTrouble(PushqError):
     """The database has not carried out a request.
 

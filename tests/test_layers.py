@@ -28,6 +28,7 @@ LAYERS = (
     ("sweeper",),
     ("exporter",),
     ("link",),
+    ("webhooks",),
     ("pool", "pool_process"),
     ("supervisor",),
     ("testing",),

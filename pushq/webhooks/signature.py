@@ -1,0 +1,41 @@
+"""The signature of Standard Webhooks: HMAC-SHA256 by each secret of a subscription, so that secrets can be rotated."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+from secrets import token_bytes
+
+from pushq.errors import SecretUnusable
+
+PREFIX = "whsec_"
+
+
+def new_secret() -> str:
+    return PREFIX + base64.b64encode(token_bytes(32)).decode()
+
+
+def signature(secrets: Sequence[str], webhook_id: str, timestamp: int, body: bytes) -> str:
+    """The value of the header webhook-signature: a signature by each secret, in their order.
+
+    Raises SecretUnusable, which does not show the secret.
+    """
+    signed = f"{webhook_id}.{timestamp}.".encode() + body
+    return " ".join(
+        f"v1,{base64.b64encode(hmac.digest(_key(secret, number), signed, hashlib.sha256)).decode()}"
+        for number, secret in enumerate(secrets, 1)
+    )
+
+
+def _key(secret: str, number: int) -> bytes:
+    text = secret.removeprefix(PREFIX)
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key:
+        raise SecretUnusable(f"Secret {number} of the subscription is not {PREFIX} and base64; replace the secret.")
+    return key
