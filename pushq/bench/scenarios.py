@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from pushq.bench.backlog import measure_backlog
+from pushq.bench.deliver import measure_deliver
 from pushq.bench.drain import measure_drain
 from pushq.bench.history import measure_history
 from pushq.bench.idle import measure_idle
@@ -75,6 +76,10 @@ SCENARIOS = (
     Scenario(
         "share", "what waits, events, cancels and tenants cost if used, compared with none, and if unused",
         measure_share, 90, 6,
+    ),
+    Scenario(
+        "deliver", "retention by queue: a step of the purge beside 1 M and 10 M finished jobs, and the cost if unused",
+        measure_deliver, 40, 6,
     ),
 )  # fmt: skip
 

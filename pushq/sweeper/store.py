@@ -70,6 +70,14 @@ class RetiredDay:
     step: str
 
 
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """entries: of the tallies' log. has_rules: whether a queue says how long its jobs are kept."""
+
+    entries: int
+    has_rules: bool
+
+
 class Store(Speaker):
     """Statements about supervisors, jobs of the dead, days, purges, tallies and the census."""
 
@@ -135,9 +143,12 @@ class Store(Speaker):
         """The days that are not done, the newest first. None while no queue has a rule of its own."""
         return [row["day"] for row in await self._fetch("days_to_purge", keep.total_seconds())]
 
-    async def purge_day(self, day: date, keep: timedelta, blocks: int) -> Purged:
-        """Looks at so many blocks more. Another sweeper that is at work in the day makes the step over."""
-        return Purged(**await self._one("purge_day", day, keep.total_seconds(), blocks))
+    async def purge_day(self, day: date, keep: timedelta, blocks: int, most: int) -> Purged:
+        """Looks at so many blocks more, and deletes at most so many jobs.
+
+        The step is over, too, if another sweeper is at work in the day.
+        """
+        return Purged(**await self._one("purge_day", day, keep.total_seconds(), blocks, most))
 
     async def retired_days(self) -> list[RetiredDay]:
         return [RetiredDay(**row) for row in await self._fetch("retired_days")]
@@ -166,10 +177,9 @@ class Store(Speaker):
         row = await self._one("forget_windows", at_most)
         return int(row["windows"])
 
-    async def fold(self, at_most: int) -> int:
-        """Folds entries of the tallies' log. Returns how many: none while another sweeper folds."""
-        row = await self._one("fold", at_most)
-        return int(row["entries"])
+    async def fold(self, at_most: int) -> Folded:
+        """Folds entries of the tallies' log: none while another sweeper folds."""
+        return Folded(**await self._one("fold", at_most))
 
     async def take_census(self) -> int | None:
         """Counts the unfinished jobs. Returns the count, or None if no census was due."""

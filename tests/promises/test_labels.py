@@ -99,7 +99,7 @@ async def test_a_pair_keeps_its_labels_whatever_else_happens_and_whoever_counts(
         assert len(await pools[0].claim(claimant(1), uuid4(), 500)) == 500
         assert len(await pools[0].requeue(["living"], crashed=True)) == 500
         await connection.execute("select pushq.cancel(id) from pushq.jobs_unfinished")
-        while await pools[1].fold(20_000):
+        while (await pools[1].fold(20_000)).entries:
             pass
         last = await counted(pools[2])
 

@@ -49,7 +49,7 @@ async def _purge(sweeper: SweepersStore) -> None:
         f"from generate_series(1, {BATCH}) as i"
     )
     (day,) = await sweeper.days_to_purge(timedelta(days=7))
-    assert (await sweeper.purge_day(day, timedelta(days=7), 100)).purged == BATCH
+    assert (await sweeper.purge_day(day, timedelta(days=7), 100, 1000)).purged == BATCH
 
 
 DOINGS: dict[str, Doing] = {

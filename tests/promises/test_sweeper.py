@@ -137,8 +137,8 @@ async def test_what_another_sweeper_folds_is_left_to_it_and_not_waited_for(
     session = Session(database_url, "test", settings={"lock_timeout": "100ms"})
     async with connection.transaction():
         assert await connection.fetchval(statement("fold"), 20_000) == 20_000
-        assert await Store(session).fold(20_000) == 0
-    while await Store(session).fold(20_000):
+        assert (await Store(session).fold(20_000)).entries == 0
+    while (await Store(session).fold(20_000)).entries:
         pass
     await session.close()
 

@@ -1,6 +1,8 @@
 -- Folds up to $1 entries of the tallies' log into the sums. Returns the number of entries folded. Any number of sweepers may
 -- fold at once: a sweeper that finds the first entry locked leaves all entries to the other, because both would wait for the
 -- same sums. Sums are updated in one order, so no two folds deadlock.
+--
+-- has_rules: whether a queue says how long its jobs are kept. Asked here, so that a sweep has no statement more if none does.
 with waiting as materialized (
     select ctid from pushq.tally_log limit $1
 ),
@@ -23,4 +25,7 @@ folded as (
         run_seconds = sums.run_seconds + excluded.run_seconds,
         wait_seconds = sums.wait_seconds + excluded.wait_seconds
 )
-select count(*)::int as entries from taken
+select
+    count(*)::int as entries,
+    exists (select from pushq.queues where keep is not null or keep_failed is not null) as has_rules
+from taken

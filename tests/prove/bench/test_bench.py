@@ -103,6 +103,16 @@ def test_what_sharing_costs_is_measured_in_every_part(server: Server) -> None:
     assert figures["delete_tenant, 100 a step, beside 5,000 of others, max"]["limit"]["median"] > 0
 
 
+def test_what_retention_by_queue_costs_is_measured(server: Server) -> None:
+    ended = bench(server, "deliver", *SMALL, "--json")
+
+    assert ended.returncode == 0, ended.stderr
+    figures = {figure["name"]: figure for figure in json.loads(ended.stdout)["figures"]}
+    for name in ("p50", "max"):
+        assert figures[f"a step of the purge, beside 20,000 of others, {name}"]["limit"]["median"] > 0
+    assert figures["extra CPU a sweep for rules, without one, beside 20,000 of others"]["verdict"]
+
+
 def test_stopped_it_shows_what_it_has_and_drops_its_databases(server: Server) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "pushq", "bench", "drain", *SMALL, "--rounds", "1000"],
@@ -128,7 +138,7 @@ def test_the_scenarios_are_listed_with_their_times() -> None:
     rows = [json.loads(line) for line in invoke("bench", "--list", "--json").stdout.splitlines()]
 
     assert [row["scenario"] for row in rows] == (
-        "drain pick-up insert history backlog scheduled pinned many scrape lists idle share".split()
+        "drain pick-up insert history backlog scheduled pinned many scrape lists idle share deliver".split()
     )
     assert sum(row["seconds"] for row in rows if row["by default"]) <= 175  # three minutes, with starting and stopping
 
