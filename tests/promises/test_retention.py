@@ -225,11 +225,14 @@ async def test_a_reader_keeps_what_it_sees_and_delays_nobody(database_url: str, 
 
 
 async def test_a_job_whose_row_somebody_has_locked_goes_later(database_url: str, connection: Connection) -> None:
+    *_, yesterday = await past_days(connection)
     await keep(connection, "default", "1 hour")
-    await finish_in_the_past(connection, 2, ago=2 * AN_HOUR)
+    await finish_in_the_past(connection, 2, ago=A_DAY, day=yesterday)
     async with connection.transaction():
         await connection.execute("select from pushq.jobs limit 1 for update")
         assert await swept(database_url) == 1
+    waits = "select next_at - now() from pushq.purges where day = $1"
+    assert timedelta(0) < await connection.fetchval(waits, yesterday) <= AN_HOUR / 10
     await connection.execute("update pushq.purges set next_at = now()")
     assert await swept(database_url) == 1
 
@@ -396,6 +399,7 @@ async def test_while_a_sweeper_is_at_work_another_leaves_the_day_to_it(
 ) -> None:
     await keep(connection, "default", "1 hour")
     await finish_in_the_past(connection, 300, ago=2 * AN_HOUR)
+    assert (await purge(connection, today(), blocks=1))["is_over"] is False
     async with connection.transaction():
         assert (await purge(connection, today(), blocks=1))["is_over"] is False
         assert await swept(database_url) == 0

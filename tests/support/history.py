@@ -43,6 +43,8 @@ async def sweeping(url: str, *, retention: float = A_WEEK) -> AsyncIterator[Swee
 
 
 async def swept(url: str, *, retention: float = A_WEEK) -> int:
-    """How many jobs one sweep of a new sweeper purges."""
+    """How many jobs one sweep of a new sweeper purges. Nothing may hinder it."""
     async with sweeping(url, retention=retention) as sweeper:
-        return (await sweeper.sweep()).purged
+        done = await sweeper.sweep()
+    assert not done.troubles, done.troubles
+    return done.purged
