@@ -435,6 +435,22 @@ def retire() -> Operation:
     return Operation("retire", perform, explain)
 
 
+def purge() -> Operation:
+    """A job that somebody has locked is left. Of two sweepers, the second leaves the day to the first."""
+
+    async def perform(actor: Actor) -> int:
+        return (await actor.store.purge_day(date.fromisoformat(OLD_DAY), KEEP, 128, 5000)).purged
+
+    def explain(state: State, ran: Ran) -> Iterator[State]:
+        old = state.find(is_old=True) if state.old_day == "there" else []
+        if ran.answer == len(old):
+            yield state.drop(old)
+        elif not ran.answer and not ran.is_undisturbed:
+            yield state
+
+    return Operation("purge", perform, explain)
+
+
 def drop() -> Operation:
     """Detaches and drops what is retired: several statements, none of which may stand in a transaction block."""
 
@@ -601,6 +617,7 @@ _SWEEPERS = [
     part(take_census(), writes="census", reads="q1 s1 new running f1"),
     part(fold(), writes="tallies"),
     part(retire(), writes="every_day f0"),
+    part(purge(), writes="f0", reads="every_day parent"),
     part(drop(), writes="parent every_day days", days=Days.RETIRED),
     part(make_days(), writes="days", reads="parent", days=Days.LACKING),
 ]

@@ -22,6 +22,8 @@ HOT = [
     finish_retried sweep
     retry_f1 insert_keyed
     retry_f0 retire
+    retry_f0 purge
+    purge retire
     heartbeat_one declare_dead
     insert_keyed insert_keyed_reversed
     insert_keyed finish

@@ -182,6 +182,7 @@ begin
     perform isolation.make_days(wanted_days);
     insert into pushq.jobs select * from isolation.jobs
     where wanted_days not like '%retired%' or finished_on > '{OLD_DAY}';
+    delete from pushq.purges;
     delete from pushq.tallies;
     insert into pushq.tallies values ('default', 'echo', 'succeeded', 1, 1, 3, 1, 1);
     delete from pushq.tally_log;
@@ -198,6 +199,8 @@ begin
         ('{FOUR}', 'here', 4, 1, '1 minute', now() - interval '1 hour', '{{echo}}');
     delete from pushq.queues;
     insert into pushq.queues (name, served_since) values ('default', now());
+    -- With a rule for any queue, jobs without a rule are purged from days that retention has not emptied yet.
+    insert into pushq.queues (name, keep) values ('brief', '1 minute');
     delete from pushq.tasks;
     insert into pushq.tasks (name) values ('echo');
     delete from pushq.labels;

@@ -73,7 +73,7 @@ REFUSED_BESIDE = {
     "reprioritize_q1": "cancel_q1 reprioritize_q1 claim claim_two",
     "retry_s1": "retry_s1 claim_suspect",
     "retry_f1": "retry_f1",
-    "retry_f0": "retry_f0",
+    "retry_f0": "retry_f0 purge",
     "pause_default": "pause_default",
     "pause_mail": "pause_mail register",
 }
