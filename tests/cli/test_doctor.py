@@ -82,6 +82,13 @@ HURT: dict[str, tuple[str, str, str, str]] = {
 }  # fmt: skip
 
 
+async def test_a_day_that_the_rule_of_a_queue_holds_is_not_overdue(database_url: str, connection: Connection) -> None:
+    await connection.execute("insert into pushq.days (day) values ('2001-01-01')")
+    assert "days" in await found(database_url)
+    await connection.execute("select pushq.keep('mail', '900 years')")
+    assert "days" not in await found(database_url)
+
+
 @pytest.mark.parametrize("what", HURT)
 async def test_what_hurts_is_found_with_its_remedy(database_url: str, connection: Connection, what: str) -> None:
     statement, check, says, remedy = HURT[what]

@@ -100,6 +100,22 @@ async def test_a_worker_sweeps_without_owning_the_table(url_as: RoleUrl, connect
     assert [tuple(row) for row in tasks] == [("echo", "queued")]
 
 
+async def test_a_worker_purges_without_owning_the_table_and_an_observer_sees_the_rule(
+    url_as: RoleUrl, connection: Connection
+) -> None:
+    await connection.execute(
+        "insert into pushq.jobs (task, status, finished_on, finished_at) "
+        "values ('old', 'succeeded', pushq.current_day(), now() - interval '1 hour')"
+    )
+    keep = ("queues", "keep", "default", "--for", "1min")
+    assert "permission denied" in invoke(*keep, url=url_as("observer")).stderr
+    assert invoke(*keep, url=url_as("worker")).exit_code == 0
+    assert json.loads(invoke("queues", "list", "--json", url=url_as("observer")).stdout)["keep"] == "00:01:00"
+    quickly = ("--lease", "0.3", "--heartbeat-interval", "0.1")
+    assert json.loads(invoke("sweep", *quickly, "--json", url=url_as("worker")).stdout)["purged"] == 1
+    assert "are made ahead" in invoke("doctor", url=url_as("observer")).stdout
+
+
 async def test_a_right_that_a_worker_lacks_keeps_the_rest_of_a_sweep_from_nothing(
     url_as: RoleUrl, connection: Connection
 ) -> None:

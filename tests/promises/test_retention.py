@@ -394,6 +394,20 @@ async def test_a_step_looks_at_so_many_blocks_and_deletes_so_many_jobs_and_the_n
     assert await count(connection) == 1000
 
 
+async def test_what_ends_later_takes_the_place_of_what_was_purged(database_url: str, connection: Connection) -> None:
+    await keep(connection, "default", "1 hour")
+    size = "select pg_relation_size($1::text::regclass)"
+    table = f"pushq.jobs_{today():%Y_%m_%d}"
+    await finish_in_the_past(connection, 2000, ago=2 * AN_HOUR)
+    before = await connection.fetchval(size, table)
+    for _ in range(3):
+        assert await swept(database_url) == 2000
+        await connection.execute(f"vacuum {table}")
+        await finish_in_the_past(connection, 2000, ago=2 * AN_HOUR)
+        await connection.execute("update pushq.purges set next_at = now()")
+    assert await connection.fetchval(size, table) <= before
+
+
 async def test_while_a_sweeper_is_at_work_another_leaves_the_day_to_it(
     database_url: str, connection: Connection
 ) -> None:
