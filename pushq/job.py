@@ -133,7 +133,7 @@ class NewJob:
     -32768 to 32767; smaller numbers run first. run_at: the earliest start. max_attempts: failures after which the job
     is failed, 1 to 10,000. timeout: limit of one attempt, at most a year. unique_key: at most one unfinished job of a
     tenant may have this key. tenant_id: the owner. correlation_id: a reference of your own. id: for a job whose id you
-    choose.
+    choose. traceparent: your place in a trace, the header of W3C Trace Context.
 
     Raises ValueError for a `run_at` without a time zone, and TypeError for a value of another type. To change a job,
     use `dataclasses.replace`.
@@ -150,6 +150,7 @@ class NewJob:
     tenant_id: str | None = None
     correlation_id: str | None = None
     id: UUID | None = None
+    traceparent: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.payload, dict):
@@ -174,6 +175,7 @@ class NewJob:
             and self.unique_key is None
             and self.tenant_id is None
             and self.correlation_id is None
+            and self.traceparent is None
             and type(self.task) is type(self.queue) is str
             and type(self.priority) is int
         )
@@ -189,6 +191,7 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "unique_key": (str, "a str: 'report:7'"),
     "tenant_id": (str, "a str: 'acme'"),
     "correlation_id": (str, "a str: 'order 7'"),
+    "traceparent": (str, "a str: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'"),
 }
 
 

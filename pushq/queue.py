@@ -201,11 +201,13 @@ class Queue:
         Returns how many jobs were inserted. Raises like insert. COPY leaves nothing out: if an unfinished
         job has the unique_key or id, the driver raises UniqueViolationError. insert_many would leave the job out.
         """
-        return await COPY.way(connection.__class__)(connection, parts(jobs, encoded, self._name))
+        run = COPY.way(connection.__class__)
+        return await run(connection, parts(jobs, encoded, self._name))
 
     def copy_sync(self, jobs: Iterable[NewJob], *, connection: HasSetAutocommit) -> int:
         """The same as copy, where nothing is asynchronous. connection: a Connection of psycopg 3."""
-        return COPY_SYNC.way(connection.__class__)(connection, parts(jobs, encoded, self._name))
+        run = COPY_SYNC.way(connection.__class__)
+        return run(connection, parts(jobs, encoded, self._name))
 
 
 def _refuse_no_name(name: object) -> None:
@@ -245,6 +247,8 @@ def _object_of(job: NewJob, queue: str | None) -> str:
         "tenant_id": job.tenant_id,
         "correlation_id": job.correlation_id,
     }
+    if job.traceparent is not None:
+        columns["traceparent"] = job.traceparent
     return f'{{"payload": {encoded(job)}, {_encode(columns)[1:]}'
 
 
@@ -252,7 +256,10 @@ def columns_of(jobs: Iterable[NewJob], queue: str | None = None) -> list[list[ob
     """One list a column, as insert.sql takes them; none if there is no job. queue: instead of the jobs' own."""
     if isinstance(jobs, NewJob):
         raise _takes_several("insert")
-    return [list(column) for column in zip(*[_row(job, queue) for job in jobs], strict=True)]
+    columns = [list(column) for column in zip(*[_row(job, queue) for job in jobs], strict=True)]
+    if columns and columns[-1].count(None) == len(columns[-1]):
+        columns[-1] = []
+    return columns
 
 
 def _row(job: NewJob, queue: str | None) -> tuple[object, ...]:
@@ -269,6 +276,7 @@ def _row(job: NewJob, queue: str | None) -> tuple[object, ...]:
         job.unique_key,
         job.tenant_id,
         job.correlation_id,
+        job.traceparent,
     )
 
 

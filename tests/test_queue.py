@@ -67,6 +67,10 @@ def test_what_is_no_name_of_a_queue_is_refused_without_being_shown(name: Any) ->
         ({"task": tuple}, "A job's task is a str: 'mail.send', not of type type."),
         ({"queue": None}, "A job's queue is a str: 'mail', not of type NoneType."),
         ({"unique_key": 7}, "A job's unique_key is a str: 'report:7', not of type int."),
+        (
+            {"traceparent": 7},
+            "A job's traceparent is a str: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', not of type int.",
+        ),
         ({"correlation_id": 7}, "A job's correlation_id is a str: 'order 7', not of type int."),
         ({"tenant_id": 7}, "A job's tenant_id is a str: 'acme', not of type int."),
         (

@@ -64,6 +64,9 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float | 
     metavar="SECONDS",
     help="Seconds until the earliest start.",
 )
+@click.option(
+    "--traceparent", metavar="HEADER", help="Your place in a trace: the header traceparent of W3C Trace Context."
+)
 @click.option("--unique-key", help="At most one unfinished job may have this key.")
 @click.option(
     "--standing",
@@ -91,6 +94,7 @@ def enqueue(
     queue: str,
     priority: int,
     delay: float,
+    traceparent: str | None,
     unique_key: str | None,
     standing: Literal["keep", "replace"] | None,
     window: float | None,
@@ -104,7 +108,9 @@ def enqueue(
       pushq enqueue report.build --wait
       pushq enqueue index.build --unique-key index:42 --standing replace --delay 10
     """
-    job = NewJob(task, _payload(payload), queue=queue, priority=priority, unique_key=unique_key)
+    job = NewJob(
+        task, _payload(payload), queue=queue, priority=priority, unique_key=unique_key, traceparent=traceparent
+    )
     if (standing or window) and unique_key is None:
         raise UsageError("--standing and --window are about a key; give --unique-key.")
 

@@ -95,4 +95,5 @@ _OPTIONAL: dict[str, Callable[[Any], str]] = {
     "tenant_id": _text_or_null,
     "correlation_id": _text_or_null,
     "id": _text,
+    "traceparent": _text_or_null,
 }

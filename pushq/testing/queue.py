@@ -41,6 +41,7 @@ class FoundJob:
     `cancelled`. priority: smaller numbers run first. payload: a dict. result: what the handler returned, through JSON.
     error: the last attempt's error. traceback: the error's traceback. run_at: the earliest start. attempt: runs so far.
     failures: failed attempts so far. unique_key: as inserted. tenant_id: as inserted. correlation_id: as inserted.
+    traceparent: as inserted.
     """
 
     id: UUID
@@ -58,6 +59,7 @@ class FoundJob:
     unique_key: str | None
     tenant_id: str | None
     correlation_id: str | None
+    traceparent: str | None
 
 
 class TestQueue:

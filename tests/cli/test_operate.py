@@ -24,7 +24,10 @@ LISTED = {
     "supervisor", "pool", "error", "task_is_known", "queue_is_paused", "waits",
     "progress",
 }  # fmt: skip
-SHOWN = LISTED | {"payload", "result", "traceback", "timeout"}
+SHOWN = LISTED | {"payload", "result", "traceback", "timeout", "traceparent"}
+
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def listed(url: str, *arguments: str) -> list[dict[str, Any]]:
@@ -35,13 +38,25 @@ def listed(url: str, *arguments: str) -> list[dict[str, Any]]:
 
 async def test_enqueue_prints_the_id_of_the_job_that_it_inserted(database_url: str, connection: Connection) -> None:
     options = ["--queue", "mail", "--priority", "-5", "--delay", "3600", "--unique-key", "once"]
+    options += ["--traceparent", TRACEPARENT]
     ended = invoke("enqueue", "mail.welcome", "--payload", '{"name": "Zoë"}', *options, url=database_url)
 
     assert ended.exit_code == 0
     row = await row_of(connection, UUID(ended.stdout.strip()))
     assert json.loads(row["payload"]) == {"name": "Zoë"}
     assert (row["task"], row["queue"], row["priority"], row["unique_key"]) == ("mail.welcome", "mail", -5, "once")
+    assert row["traceparent"] == TRACEPARENT
     assert 3590 < (row["run_at"] - row["enqueued_at"]).total_seconds() < 3610
+
+
+@pytest.mark.parametrize("header", ["", "00-7-7-01", TRACEPARENT.replace("00-", "ff-", 1), f"{TRACEPARENT}-more"])
+async def test_enqueue_refuses_a_malformed_traceparent_and_names_the_rule(
+    database_url: str, connection: Connection, header: str
+) -> None:
+    ended = invoke("enqueue", "echo", "--traceparent", header, url=database_url)
+
+    assert (ended.exit_code, await count(connection)) == (2, 0)
+    assert "jobs_traceparent_is_of_w3c_trace_context" in ended.stderr
 
 
 REGISTERED = """

@@ -28,6 +28,7 @@ EVERYTHING = NewJob(
     unique_key="report-7",
     tenant_id="acme",
     correlation_id="request-9",
+    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     id=uuid4(),
 )
 A_DAY = timedelta(days=1)
@@ -54,7 +55,7 @@ def jobs(database_url: str) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         connection.execute("set timezone to 'UTC'")
         columns = "id, task, payload::text, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id"
-        text = f"select {columns}, correlation_id from pushq.jobs order by id"
+        text = f"select {columns}, correlation_id, traceparent from pushq.jobs order by id"
         yield lambda: connection.execute(text).fetchall()
 
 
@@ -92,7 +93,7 @@ async def test_jobs_whose_key_is_taken_are_left_out(caller: Caller, jobs: Callab
 
 
 async def test_a_job_that_stands_is_found(caller: Caller, jobs: Callable[[], Any]) -> None:
-    job = dataclasses.replace(EVERYTHING, id=None)
+    job = dataclasses.replace(EVERYTHING, id=None, traceparent=None)
     done = await Queue().enqueue(job, connection=caller.connection)
     again = await Queue().enqueue_many(
         [NewJob("b", unique_key="z"), job], connection=caller.connection, standing="replace", longest_delay=A_DAY
@@ -101,7 +102,7 @@ async def test_a_job_that_stands_is_found(caller: Caller, jobs: Callable[[], Any
 
     assert [done.inserted, *(each.inserted for each in again)] == [True, True, False]
     assert again[1].id == done.id
-    assert jobs()[0] == everything() | {"id": done.id}
+    assert jobs()[0] == everything() | {"id": done.id, "traceparent": None}
 
 
 async def test_a_rule_that_is_broken_refuses_all(caller: Caller, jobs: Callable[[], Any]) -> None:
@@ -147,7 +148,7 @@ def test_a_sync_caller_s_jobs_whose_key_is_taken_are_left_out(sync_caller: SyncC
 
 
 def test_a_job_that_stands_is_found_for_a_sync_caller(sync_caller: SyncCaller, jobs: Callable[[], Any]) -> None:
-    job = dataclasses.replace(EVERYTHING, id=None)
+    job = dataclasses.replace(EVERYTHING, id=None, traceparent=None)
     done = Queue().enqueue_sync(job, connection=sync_caller.connection, window=A_DAY)
     again = Queue().enqueue_many_sync(
         [NewJob("b", unique_key="z"), job], connection=sync_caller.connection, window=A_DAY
@@ -156,7 +157,7 @@ def test_a_job_that_stands_is_found_for_a_sync_caller(sync_caller: SyncCaller, j
 
     assert [done.inserted, *(each.inserted for each in again)] == [True, True, False]
     assert again[1].id == done.id
-    assert jobs()[0] == everything() | {"id": done.id}
+    assert jobs()[0] == everything() | {"id": done.id, "traceparent": None}
 
 
 def test_a_rule_that_a_sync_caller_breaks_refuses_all(sync_caller: SyncCaller, jobs: Callable[[], Any]) -> None:

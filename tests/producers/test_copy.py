@@ -32,6 +32,7 @@ JOBS = [
         unique_key=NASTY,
         tenant_id="\\N",
         correlation_id="c",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         id=uuid4(),
     ),
     *(NewJob("many", {"number": number}) for number in range(1_200)),
@@ -39,7 +40,9 @@ JOBS = [
     NewJob("key", unique_key="k"),
     NewJob("key", unique_key="k", tenant_id="acme"),
 ]
-COLUMNS = "task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id"
+COLUMNS = (
+    "task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id, traceparent"
+)
 CALLERS = {
     "asyncpg": by_asyncpg,
     "asyncpg's pool": by_asyncpg_s_pool,
