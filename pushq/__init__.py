@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from pushq.lifespan import Resource, injected
     from pushq.outcome import Cancel, Detach, Retry
     from pushq.queue import Enqueued, Queue
+    from pushq.reading import Artifact
     from pushq.task import Task, Tasks
 
 __all__ = [
+    "Artifact",
     "Cancel",
     "Detach",
     "Enqueued",
@@ -30,6 +32,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Artifact": "reading",
     "Cancel": "outcome",
     "Detach": "outcome",
     "Enqueued": "queue",

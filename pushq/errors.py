@@ -58,6 +58,14 @@ class JobUnknown(PushqError):
     """Nobody may wait for the job: there is none with the id, or it cannot be seen."""
 
 
+class ArtifactRefused(PushqError):
+    """An artifact was not written: its name, a limit, a second of the same attempt, or a job that is no longer held."""
+
+
+class ArtifactUnknown(PushqError):
+    """There is no such artifact, or it cannot be seen, or was replaced or deleted while it was read."""
+
+
 class KeyTaken(PushqError):
     """A job was not inserted: an unfinished job has the same unique_key or id."""
 

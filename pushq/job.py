@@ -18,6 +18,8 @@ from pushq.recalled import recalled
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
+    from pushq.artifacts import NewArtifact
+
     T = TypeVar("T", default=Any)
 else:
     from typing import TypeVar
@@ -110,6 +112,22 @@ class Job(NamedTuple, Generic[T]):
         """
         values = checked(done, total, message, phase, checkpoint)
         ledger.tell(self.fence, self.saved, values)
+
+    def artifact(self, name: str, content_type: str = "application/octet-stream") -> NewArtifact:
+        """A file to leave with the job, in place of what an earlier attempt has left under the name.
+
+        In an `async def`: `async with current_job().artifact("x.png", "image/png") as file: await file.write(data)`. In
+        a `def`: `with` instead, where the file is one for libraries that write to files. Readers see the artifact when
+        the block ends; if the block raises, the artifact is given up. name: 1 to 200 characters, no path. Any thread of
+        the handler's process may write.
+
+        Raises ArtifactRefused for a name or content type that cannot be used, over a limit, for a name that this
+        attempt has used, and if the job is no longer held by this attempt; DatabaseTrouble if the database is away for
+        longer than 15 s, or refuses; TypeError for what is no str; and PushqError where no pool runs.
+        """
+        from pushq.artifacts import NewArtifact  # noqa: PLC0415 - a producer of jobs needs none
+
+        return NewArtifact(self.fence, name, content_type)
 
     @property
     def resources(self) -> Any:

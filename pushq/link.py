@@ -48,6 +48,9 @@ class Assignment:
     log_format: str
     log_level: str
     log_errors: str
+    artifact_bytes: int
+    artifacts_per_job: int
+    artifact_bytes_per_day: int
     solo: bool = False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from uuid import UUID
@@ -18,6 +18,7 @@ from pushq.storable import refuse_unstorable
 from pushq.written import text_of
 
 if TYPE_CHECKING:
+    from pushq.reading import Artifact
     from pushq.waiting import Ended
 
 
@@ -147,6 +148,29 @@ class Queue:
         from pushq.waiting import waiting_here  # noqa: PLC0415 - as above
 
         return await waiting_here(url).run(columns_of([job], self._name), timeout)
+
+    async def artifacts(self, job_id: UUID, *, url: str | None = None) -> list[Artifact]:
+        """The artifacts that handlers have left with a job, by name. None, too, if the job cannot be seen.
+
+        url: of the database; None: the one of the settings, `PUSHQ_DATABASE_URL`. Each call opens a connection. Raises
+        DatabaseTrouble if the database cannot be asked, and SettingsError for a URL that cannot be used.
+        """
+        from pushq.reading import artifacts_of, opened  # noqa: PLC0415 - as above
+
+        async with opened(url) as session:
+            return await artifacts_of(session, job_id)
+
+    async def artifact(self, job_id: UUID, name: str, *, url: str | None = None) -> AsyncGenerator[bytes, None]:
+        """The bytes of an artifact, in pieces of at most 1 MiB: `async for piece in queue.artifact(job_id, name)`.
+
+        Size and SHA-256 are checked at the end. Raises ArtifactUnknown if there is no such artifact, if it cannot be
+        seen, and if a later attempt replaces it meanwhile; else as artifacts.
+        """
+        from pushq.reading import find, opened, pieces_of  # noqa: PLC0415 - as above
+
+        async with opened(url) as session:
+            async for piece in pieces_of(session, await find(session, job_id, name)):
+                yield piece
 
     def insert_sync(self, job: NewJob, *, connection: SyncConnection) -> UUID | None:
         """The same as insert, where nothing is asynchronous.

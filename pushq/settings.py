@@ -78,6 +78,13 @@ class Settings(BaseSettings):
     retention: Seconds = Field(
         604800.0, description="How long finished jobs are kept, to the day, if their queue says nothing else."
     )
+    artifact_bytes: int = Field(
+        100 * 1024 * 1024, ge=0, le=2**40, description="The largest artifact that a handler may write, in bytes."
+    )
+    artifacts_per_job: int = Field(1000, ge=0, le=100_000, description="How many artifacts a job may have.")
+    artifact_bytes_per_day: int = Field(
+        1024**3, ge=0, le=2**50, description="How many bytes of artifacts the jobs of one tenant_id may write in a day."
+    )
 
     @classmethod
     def load(cls, **flags: Any) -> Self:

@@ -15,13 +15,14 @@ PACKAGE = Path(__file__).parents[1] / "pushq"
 
 LAYERS = (
     ("errors", "settings", "backoff", "place", "progress", "recalled", "roundtrip", "storable", "trace", "written"),
+    ("artifacts",),
     ("local",),
     ("lifespan", "job", "middleware", "handler"),
     ("payload", "batch", "once", "retries"),
     ("current", "task", "outcome"),
     ("events",),
     ("database",),
-    ("producers", "waiting"),
+    ("producers", "reading", "waiting"),
     ("queue",),
     ("desk",),
     ("contrib",),

@@ -25,7 +25,8 @@ from pushq.sweeper.store import Store
 
 SUPERVISE = (
     "queues", "concurrency", "processes", *HTTP, "poll_interval", "wake", "heartbeat_interval", "lease",
-    "shutdown_timeout", "sweep_interval", "retention", *LOGGING,
+    "shutdown_timeout", "sweep_interval", "retention", "artifact_bytes", "artifacts_per_job",
+    "artifact_bytes_per_day", *LOGGING,
 )  # fmt: skip
 
 

@@ -57,7 +57,8 @@ begin
         where oid = any('{{
             pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
             pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
-            pushq.tenant_roles, pushq.job_events, pushq.unique_windows, pushq.purges}}'::regclass[])
+            pushq.tenant_roles, pushq.job_events, pushq.unique_windows, pushq.purges, pushq.artifacts,
+            pushq.artifact_drafts, pushq.artifact_pieces, pushq.artifact_bytes}}'::regclass[])
         and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
     loop
@@ -79,7 +80,9 @@ begin
         pushq.note_phases(uuid[], uuid[], text[]), pushq.make_event_days_too(), pushq.note_edits(), pushq.note(uuid, jsonb),
         pushq.note_changes(int[], boolean[], uuid[], text[], int[], text[], text[], float8[], text[], text[], text),
         pushq.open_window(text, text, interval), pushq.note_window(text, text, uuid, timestamptz), pushq.forget_windows(int),
-        pushq.standing_job
+        pushq.standing_job, pushq.make_artifact_days(), pushq.retire_artifact_days(), pushq.begin_artifact, pushq.append_artifact,
+        pushq.complete_artifact, pushq.discard_artifact, pushq.artifact_piece, pushq.read_artifact, pushq.forget_drafts(),
+        pushq.forget_artifacts, pushq.forget_artifact_bytes()
         from public;
 
     grant insert (
@@ -105,7 +108,8 @@ begin
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days
         to {worker}, {admin};
-    grant select on pushq.migrations, pushq.tenant_roles, pushq.job_events to {worker}, {admin};
+    grant select on pushq.migrations, pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.artifact_drafts
+        to {worker}, {admin};
     grant execute on all functions in schema pushq to {worker}, {admin};
 
     -- For whoever operates the queue: all that a worker may, and tenants.
@@ -119,9 +123,11 @@ begin
     grant select on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
-        pushq.tenant_roles, pushq.job_events
+        pushq.tenant_roles, pushq.job_events, pushq.artifacts
         to {observer};
-    grant execute on function pushq.run_bounds(), pushq.wait_bounds(), pushq.keep_rules() to {observer};
+    grant execute on function
+        pushq.run_bounds(), pushq.wait_bounds(), pushq.keep_rules(), pushq.artifact_piece, pushq.read_artifact
+        to {observer};
 
     perform set_config('search_path', path, true);
 end

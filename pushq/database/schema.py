@@ -40,6 +40,8 @@ _SENTENCES = {
     "day": "has days without an index by which their jobs are found: {}; `create index on` each `(id)`.",
     "events": "has days that cannot take events: {}; run `pushq migrate`, which makes the missing partitions of "
     "pushq.job_events, and attach those that were detached.",
+    "artifacts": "has days that cannot take artifacts: {}; run `pushq migrate`, which makes the missing partitions of "
+    "pushq.artifact_pieces, and attach those that were detached.",
     "row": "has lost rows that belong to the schema: {}; run `pushq migrate`.",
 }
 _SHOWN = 8

@@ -21,12 +21,15 @@ from math import inf
 import anyio
 from anyio.abc import TaskGroup
 
+from pushq.artifacts import Limits, keepers
 from pushq.database.patience import is_rejection, wait_out
 from pushq.database.session import Session
 from pushq.errors import DatabaseTrouble, TasksError, TasksRaised, UnexpectedState
 from pushq.events import ChoreFailed, Draining, publish, subscribe
 from pushq.job import Job
 from pushq.link import Assignment, Done, Drain, Link, Ready, RegisterAgain, Unable
+from pushq.pool.artifacts import SETTINGS as FOR_ARTIFACTS
+from pushq.pool.artifacts import ArtifactKeeper
 from pushq.pool.attempts import Attempts
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
@@ -63,8 +66,11 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
     outcomes = Session(assignment.url, f"{name}: outcomes", settings={"lock_timeout": LOCK_WAIT})
     apart = Session(assignment.url, f"{name}: outcomes apart", settings={"lock_timeout": LOCK_WAIT})
     notifications = Session(assignment.listen_url, f"{name}: listens")
+    pieces = Session(assignment.url, f"{name}: artifacts", settings=FOR_ARTIFACTS)
     store = Store(claims)
     teller, progress = Teller(store), ProgressWriter(store)
+    limits = Limits(assignment.artifact_bytes, assignment.artifacts_per_job, assignment.artifact_bytes_per_day)
+    keeper_of_artifacts = keepers[None] = ArtifactKeeper(pieces, limits)
     intake = Intake(assignment.concurrency)
     attempts = Attempts(partial(_payload, store), tasks.middleware_of_app, progress.settle)
     roster.attempts = attempts
@@ -78,6 +84,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
                 around.start_soon(pool.obey, link, around)
                 around.start_soon(teller.run)
                 around.start_soon(progress.run)
+                around.start_soon(keeper_of_artifacts.run)
                 if unable := await pool.begin(link, around):
                     await link.send(unable)
                 elif not pool.beginning.cancel_called:
@@ -91,7 +98,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
             await link.send(keeper.figures)
             await link.send(Done())
     finally:
-        for session in (claims, outcomes, apart, notifications):
+        for session in (claims, outcomes, apart, notifications, pieces):
             await session.close()
 
 

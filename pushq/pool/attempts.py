@@ -14,6 +14,7 @@ from anyio import to_thread
 from anyio._backends._asyncio import _task_states
 from anyio.lowlevel import checkpoint
 
+from pushq.artifacts import drafts, give_up
 from pushq.batch import BatchForm
 from pushq.errors import PayloadError, UnexpectedState
 from pushq.events import NoThread, publish
@@ -76,8 +77,8 @@ class Attempts:
         await self._carry_out(attempt)
         assert attempt.outcome
         attempt.outcome.began = attempt.began
-        if ledger.told:
-            await self._settle([attempt.outcome])
+        if ledger.told or drafts:
+            await self._close([attempt.outcome])
         return attempt.outcome
 
     async def make_batch(self, jobs: Sequence[Job], task: Task[..., Any]) -> list[Outcome]:
@@ -99,8 +100,13 @@ class Attempts:
             await self._carry_out(attempt)
         for outcome in attempt.outcomes.values():
             outcome.began = attempt.began
-        await self._settle([*attempt.outcomes.values()])
+        await self._close([*attempt.outcomes.values()])
         return [attempt.outcomes.get(job.id) or released(job) for job in jobs]
+
+    async def _close(self, outcomes: Sequence[Outcome]) -> None:
+        """The handlers have ended: gives up artifacts that they have left open, and writes their progress."""
+        give_up([outcome.job.fence for outcome in outcomes])
+        await self._settle(outcomes)
 
     async def _carry_out(self, attempt: Attempt) -> None:
         """Calls the handler, on the loop or in a thread. Then the attempt has an outcome."""

@@ -229,6 +229,27 @@ class Store(Speaker):
         )
         return {fences[place - 1] for place in row["held"]}
 
+    # Artifacts ------------------------------------------------------------------------------------------------
+
+    async def begin_artifact(self, fence: Fence, name: str, content_type: str, most: int) -> UUID | None:
+        """The id of a draft. None, as of the next three: the job is no longer held under the token."""
+        row = await self._one("begin_artifact", *fence, name, content_type, most)
+        return row["id"]  # type: ignore[no-any-return]
+
+    async def append_artifact(
+        self, artifact: UUID, fence: Fence, place: int, data: bytes, largest: int, daily: int
+    ) -> int | None:
+        row = await self._one("append_artifact", artifact, fence[1], place, data, largest, daily)
+        return row["size"]  # type: ignore[no-any-return]
+
+    async def complete_artifact(self, artifact: UUID, fence: Fence, size: int, sha256: bytes) -> bool | None:
+        row = await self._one("complete_artifact", artifact, fence[1], size, sha256)
+        return row["is_complete"] or None
+
+    async def discard_artifact(self, artifact: UUID, fence: Fence) -> bool:
+        await self._fetch("discard_artifact", artifact, fence[1])
+        return True
+
     async def finished_with_token(self, outcomes: Sequence[Outcome]) -> set[Fence]:
         """The claims whose jobs are finished, under the claim's token."""
         return await self._claims_that("finished_with_token", outcomes)

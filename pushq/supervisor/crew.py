@@ -135,6 +135,9 @@ class Crew:
             log_format=settings.log_format,
             log_level=settings.log_level,
             log_errors=settings.log_errors,
+            artifact_bytes=settings.artifact_bytes,
+            artifacts_per_job=settings.artifacts_per_job,
+            artifact_bytes_per_day=settings.artifact_bytes_per_day,
             solo=solo,
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
+from uuid import UUID
 
 import anyio
 
@@ -26,7 +27,7 @@ from pushq.events import (
     publish,
 )
 from pushq.sweeper import witness
-from pushq.sweeper.store import Store
+from pushq.sweeper.store import Forgotten, Store
 from pushq.sweeper.witness import Witness
 
 FOLDED_AT_ONCE = 20_000
@@ -49,13 +50,21 @@ SHORT_STEP, LONG_STEP = 10.0, 25.0
 """Milliseconds. After a shorter step the next looks at twice as many blocks, after a longer one at half as many."""
 
 
+ARTIFACTS_AT_ONCE = 1_000
+"""Artifacts whose jobs are looked up by one statement, in some 20 ms."""
+FEWEST_LOOKS = 5
+LONGEST_FORGETTING = 2.0
+"""Seconds for which one sweep deletes artifacts, as long as it finds some."""
+
+
 @dataclass(slots=True)
 class Swept:
     """What a sweep did. made, retired, dropped: days as YYYY-MM-DD. purged: jobs that a queue's `keep` was over for.
 
     folded: entries of the tallies' log.
 
-    troubles: a sentence for each chore that failed, and will be tried again.
+    artifacts: how many went, since their jobs are gone, or their writers. troubles: a sentence for each chore that
+    failed, and will be tried again.
     """
 
     dead: tuple[str, ...] = ()
@@ -66,6 +75,7 @@ class Swept:
     dropped: tuple[str, ...] = ()
     purged: int = 0
     folded: int = 0
+    artifacts: int = 0
     troubles: tuple[str, ...] = ()
 
 
@@ -93,6 +103,7 @@ class Sweeper:
         self._has_rules = False  # a queue says how long its jobs are kept
         self._is_purging = False  # more jobs are left to purge, or to look at
         self._blocks = 128
+        self._looked_at: UUID | None = None  # the artifact after which the next look begins
         self._failed_since: dict[str, float] = {}  # by chore
 
     async def run(self, interval: float) -> None:
@@ -122,6 +133,7 @@ class Sweeper:
         if anyio.current_time() >= self._days_are_due_at:
             await self._try("windows", swept, self._forget_windows)
             await self._try("days", swept, self._care_for_days)
+            await self._try("artifacts", swept, self._care_for_artifacts)
         await self._try("fold", swept, self._fold)
         if self._has_rules:
             await self._try("purge", swept, self._purge)
@@ -256,6 +268,28 @@ class Sweeper:
         if not swept.retired:  # else the next sweep drops days that could not be dropped now
             self._days_are_due_at = anyio.current_time() + DAYS_INTERVAL
         return troubles
+
+    async def _care_for_artifacts(self, swept: Swept) -> list[str]:
+        """Deletes artifacts whose jobs are gone: first those past retention, which are the oldest.
+
+        Of the others, whose jobs were purged or deleted, some thousands are looked at, and more as long as that helps.
+        """
+        swept.artifacts += await self._store.forget_drafts()
+        until, step = anyio.current_time() + LONGEST_FORGETTING, await self._forget(swept, None)
+        while step.outlived and anyio.current_time() < until:
+            step = await self._forget(swept, step.last)
+        looks = FEWEST_LOOKS if step.looked == ARTIFACTS_AT_ONCE else 0
+        while looks > 0 or (step.forgotten and step.last and anyio.current_time() < until):
+            step = await self._forget(swept, self._looked_at or step.last)
+            self._looked_at, looks = step.last, looks - 1 if step.last else 0
+        await self._store.forget_artifact_bytes()
+        left = await self._store.retire_artifact_days()
+        return [f"the artifacts of the day {one.day} cannot be emptied: {one.trouble}." for one in left]
+
+    async def _forget(self, swept: Swept, after: UUID | None) -> Forgotten:
+        step = await self._store.forget_artifacts(after, ARTIFACTS_AT_ONCE)
+        swept.artifacts += step.forgotten
+        return step
 
     async def _drop_retired_days(self, swept: Swept) -> list[str]:
         """Returns why days cannot be dropped. A user's view of a day keeps only the day."""

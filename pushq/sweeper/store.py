@@ -62,7 +62,10 @@ class Purged:
 
 @dataclass(frozen=True, slots=True)
 class RetiredDay:
-    """An emptied day's partition of parent: jobs or job_events. step: what comes next: detach, finalize or drop."""
+    """An emptied day's partition of parent: jobs, job_events or artifact_pieces.
+
+    step: what comes next: detach, finalize or drop.
+    """
 
     day: date
     parent: str
@@ -78,8 +81,21 @@ class Folded:
     has_rules: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A step through the artifacts. last: the id of the last that was looked at; None: there was none.
+
+    outlived: whether the last was of a day before all days of jobs.
+    """
+
+    looked: int
+    forgotten: int
+    last: UUID | None
+    outlived: bool
+
+
 class Store(Speaker):
-    """Statements about supervisors, jobs of the dead, days, purges, tallies and the census."""
+    """Statements about supervisors, jobs of the dead, days, purges, artifacts, tallies and the census."""
 
     def take_slowest_answer(self) -> float:
         """The longest time of a statement since the last call, in seconds."""
@@ -131,7 +147,7 @@ class Store(Speaker):
             await take_apart()
         return taken
 
-    # Days, tallies, the census --------------------------------------------------------------------------------
+    # Days -----------------------------------------------------------------------------------------------------
 
     async def make_days(self) -> list[date]:
         return [row["day"] for row in await self._fetch("make_days")]
@@ -176,6 +192,25 @@ class Store(Speaker):
     async def forget_windows(self, at_most: int) -> int:
         row = await self._one("forget_windows", at_most)
         return int(row["windows"])
+
+    # Artifacts ------------------------------------------------------------------------------------------------
+
+    async def forget_drafts(self) -> int:
+        row = await self._one("forget_drafts")
+        return int(row["drafts"])
+
+    async def forget_artifacts(self, after: UUID | None, most: int) -> Forgotten:
+        return Forgotten(**await self._one("forget_artifacts", after, most))
+
+    async def forget_artifact_bytes(self) -> int:
+        row = await self._one("forget_artifact_bytes")
+        return int(row["counts"])
+
+    async def retire_artifact_days(self) -> list[EmptiedDay]:
+        """The days that cannot be emptied."""
+        return [EmptiedDay(**row) for row in await self._fetch("retire_artifact_days")]
+
+    # Tallies, the census --------------------------------------------------------------------------------------
 
     async def fold(self, at_most: int) -> Folded:
         """Folds entries of the tallies' log: none while another sweeper folds."""

@@ -26,7 +26,10 @@ async def test_it_requeues_the_jobs_of_a_host_that_died(database_url: str, conne
 
     assert (swept.exit_code, swept.stderr) == (0, "")
     did = json.loads(swept.stdout)
-    assert set(did) == {"dead", "requeued", "failed", "made", "retired", "dropped", "purged", "folded", "troubles"}
+    assert set(did) == {"dead", "requeued", "failed", "made", "retired", "dropped", "purged", "folded"} | {
+        "artifacts",
+        "troubles",
+    }
     assert (len(did["dead"]), did["requeued"], did["failed"]) == (1, 1, 0)
     row = await row_of(connection, job_id)
     assert (row["status"], row["crashes"]) == ("queued", 1)

@@ -392,10 +392,10 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
         and has_any_column_privilege('pushq_tenant', class.oid, 'select, insert, update, references')
         """
     )
-    assert {row["relname"] for row in open_} == {"jobs", "job_events", "migrations"}
+    assert {row["relname"] for row in open_} == {"jobs", "job_events", "artifacts", "migrations"}
     for row in open_:
         if row["relname"] != "migrations":  # of no tenant
-            assert row["kind"] == "p"
+            assert row["kind"] == ("r" if row["relname"] == "artifacts" else "p")
             assert row["is_separated"]
             assert row["has_policy"]
     definers = await connection.fetch(
@@ -499,7 +499,7 @@ async def test_tenants_are_separated_once_and_again_what_a_restore_has_lost(
             ", ".join(
                 f"{what} {table}"
                 for what in ("policy tenants of", "rights of pushq_tenant on")
-                for table in ("job_events", "jobs")
+                for table in ("artifacts", "job_events", "jobs")
             ),
         ),
         ("drop index pushq.jobs_of_tenant", "index jobs_of_tenant"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import decimal
+import io
 import json
 import logging
 import os
@@ -12,7 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import timedelta
@@ -25,6 +27,7 @@ import anyio.from_thread
 
 from pushq import Cancel, Detach, Job, Retry, Tasks, current_job
 from pushq.backoff import exponential
+from pushq.errors import PushqError
 
 tasks = Tasks()
 at_once = exponential(timedelta(milliseconds=1), longest=timedelta(milliseconds=2))
@@ -554,6 +557,103 @@ def progress_in_a_thread(steps: list[dict[str, Any]]) -> object:
 @tasks.register("progress.batch", batch=100, max_attempts=2, backoff=at_once)
 async def progress_in_batches(jobs: list[Job[dict[str, Any]]]) -> list[object]:
     return [await _follow(job, job.payload["steps"]) for job in jobs]
+
+
+def _bytes_of(job: Job[Any], file: dict[str, Any]) -> Iterator[bytes]:
+    """`size` bytes of the letter, or of the attempt's digit, in writes of `piece`."""
+    size, letter = file["size"], file.get("letter", str(job.attempt)).encode()
+    piece = file.get("piece", 300_000)
+    for start in range(0, size, piece):
+        yield letter * min(piece, size - start)
+
+
+def _happens(job: Job[Any], file: dict[str, Any]) -> None:
+    if job.attempt in file.get("die", ()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.attempt in file.get("fail", ()):
+        raise ValueError("no")
+
+
+async def _leave(job: Job[Any], files: list[dict[str, Any]]) -> list[str]:
+    """Leaves artifacts with the job. Returns what was raised in place of those that could not be left, if wanted."""
+    refused = []
+    for file in files:
+        try:
+            async with job.artifact(file["name"], file.get("type", "text/plain")) as writer:
+                for data in _bytes_of(job, file):
+                    await writer.write(data)
+                job.progress(message="written")
+                await asyncio.sleep(file.get("sleep", 0))
+                _happens(job, file)
+        except PushqError as error:
+            if not file.get("refused"):
+                raise
+            refused.append(f"{type(error).__name__}: {error}")
+    return refused
+
+
+@tasks.register("artifacts", max_attempts=3, backoff=at_once)
+async def artifacts(files: list[dict[str, Any]]) -> list[str]:
+    return await _leave(current_job(), files)
+
+
+@tasks.register("artifacts.at.once", max_attempts=3, backoff=at_once)
+async def artifacts_at_once(files: list[dict[str, Any]]) -> list[str]:
+    left = await asyncio.gather(*(_leave(current_job(), [file]) for file in files))
+    return [refused for one in left for refused in one]
+
+
+@tasks.register("artifacts.thread", max_attempts=3, backoff=at_once)
+def artifacts_in_a_thread(files: list[dict[str, Any]]) -> list[str]:
+    job = current_job()
+    for file in files:
+        with job.artifact(file["name"], file.get("type", "text/plain")) as writer:
+            for data in _bytes_of(job, file):
+                writer.write(data)
+            time.sleep(file.get("sleep", 0))
+            _happens(job, file)
+    return []
+
+
+@tasks.register("artifacts.loop", max_attempts=3, backoff=at_once)
+def artifacts_on_a_loop_of_its_own(files: list[dict[str, Any]]) -> list[str]:
+    return asyncio.run(_leave(current_job(), files))
+
+
+@tasks.register("artifacts.batch", batch=100, max_attempts=3, backoff=at_once)
+async def artifacts_in_batches(jobs: list[Job[dict[str, Any]]]) -> list[object]:
+    return [await _leave(job, job.payload["files"]) for job in jobs]
+
+
+@tasks.register("artifacts.zip")
+def artifacts_zip(size: int) -> None:
+    """By libraries that write to a file."""
+    with current_job().artifact("all.zip", "application/zip") as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.txt", b"a" * size)
+    with current_job().artifact("rows.csv", "text/csv") as file, io.TextIOWrapper(file, "utf-8") as text:
+        text.write("a,b\n1,2\n")
+
+
+@tasks.register("artifacts.left.open")
+async def artifacts_left_open(name: str) -> None:
+    writer = await current_job().artifact(name).__aenter__()
+    await writer.write(b"x" * 2_000_000)
+
+
+@tasks.register("artifacts.swallowed")
+async def artifacts_swallowed(size: int) -> str:
+    """A write that raises, and a handler that goes on."""
+    told = ""
+    try:
+        async with current_job().artifact("a") as writer:
+            for _ in range(2):
+                try:
+                    await writer.write(b"x" * size)
+                except PushqError as error:
+                    told = type(error).__name__
+    except PushqError as error:
+        return f"{told}, {error}"
+    return "complete"
 
 
 newer_tasks = Tasks()

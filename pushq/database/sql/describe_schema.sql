@@ -5,7 +5,7 @@
 with relation as (
     select oid, relname::text as name, relkind, relpartbound, regexp_replace(relname, '^gate_[0-9]+$', 'gate_N') as family
     from pg_class
-    where relnamespace = 'pushq'::regnamespace and relname !~ '^(jobs|job_events)_[0-9]{4}_[0-9]{2}_[0-9]{2}'
+    where relnamespace = 'pushq'::regnamespace and relname !~ '^(jobs|job_events|artifact_pieces)_[0-9]{4}_[0-9]{2}_[0-9]{2}'
 ),
 routine as (
     select pg_proc.*, proname || '(' || oidvectortypes(proargtypes) || ')' as name

@@ -3,7 +3,7 @@
 select class.relname::text as name
 from pg_class as class
 where class.relnamespace = 'pushq'::regnamespace and class.relkind in ('r', 'p')
-and class.relname !~ '^(jobs|job_events)_[0-9]{4}_[0-9]{2}_[0-9]{2}$'
+and class.relname !~ '^(jobs|job_events|artifact_pieces)_[0-9]{4}_[0-9]{2}_[0-9]{2}$'
 and row_security_active(class.oid)
 and not exists (
     select

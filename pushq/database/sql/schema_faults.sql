@@ -1,11 +1,12 @@
 -- Further faults of the schema. hidden: a table with row-level security and no policy, which only the owner can read. owner: a
 -- part of another owner than the table of jobs, whose owner makes and empties days. day: a day without the index of ids, by
--- which jobs are found. events: a day that cannot take events. row: a lost row. tenants: what pushq.separate_tenants() makes, and is no more. tenant: a role of a tenant
+-- which jobs are found. events: a day that cannot take events. artifacts: a day that cannot take
+-- artifacts. row: a lost row. tenants: what pushq.separate_tenants() makes, and is no more. tenant: a role of a tenant
 -- that the policies do not bound. loose: a tenant with rights on the partition, where no policy is.
 select 'hidden' as kind, relname::text as name
 from pg_class as class
 where relnamespace = 'pushq'::regnamespace and relkind in ('r', 'p') and relrowsecurity
-and relname !~ '^(jobs|job_events)_[0-9]{4}_[0-9]{2}_[0-9]{2}'
+and relname !~ '^(jobs|job_events|artifact_pieces)_[0-9]{4}_[0-9]{2}_[0-9]{2}'
 and not exists (select from pg_policy where polrelid = class.oid)
 union all
 select 'owner', relname || ' to ' || pg_get_userbyid(relowner)
@@ -33,6 +34,13 @@ where retired_at is null and not exists (
     select from pg_inherits
     where inhparent = 'pushq.job_events'::regclass
     and inhrelid = to_regclass(to_char(day, '"pushq.job_events_"YYYY_MM_DD')))
+union all
+select 'artifacts', to_char(day, 'YYYY-MM-DD')
+from pushq.days
+where retired_at is null and not exists (
+    select from pg_inherits
+    where inhparent = 'pushq.artifact_pieces'::regclass
+    and inhrelid = to_regclass(to_char(day, '"pushq.artifact_pieces_"YYYY_MM_DD')))
 union all
 select 'row', 'days ' || day
 from pushq.attached_days() as day

@@ -1,4 +1,4 @@
--- The emptied partitions that this role may drop, of jobs and of events. step: detach first; finalize a detach that was cut off;
+-- The emptied partitions that this role may drop, of jobs, events and artifacts. step: detach first; finalize a detach that was cut off;
 -- drop.
 with emptied as (
     select 'jobs' as parent, day, to_char(day, '"jobs_"YYYY_MM_DD') as partition
@@ -10,6 +10,8 @@ with emptied as (
     where retired_at is not null
     union
     select 'job_events', day, partition from pushq.outlived_event_days()
+    union
+    select 'artifact_pieces', day, partition from pushq.spent_artifact_days() where outlived
 )
 select
     emptied.day, emptied.parent, emptied.partition,
