@@ -57,8 +57,8 @@ class Job(NamedTuple, Generic[T]):
     at the start; in the list of a batch handler: decoded, a `T`, or a dict without annotation. attempt: runs so far,
     this one included. failures: failed attempts so far. crashes: attempts so far that ended with their process.
     max_attempts: failures after which the job is failed; None: the task's. timeout: limit of the attempt; None: the
-    task's. tenant_id: the owner. correlation_id: the producer's own reference. token: the claim's token. all_events:
-    whether the queue keeps every transition as an event. saved: the checkpoint of an earlier attempt, as JSON text.
+    task's. tenant_id: the owner. correlation_id: the producer's own reference. token: the claim's token. extras: what
+    few jobs have, as JSON text: {"checkpoint", "traceparent", "all_events"}, each only if there; None: nothing.
     """
 
     id: UUID
@@ -73,8 +73,7 @@ class Job(NamedTuple, Generic[T]):
     tenant_id: str | None
     correlation_id: str | None
     token: UUID
-    all_events: bool = False
-    saved: str | None = None
+    extras: str | None = None
 
     @property
     def fence(self) -> tuple[UUID, UUID]:
@@ -92,7 +91,28 @@ class Job(NamedTuple, Generic[T]):
     @property
     def checkpoint(self) -> Any:
         """What an earlier attempt gave `progress` as its checkpoint, as JSON is decoded. None: nothing."""
-        return json.loads(self.saved) if self.saved else None
+        return self._extra("checkpoint")
+
+    @property
+    def traceparent(self) -> str | None:
+        """The producer's place in a trace: the header `traceparent` of W3C Trace Context. None: no trace."""
+        traceparent: str | None = self._extra("traceparent")
+        return traceparent
+
+    @property
+    def all_events(self) -> bool:
+        """Whether every transition of the job is kept as an event."""
+        return bool(self._extra("all_events"))
+
+    def _saved(self) -> dict[str, Any]:
+        """What an earlier attempt has left in the column `progress`."""
+        return {name: value for name, value in self._extras().items() if name == "checkpoint"}
+
+    def _extra(self, name: str) -> Any:
+        return self._extras().get(name)
+
+    def _extras(self) -> dict[str, Any]:
+        return json.loads(self.extras) if self.extras else {}
 
     def progress(
         self,
@@ -111,7 +131,7 @@ class Job(NamedTuple, Generic[T]):
         of the handler's process. Raises TypeError and ValueError for other values.
         """
         values = checked(done, total, message, phase, checkpoint)
-        ledger.tell(self.fence, self.saved, values)
+        ledger.tell(self.fence, self._saved, values)
 
     def artifact(self, name: str, content_type: str = "application/octet-stream") -> NewArtifact:
         """A file to leave with the job, in place of what an earlier attempt has left under the name.

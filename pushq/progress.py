@@ -49,12 +49,12 @@ class Ledger:
         """Called after a call of a handler that changed the phase."""
         self._lock = Lock()
 
-    def tell(self, fence: Fence, saved: str | None, values: dict[str, Any]) -> None:
-        """Merges what a call has given with what was given before. saved: the checkpoint of an earlier attempt."""
+    def tell(self, fence: Fence, saved: Callable[[], dict[str, Any]], values: dict[str, Any]) -> None:
+        """Merges what a call has given with what was given before. saved: what an earlier attempt has left."""
         with self._lock:
             told = self.told.get(fence)
             if told is None:
-                told = self.told[fence] = _Told({"checkpoint": json.loads(saved)} if saved else {})
+                told = self.told[fence] = _Told(saved())
             phase_is_new = values.get("phase", told.values.get("phase")) != told.values.get("phase")
             if phase_is_new:
                 told.phases.append(values["phase"])

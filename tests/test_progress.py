@@ -71,7 +71,7 @@ def test_a_checkpoint_of_the_largest_size_is_kept_as_it_was_when_told() -> None:
 def test_calls_are_merged_and_taken_once_with_every_phase() -> None:
     book = Ledger()
     for values in ({"done": 1, "phase": "a"}, {"phase": "a"}, {"phase": "b"}, {"done": 2}, {"phase": "a"}):
-        book.tell(ME, '{"part": 1}', values)
+        book.tell(ME, lambda: {"checkpoint": {"part": 1}}, values)
     (one,) = book.take()
     assert json.loads(one.progress) == {"checkpoint": {"part": 1}, "done": 2, "phase": "a"}
     assert one.phases == ("a", "b", "a")
@@ -80,9 +80,9 @@ def test_calls_are_merged_and_taken_once_with_every_phase() -> None:
 
 def test_what_could_not_be_written_is_taken_again_before_what_came_later() -> None:
     book = Ledger()
-    book.tell(ME, None, {"phase": "a"})
+    book.tell(ME, dict, {"phase": "a"})
     taken = book.take()
-    book.tell(ME, None, {"phase": "b", "done": 1})
+    book.tell(ME, dict, {"phase": "b", "done": 1})
     book.put_back(taken)
     (one,) = book.take()
     assert (json.loads(one.progress), one.phases) == ({"phase": "b", "done": 1}, ("a", "b"))
@@ -93,10 +93,10 @@ def test_what_could_not_be_written_is_taken_again_before_what_came_later() -> No
 
 def test_a_claim_that_is_closed_gives_what_is_unwritten_and_is_forgotten() -> None:
     book = Ledger()
-    book.tell(ME, None, {"done": 1})
-    book.tell(OTHER, None, {"done": 2})
+    book.tell(ME, dict, {"done": 1})
+    book.tell(OTHER, dict, {"done": 2})
     book.take()
-    book.tell(OTHER, None, {"done": 3})
+    book.tell(OTHER, dict, {"done": 3})
     assert [(one.fence, one.progress) for one in book.close([ME, OTHER, ME])] == [(OTHER, '{"done": 3}')]
     assert not book.told
 
@@ -106,7 +106,7 @@ def test_threads_tell_at_once() -> None:
 
     def tell(number: int) -> None:
         for done in range(500):
-            book.tell((UUID(int=number % 3), ME[1]), None, {"done": done, "phase": str(done)})
+            book.tell((UUID(int=number % 3), ME[1]), dict, {"done": done, "phase": str(done)})
 
     threads = [Thread(target=tell, args=(number,)) for number in range(6)]
     for thread in threads:

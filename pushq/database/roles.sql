@@ -58,7 +58,8 @@ begin
             pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
             pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
             pushq.tenant_roles, pushq.job_events, pushq.unique_windows, pushq.purges, pushq.artifacts,
-            pushq.artifact_drafts, pushq.artifact_pieces, pushq.artifact_bytes}}'::regclass[])
+            pushq.artifact_drafts, pushq.artifact_pieces, pushq.artifact_bytes, pushq.webhooks, pushq.noted_queues
+            }}'::regclass[])
         and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
     loop
@@ -69,7 +70,7 @@ begin
     select string_agg(oid::regclass::text, ', ') into gates
     from pg_class
     where relnamespace = 'pushq'::regnamespace and relkind = 'S' and relname ~ '^gate_\d+$';
-    execute format('grant select on sequence %s to public, %I', gates, roles[1]);
+    execute format('grant select on sequence %s, pushq.inserts_noted to public, %I', gates, roles[1]);
     execute format('grant usage, select, update on sequence %s to %I, %I', gates, roles[2], roles[4]);
     revoke execute on function
         pushq.make_days(int), pushq.retire_days(interval), pushq.days_to_purge(interval),
@@ -82,7 +83,9 @@ begin
         pushq.open_window(text, text, interval), pushq.note_window(text, text, uuid, timestamptz), pushq.forget_windows(int),
         pushq.standing_job, pushq.make_artifact_days(), pushq.retire_artifact_days(), pushq.begin_artifact, pushq.append_artifact,
         pushq.complete_artifact, pushq.discard_artifact, pushq.artifact_piece, pushq.read_artifact, pushq.forget_drafts(),
-        pushq.forget_artifacts, pushq.forget_artifact_bytes()
+        pushq.forget_artifacts, pushq.forget_artifact_bytes(),
+        pushq.copy_noted_queues(), pushq.rest_inserts(), pushq.webhooks_of(text, text, text),
+        pushq.deliver(bigint[], uuid[], text[], timestamptz[], int[], text[], jsonb[]), pushq.deliver_to_urls(uuid[])
         from public;
 
     grant insert (
@@ -94,7 +97,7 @@ begin
         pushq.uuidv7(), pushq.broken_rule, pushq.refuse_job(text), pushq.may_have_long_numbers(jsonb),
         pushq.is_too_long(jsonb), pushq.gate_clock(), pushq.ring_bell(text), pushq.ring(text),
         pushq.are_channels(text[]), pushq.is_webhook_url(text), pushq.is_traceparent(text), pushq.broken_rule_of_options,
-        pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.enqueue,
+        pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.note_insert(uuid), pushq.enqueue,
         pushq.enqueue_many(jsonb, text, interval, interval), pushq.check_enqueue(text, interval, interval),
         pushq.open_window(text, text, interval), pushq.note_window(text, text, uuid, timestamptz), pushq.standing_job
         to {producer};
@@ -106,9 +109,10 @@ begin
     -- Empty partitions of days past retention then stay until the owner runs `pushq sweep`.
     grant select, insert, update, delete on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
-        pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days
+        pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.webhooks
         to {worker}, {admin};
-    grant select on pushq.migrations, pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.artifact_drafts
+    grant select on
+        pushq.migrations, pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.artifact_drafts, pushq.noted_queues
         to {worker}, {admin};
     grant execute on all functions in schema pushq to {worker}, {admin};
 
@@ -123,8 +127,9 @@ begin
     grant select on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
-        pushq.tenant_roles, pushq.job_events, pushq.artifacts
+        pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.noted_queues
         to {observer};
+    grant select (id, tenant_id, queue, task, statuses, url, body, paused_at, created_at) on pushq.webhooks to {observer};
     grant execute on function
         pushq.run_bounds(), pushq.wait_bounds(), pushq.keep_rules(), pushq.artifact_piece, pushq.read_artifact
         to {observer};

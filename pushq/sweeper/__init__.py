@@ -132,6 +132,7 @@ class Sweeper:
         await self._try("requeue", swept, self._requeue_jobs_of_the_dead)
         if anyio.current_time() >= self._days_are_due_at:
             await self._try("windows", swept, self._forget_windows)
+            await self._try("webhooks", swept, self._rest_inserts)
             await self._try("days", swept, self._care_for_days)
             await self._try("artifacts", swept, self._care_for_artifacts)
         await self._try("fold", swept, self._fold)
@@ -252,6 +253,9 @@ class Sweeper:
     async def _forget_windows(self, _: Swept) -> None:
         while await self._store.forget_windows(FORGOTTEN_AT_ONCE) == FORGOTTEN_AT_ONCE:
             pass
+
+    async def _rest_inserts(self, _: Swept) -> None:
+        await self._store.rest_inserts()
 
     async def _count_jobs(self, _: Swept) -> None:
         await self._store.take_census()

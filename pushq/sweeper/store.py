@@ -193,6 +193,9 @@ class Store(Speaker):
         row = await self._one("forget_windows", at_most)
         return int(row["windows"])
 
+    async def rest_inserts(self) -> None:
+        await self._fetch("rest_inserts")
+
     # Artifacts ------------------------------------------------------------------------------------------------
 
     async def forget_drafts(self) -> int:

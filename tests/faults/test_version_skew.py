@@ -30,8 +30,8 @@ COMMANDS: Mapping[Sequence[str], int] = {
     ("supervise", "tests.support.handlers:tasks", "--http-port", "0"): NEWEST,
     ("exporter", "--http-port", "0"): NEWEST,
     ("sweep", "--lease", "0.3", "--heartbeat-interval", "0.1"): NEWEST,
-    ("enqueue", "echo"): 1,  # the same INSERT as anybody's
-    ("jobs", "show", JOB): 13,
+    ("enqueue", "echo"): 17,
+    ("jobs", "show", JOB): 20,
     ("jobs", "list"): 12,
     ("queues", "list"): 17,
     ("jobs", "cancel", JOB): 6,

@@ -71,9 +71,9 @@ RIGHTS = {
         "integer, uuid), producer: execute on broken_rule_of_options(text[], text, text), "
         "producer: execute on check_enqueue(text, interval, interval), "
         "producer: execute on enqueue(text, jsonb, text, integer, timestamp with time zone, integer, interval, text, "
-        "text, text, text[], text, interval, interval), "
+        "text, text, text[], text, interval, interval, text, text), "
         "producer: execute on enqueue_many(jsonb, text, interval, interval), "
-        "producer: execute on gate_clock(), producer: execute on is_too_long(jsonb) and 13 more"
+        "producer: execute on gate_clock(), producer: execute on is_too_long(jsonb) and 14 more"
     ),
     "revoke update on pushq.queues from {worker}": "worker: update on queues",
     "revoke execute on function pushq.make_days(int) from {worker}": "worker: execute on make_days(integer)",

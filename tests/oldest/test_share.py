@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from tests.promises.conftest import store
 from tests.promises.test_changes import (
     test_a_change_is_made_if_the_table_has_it_and_the_job_the_expected_status,
     test_a_job_that_is_to_start_sooner_wakes_an_idle_pool,
 )
 from tests.promises.test_events import (
-    store,
     test_a_follower_sees_every_event_once_however_late_its_transaction_commits,
     test_an_update_by_hand_keeps_the_old_and_the_new_values,
     test_every_day_that_takes_finished_jobs_takes_events,
@@ -32,10 +32,8 @@ from tests.promises.test_waiting import (
     test_of_many_waits_before_during_and_after_the_end_all_end_soon,
     waiting,
 )
-from tests.security.conftest import logins
+from tests.security.conftest import app, logins, separated
 from tests.security.test_tenants import (
-    app,
-    separated,
     test_a_tenant_by_setting_reaches_its_own_jobs_and_without_a_setting_none,
     test_a_tenant_changes_its_own_jobs_and_learns_nothing_of_another_s,
     test_a_tenant_is_deleted_in_steps_running_jobs_and_finished_ones_included,

@@ -61,18 +61,6 @@ async def sweep(url: str, times: int = 1) -> None:
     await session.close()
 
 
-@pytest.fixture
-async def store(connection: Connection, database_url: str) -> Any:
-    """A pool's statements, for a supervisor that lives."""
-    await connection.execute(
-        "insert into pushq.supervisors (name, host, pid, lease, lease_until) "
-        "values ('me', 'here', 1, '1 hour', now() + interval '1 hour')"
-    )
-    session = Session(database_url, "test")
-    yield Store(session, supervisor="me")
-    await session.close()
-
-
 async def claim(store: Store) -> list[Job]:
     return await store.claim(ME, uuid4(), 100)
 

@@ -9,14 +9,8 @@ from pushq import Queue
 from pushq.database.migrate import migrate, migrations
 from pushq.errors import ArtifactUnknown, DatabaseRefused
 from tests.promises.test_artifacts import begin, left, put, taken
-from tests.security.test_tenants import (  # noqa: F401 - fixtures
-    a_role,
-    app,
-    separated,
-    session,
-)
 from tests.support.jobs import Connection
-from tests.support.roles import Logins, url_as
+from tests.support.roles import Logins, a_role, session, url_as
 
 COLUMNS = "id, job_id, tenant_id, attempt, name, content_type, size, sha256, pieces, created_at"
 PIECE = "select pushq.artifact_piece($1, 0)"
@@ -26,7 +20,7 @@ WHOLE = "select pushq.read_artifact($1, 'a')"
 async def test_a_tenant_reads_the_artifacts_of_its_own_jobs_alone(
     connection: Connection,
     database_url: str,
-    app: str,  # noqa: F811
+    app: str,
 ) -> None:
     held = {owner: await taken(connection, tenant_id=owner) for owner in ("acme", "globex", None)}
     artifacts = {owner: await put(connection, held[owner], "a", f"of {owner}".encode()) for owner in held}
@@ -53,7 +47,7 @@ async def test_a_tenant_reads_the_artifacts_of_its_own_jobs_alone(
 
 
 async def test_a_tenant_reads_by_python_and_learns_nothing_of_another_s(
-    separated: Connection,  # noqa: F811
+    separated: Connection,
     database_url: str,
 ) -> None:
     own, other = [await taken(separated, tenant_id=owner) for owner in ("acme", "globex")]

@@ -7,9 +7,8 @@ import pytest
 
 from pushq.database.migrate import migrate, migrations
 from tests.promises.test_keys import WAYS, enqueue
-from tests.security.test_tenants import a_role
 from tests.support.jobs import Connection, row_of
-from tests.support.roles import Logins
+from tests.support.roles import Logins, a_role
 
 
 async def test_a_producer_may_and_reads_nothing(connection: Connection, logins: Logins) -> None:

@@ -19,7 +19,7 @@ from pushq.database.schema import faults
 from tests.promises.test_keys import WAYS, enqueue
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, finished, has_count, insert, row_of
-from tests.support.roles import Logins, drop, fresh_roles, granted, url_as
+from tests.support.roles import Logins, a_role, drop, fresh_roles, granted, session, url_as
 from tests.support.supervisors import ROOT, supervising
 from tests.support.waiting import eventually
 
@@ -31,43 +31,6 @@ REFUSED = "violates row-level security policy"
 _, FOR_A_ROLE, BY_SETTING, BY_COPY, SUPABASE, _, CASCADE, PARTS, UNITED = re.findall(
     r"```sql\n(.*?)```", (ROOT / "docs" / "how-to" / "tenants.md").read_text(), re.DOTALL
 )
-
-
-@pytest.fixture
-async def separated(connection: Connection) -> AsyncIterator[Connection]:
-    """The owner's connection, to a database where tenants are kept apart."""
-    await connection.execute("select pushq.separate_tenants()")
-    yield connection
-    await connection.execute("delete from pushq.tenant_roles")
-    await connection.execute(UNITED)
-
-
-@pytest.fixture
-async def app(separated: Connection) -> AsyncIterator[str]:
-    """A login of tenants."""
-    async with a_role(separated, "pushq_tenant") as login:
-        yield login
-
-
-@asynccontextmanager
-async def a_role(
-    connection: Connection, *groups: str, attributes: str = "login password 'secret'"
-) -> AsyncIterator[str]:
-    name = f"somebody_{uuid4().hex[:8]}"
-    await connection.execute(f"create role {name} {attributes}")
-    for group in groups:
-        await connection.execute(f"grant {group} to {name}")
-    yield name
-    await connection.execute(f"drop owned by {name}; drop role {name}")
-
-
-@asynccontextmanager
-async def session(url: str, login: str, tenant: str | None = None) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(url_as(url, login))
-    if tenant is not None:
-        await connection.execute("select set_config('pushq.tenant_id', $1, false)", tenant)
-    yield connection
-    await connection.close()
 
 
 @asynccontextmanager
@@ -374,7 +337,10 @@ async def test_a_tenant_s_keys_are_its_own_and_it_learns_nothing_of_another_s(
         for call in (
             "open_window('k {}', 'globex', '1 hour')",
             "note_window('k {}', 'globex', gen_random_uuid())",
-            "standing_job('x', '{}', 'q', 0::smallint, null, null, null, 'k {}', 'globex', null, true, null, null)",
+            (
+                "standing_job('x', '{}', 'q', 0::smallint, null, null, null, 'k {}', 'globex', null, true, null, null, "
+                "null, null)"
+            ),
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="may insert no jobs of tenant_id 'globex'"):
                 await acme.execute(f"select pushq.{call}")
@@ -392,10 +358,10 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
         and has_any_column_privilege('pushq_tenant', class.oid, 'select, insert, update, references')
         """
     )
-    assert {row["relname"] for row in open_} == {"jobs", "job_events", "artifacts", "migrations"}
+    assert {row["relname"] for row in open_} == {"jobs", "job_events", "artifacts", "webhooks", "migrations"}
     for row in open_:
         if row["relname"] != "migrations":  # of no tenant
-            assert row["kind"] == ("r" if row["relname"] == "artifacts" else "p")
+            assert row["kind"] == ("r" if row["relname"] in ("artifacts", "webhooks") else "p")
             assert row["is_separated"]
             assert row["has_policy"]
     definers = await connection.fetch(
@@ -499,7 +465,7 @@ async def test_tenants_are_separated_once_and_again_what_a_restore_has_lost(
             ", ".join(
                 f"{what} {table}"
                 for what in ("policy tenants of", "rights of pushq_tenant on")
-                for table in ("artifacts", "job_events", "jobs")
+                for table in ("artifacts", "job_events", "jobs", "webhooks")
             ),
         ),
         ("drop index pushq.jobs_of_tenant", "index jobs_of_tenant"),

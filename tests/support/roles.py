@@ -8,6 +8,8 @@ from dataclasses import astuple, dataclass
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import asyncpg
+
 from pushq.database.roles import Roles, grants
 from tests.support.jobs import Connection
 
@@ -76,3 +78,24 @@ async def a_login_each(connection: Connection, url: str) -> AsyncIterator[Logins
         yield logins
         for login in LOGINS:
             await connection.execute(f"drop owned by {logins.name(login)}; drop role {logins.name(login)}")
+
+
+@asynccontextmanager
+async def a_role(
+    connection: Connection, *groups: str, attributes: str = "login password 'secret'"
+) -> AsyncIterator[str]:
+    name = f"somebody_{uuid4().hex[:8]}"
+    await connection.execute(f"create role {name} {attributes}")
+    for group in groups:
+        await connection.execute(f"grant {group} to {name}")
+    yield name
+    await connection.execute(f"drop owned by {name}; drop role {name}")
+
+
+@asynccontextmanager
+async def session(url: str, login: str, tenant: str | None = None) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(url_as(url, login))
+    if tenant is not None:
+        await connection.execute("select set_config('pushq.tenant_id', $1, false)", tenant)
+    yield connection
+    await connection.close()

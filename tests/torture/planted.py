@@ -468,7 +468,7 @@ IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "same-attempt-again": (
         (
-            "pushq.claim_noting",
+            "pushq.hand_out",
             "job.attempt + (job.attempt < 2147483647)::int",
             "greatest(job.attempt, 1)",
         ),
@@ -476,13 +476,13 @@ IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "suspects-among-others": (("pushq.lock_ordinary", "job.apart is null", "job.crashes < 3"),),
     "told-at-the-claim": (
         (
-            "pushq.claim_noting",
-            "    if cardinality(claim_noting.with_all_events) > 0 then\n",
+            "pushq.hand_out",
+            "    if cardinality(hand_out.noted) > 0 then\n",
             (
                 "    perform pushq.tell(array_agg(job.id || ' succeeded ' || array_to_string(job.waiters, ' ')))\n"
                 "    from pushq.jobs_unfinished as job\n"
-                "    where job.id = any(claim_noting.ids) and job.waiters is not null;\n"
-                "    if cardinality(claim_noting.with_all_events) > 0 then\n"
+                "    where job.id = any(hand_out.ids) and job.waiters is not null;\n"
+                "    if cardinality(hand_out.noted) > 0 then\n"
             ),
         ),
     ),
@@ -521,7 +521,7 @@ IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "going-on-unnoted": (
         (
             "pushq.give_back",
-            "where going_on.kind = 'retried' or going_on.queue = any(pushq.queues_with_all_events())",
+            "where going_on.kind = 'retried' or pushq.is_noted(going_on.queue, going_on.task, going_on.tenant_id)",
             "where false",
         ),
     ),

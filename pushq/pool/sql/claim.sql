@@ -2,8 +2,8 @@
 -- most urgent first, for pool $4 of supervisor $3, under the token $5. Jobs that fell due longer than $7 seconds ago (null:
 -- ever) or less than $8 seconds ago (null: 0) are left out: pushq/pool/lookback.py says why.
 select *
-from pushq.claim_noting(
+from pushq.hand_out(
     pushq.lock_claimable(
         $1::text[], $2::text[], $3::text, $6::int, coalesce(now() - $7::float8 * interval '1 second', '-infinity'),
         now() - coalesce($8::float8, 0) * interval '1 second'),
-    $3, $4::int, $5::uuid, array(select name from pushq.queues where all_events))
+    $3, $4::int, $5::uuid, array(select queue from pushq.noted_queues))

@@ -1,7 +1,7 @@
 -- Takes the most urgent due job that has killed two processes, of the queues $1 and the tasks $2, for pool $4 of supervisor $3,
 -- under the token $5, but for the jobs $6. The pool runs nothing beside the job: a third death is charged to nobody else.
 select *
-from pushq.claim_noting(
+from pushq.hand_out(
     array(
         select job.id
         from pushq.jobs_unfinished as job
@@ -11,4 +11,4 @@ from pushq.claim_noting(
         order by job.priority, job.run_at, job.id
         limit 1
         for no key update of job skip locked),
-    $3, $4::int, $5::uuid, array(select name from pushq.queues where all_events))
+    $3, $4::int, $5::uuid, array(select queue from pushq.noted_queues))

@@ -2,7 +2,7 @@
 -- back, to find the job at fault. For no job ($1 is empty) the statement is carried out for no row, and is rolled back if
 -- claims are rolled back for any job.
 select *
-from pushq.claim_noting(
+from pushq.hand_out(
     case when cardinality($1::uuid[]) > 0 then array(
         select job.id
         from pushq.jobs_unfinished as job
@@ -11,4 +11,4 @@ from pushq.claim_noting(
         order by job.id
         for no key update skip locked)
     end,
-    $2, $3::int, $4::uuid, array(select name from pushq.queues where all_events))
+    $2, $3::int, $4::uuid, array(select queue from pushq.noted_queues))

@@ -3,7 +3,6 @@ select
     job.id, job.task, job.queue, pushq.claimed_payload(job.payload, job.payload_is_too_long) as payload,
     job.attempt, job.failures, job.crashes, job.max_attempts,
     extract(epoch from job.timeout)::float8 as timeout, job.tenant_id, job.correlation_id, job.token,
-    job.queue = any(array(select name from pushq.queues where all_events)) as all_events,
-    (job.progress -> 'checkpoint')::text as saved
+    pushq.extras(job.progress, job.traceparent, pushq.is_noted(job.queue, job.task, job.tenant_id)) as extras
 from pushq.jobs_unfinished as job
 where job.status = 'running' and job.supervisor = $1 and job.token = $2

@@ -55,7 +55,7 @@ noted as (
         array_agg(case when $3 then 'requeued' else 'released' end), '{}', array_agg(case when $3 then error end), '{}',
         pushq.actor())
     from requeued
-    where $3 or queue = any(pushq.queues_with_all_events())
+    where $3 or pushq.is_noted(queue, task, tenant_id)
     having count(*) > 0
 )
 select taken.id, taken.queue, taken.task, taken.status, taken.crashes

@@ -35,7 +35,7 @@ PLANTED = {
         NO_ORDER,
     ),
     "a claim that sets the attempt does not count it": (
-        ("pushq.claim_noting", "attempt = job.attempt + (job.attempt < 2147483647)::int", "attempt = 1"),
+        ("pushq.hand_out", "attempt = job.attempt + (job.attempt < 2147483647)::int", "attempt = 1"),
         ("claim", "cancel_q1"),
         NO_ORDER,
     ),

@@ -86,7 +86,7 @@ BUGS = {
     "claims from any queue first": Bug("pushq.lock_claimable", "order by queue.place", "order by queue.place desc"),
     "claims its limit of each priority": Bug("pushq.lock_claimable", "most - cardinality(ids)", "most"),
     "claims nothing that is urgent": Bug("pushq.lock_claimable", "if has_priorities then", "if false then"),
-    "counts no attempt": Bug("pushq.claim_noting", "job.attempt + (job.attempt < 2147483647)::int", "job.attempt"),
+    "counts no attempt": Bug("pushq.hand_out", "job.attempt + (job.attempt < 2147483647)::int", "job.attempt"),
     "claims what is not due": Bug("pushq.lock_ordinary", " and job.run_at <= lock_ordinary.due_by"),
     "claims tasks that the pool does not know": Bug(
         "pushq.ordinary_lines",
