@@ -407,6 +407,16 @@ class JobsPurged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SpansFail(Event):
+    """A span or a metric was not made: the app's sampler, processor or exporter raises. Jobs go on without."""
+
+    level: ClassVar[Level] = "warning"
+    topic: ClassVar[str | None] = "spans"
+    reason: str  # the error's type
+    place: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LogLinesDropped(Event):
     """Lines were dropped, because the reader of the log was too slow."""
 
@@ -421,6 +431,10 @@ _subscribers: list[Subscriber] = []
 def publish(event: Event) -> None:
     for subscriber in _subscribers:
         subscriber(event)
+
+
+def subscribe_for_good(subscriber: Subscriber) -> None:
+    _subscribers.append(subscriber)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pushq.job import NewJob
 from pushq.producers import COPY, COPY_SYNC, ENQUEUE, ENQUEUE_SYNC, INSERT, INSERT_SYNC
 from pushq.producers.connections import AsyncConnection, HasSetAutocommit, SyncConnection
 from pushq.producers.rows import interval, parts
+from pushq.spans import inserting
 from pushq.storable import refuse_unstorable
 from pushq.written import text_of
 
@@ -61,8 +62,9 @@ class Queue:
         Returns the ids of the inserted jobs, in any order. Jobs whose unique_key is taken are left out.
         """
         run = INSERT.way(connection.__class__)
-        columns = columns_of(jobs, self._name)
-        return _ids(await run(connection, statement("insert"), columns)) if columns else []
+        with inserting("insert", jobs, self._name) as traceparent:
+            columns = columns_of(jobs, self._name, traceparent)
+            return _ids(await run(connection, statement("insert"), columns)) if columns else []
 
     async def enqueue(
         self,
@@ -77,9 +79,9 @@ class Queue:
 
         connection: as for insert, and in its transaction. standing: what becomes of the unfinished job: keep, it stays
         as it is; replace, while it is queued it takes the new job's task, payload, queue, priority, run_at,
-        max_attempts, timeout and correlation_id. window: no second job with the key within this time of the call that
-        inserted the first, even if the first is finished by then; at most a year. longest_delay: with replace, the job
-        is due at most this long after it was enqueued, however often it is put off; at most a year.
+        max_attempts, timeout, correlation_id and traceparent. window: no second job with the key within this time of
+        the call that inserted the first, even if the first is finished by then; at most a year. longest_delay: with
+        replace, the job is due at most this long after it was enqueued, however often it is put off; at most a year.
 
         Returns (id, inserted). Raises like insert; ValueError for a job with an id of its own, since pushq chooses the
         id; and the driver's own error, such as asyncpg's InvalidParameterValueError, for a window of a job without a
@@ -104,8 +106,9 @@ class Queue:
         Returns one (id, inserted) for each job, in the order of the jobs. Of jobs with the same unique_key, the first
         is inserted, and stands in the way of the others.
         """
-        values = _values_of(jobs, self._name, standing, window, longest_delay)
-        rows = await ENQUEUE.way(connection.__class__)(connection, statement("enqueue"), values)
+        with inserting("enqueue", jobs, self._name) as traceparent:
+            values = _values_of(jobs, self._name, traceparent, standing, window, longest_delay)
+            rows = await ENQUEUE.way(connection.__class__)(connection, statement("enqueue"), values)
         return [Enqueued(*row) for row in rows]
 
     async def wait(
@@ -147,7 +150,8 @@ class Queue:
         """
         from pushq.waiting import waiting_here  # noqa: PLC0415 - as above
 
-        return await waiting_here(url).run(columns_of([job], self._name), timeout)
+        with inserting("run", [job], self._name) as traceparent:
+            return await waiting_here(url).run(columns_of([job], self._name, traceparent), timeout)
 
     async def artifacts(self, job_id: UUID, *, url: str | None = None) -> list[Artifact]:
         """The artifacts that handlers have left with a job, by name. None, too, if the job cannot be seen.
@@ -184,8 +188,9 @@ class Queue:
     def insert_many_sync(self, jobs: Iterable[NewJob], *, connection: SyncConnection) -> list[UUID]:
         """The same as insert_many, where nothing is asynchronous, on the connections that insert_sync takes."""
         run = INSERT_SYNC.way(connection.__class__)
-        columns = columns_of(jobs, self._name)
-        return _ids(run(connection, statement("insert"), columns)) if columns else []
+        with inserting("insert", jobs, self._name) as traceparent:
+            columns = columns_of(jobs, self._name, traceparent)
+            return _ids(run(connection, statement("insert"), columns)) if columns else []
 
     def enqueue_sync(
         self,
@@ -212,8 +217,9 @@ class Queue:
         longest_delay: timedelta | None = None,
     ) -> list[Enqueued]:
         """The same as enqueue_many, where nothing is asynchronous, on the connections that insert_sync takes."""
-        values = _values_of(jobs, self._name, standing, window, longest_delay)
-        rows = ENQUEUE_SYNC.way(connection.__class__)(connection, statement("enqueue"), values)
+        with inserting("enqueue", jobs, self._name) as traceparent:
+            values = _values_of(jobs, self._name, traceparent, standing, window, longest_delay)
+            rows = ENQUEUE_SYNC.way(connection.__class__)(connection, statement("enqueue"), values)
         return [Enqueued(*row) for row in rows]
 
     async def copy(self, jobs: Iterable[NewJob], *, connection: AsyncConnection) -> int:
@@ -226,12 +232,14 @@ class Queue:
         job has the unique_key or id, the driver raises UniqueViolationError. insert_many would leave the job out.
         """
         run = COPY.way(connection.__class__)
-        return await run(connection, parts(jobs, encoded, self._name))
+        with inserting("copy", jobs, self._name) as traceparent:
+            return await run(connection, parts(jobs, encoded, self._name, traceparent))
 
     def copy_sync(self, jobs: Iterable[NewJob], *, connection: HasSetAutocommit) -> int:
         """The same as copy, where nothing is asynchronous. connection: a Connection of psycopg 3."""
         run = COPY_SYNC.way(connection.__class__)
-        return run(connection, parts(jobs, encoded, self._name))
+        with inserting("copy", jobs, self._name) as traceparent:
+            return run(connection, parts(jobs, encoded, self._name, traceparent))
 
 
 def _refuse_no_name(name: object) -> None:
@@ -248,14 +256,14 @@ def _ids(rows: Iterable[tuple[Any, ...]]) -> list[UUID]:
     return [job_id for (job_id,) in rows]
 
 
-def _values_of(jobs: Iterable[NewJob], queue: str | None, *asked: object) -> list[object]:
+def _values_of(jobs: Iterable[NewJob], queue: str | None, traceparent: str | None, *asked: object) -> list[object]:
     """The parameters of enqueue.sql."""
     if isinstance(jobs, NewJob):
         raise _takes_several("enqueue")
-    return [f"[{', '.join(_object_of(job, queue) for job in jobs)}]", *asked]
+    return [f"[{', '.join(_object_of(job, queue, traceparent) for job in jobs)}]", *asked]
 
 
-def _object_of(job: NewJob, queue: str | None) -> str:
+def _object_of(job: NewJob, queue: str | None, traceparent: str | None) -> str:
     """A job as pushq.enqueue_many() takes it."""
     _refuse_no_job(job, "enqueue")
     if job.id is not None:
@@ -271,22 +279,25 @@ def _object_of(job: NewJob, queue: str | None) -> str:
         "tenant_id": job.tenant_id,
         "correlation_id": job.correlation_id,
     }
-    if job.traceparent is not None:
-        columns["traceparent"] = job.traceparent
+    if (place := traceparent if job.traceparent is None else job.traceparent) is not None:
+        columns["traceparent"] = place
     return f'{{"payload": {encoded(job)}, {_encode(columns)[1:]}'
 
 
-def columns_of(jobs: Iterable[NewJob], queue: str | None = None) -> list[list[object]]:
-    """One list a column, as insert.sql takes them; none if there is no job. queue: instead of the jobs' own."""
+def columns_of(jobs: Iterable[NewJob], queue: str | None = None, traceparent: str | None = None) -> list[list[object]]:
+    """One list a column, as insert.sql takes them; none if there is no job.
+
+    queue: instead of the jobs' own. traceparent: of jobs that have none of their own.
+    """
     if isinstance(jobs, NewJob):
         raise _takes_several("insert")
-    columns = [list(column) for column in zip(*[_row(job, queue) for job in jobs], strict=True)]
+    columns = [list(column) for column in zip(*[_row(job, queue, traceparent) for job in jobs], strict=True)]
     if columns and columns[-1].count(None) == len(columns[-1]):
         columns[-1] = []
     return columns
 
 
-def _row(job: NewJob, queue: str | None) -> tuple[object, ...]:
+def _row(job: NewJob, queue: str | None, traceparent: str | None) -> tuple[object, ...]:
     _refuse_no_job(job, "insert")
     return (
         job.id,
@@ -300,7 +311,7 @@ def _row(job: NewJob, queue: str | None) -> tuple[object, ...]:
         job.unique_key,
         job.tenant_id,
         job.correlation_id,
-        job.traceparent,
+        traceparent if job.traceparent is None else job.traceparent,
     )
 
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("lifespan", "job", "middleware", "handler"),
     ("payload", "batch", "once", "retries"),
     ("current", "task", "outcome"),
-    ("events",),
+    ("events", "spans"),
     ("database",),
     ("producers", "reading", "waiting"),
     ("queue",),
@@ -82,6 +82,7 @@ def test_whatever_is_imported_is_declared() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     declared = [*project["dependencies"], *extras["embedded"], *extras["django"], "asgiref, which is Django's own half"]
+    declared += [one.replace("opentelemetry-api", "opentelemetry") for one in extras["otel"]]
     names = {re.split(r"[^\w-]", one)[0].replace("-", "_") for one in declared}
     imported = {name for path in FILES for name in _top_level_names(path)} - sys.stdlib_module_names
 
@@ -95,6 +96,13 @@ def test_only_its_own_folder_imports_django() -> None:
     importers = {module_of(path) for path in FILES if {"django", "django_tasks", "asgiref"} & _top_level_names(path)}
 
     assert {module for module in importers if not module.startswith("contrib.django")} == set()
+
+
+def test_only_its_own_folder_imports_opentelemetry() -> None:
+    importers = {module_of(path) for path in FILES if "opentelemetry" in _top_level_names(path)}
+
+    measuring = {"bench.deliver.otel"}
+    assert {module for module in importers - measuring if not module.startswith("contrib.otel")} == set()
 
 
 def test_no_file_imports_the_drivers_of_others() -> None:
@@ -115,10 +123,11 @@ def test_the_supervisor_never_imports_the_user_s_code() -> None:
 
 # Imports are most of what it costs to start one.
 SPARED = {
-    "pushq.queue": {"anyio", "asyncpg", "click", "pydantic", "pushq.database.speaker"},
+    "pushq.queue": {"anyio", "asyncpg", "click", "opentelemetry", "pydantic", "pushq.database.speaker"},
     "pushq.task": {"anyio", "asyncpg", "click", "pydantic_settings", "pushq.database.speaker"},
     "pushq.pool_process": {
         "click",
+        "opentelemetry",
         "prometheus_client",
         "pydantic_settings",
         "starlette",

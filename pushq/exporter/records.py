@@ -16,8 +16,9 @@ from typing import Any
 
 from pushq.current import job_here
 from pushq.exporter.lines import instant, printable, shown
+from pushq.job import Job
 
-_FIELDS = {"id": "pushq_job", "task": "pushq_task", "attempt": "pushq_attempt"}
+_FIELDS = {"id": "pushq_job", "task": "pushq_task", "attempt": "pushq_attempt", "trace": "pushq_trace"}
 """From names in a line to fields of a record."""
 
 
@@ -61,9 +62,16 @@ def _knowing_its_job(make: Callable[..., logging.LogRecord]) -> Callable[..., lo
         record.pushq_job = str(job.id) if job else None
         record.pushq_task = job.task if job else None
         record.pushq_attempt = job.attempt if job else None
+        record.pushq_trace = _trace_of(job)
         return record
 
     return make_record
+
+
+def _trace_of(job: Job | None) -> str | None:
+    """The id of the trace in which the job was inserted."""
+    traceparent = job.traceparent if job else None
+    return traceparent[3:35] if traceparent else None
 
 
 class _Records(logging.Handler):

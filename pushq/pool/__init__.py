@@ -46,6 +46,7 @@ from pushq.pool.recalls import CHANNEL as RECALLS
 from pushq.pool.recalls import Recalls
 from pushq.pool.roster import Roster
 from pushq.pool.solo import run_suspects
+from pushq.pool.spans import flush_spans
 from pushq.pool.store import Claimant, Store
 from pushq.pool.teller import Teller
 from pushq.pool.worker import Worker
@@ -92,6 +93,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
                     await (pool.run_suspects() if assignment.solo else pool.run())
                 await teller.finish()
                 await pool.lifespan.leave(by=pool.deadline)
+                await flush_spans(by=pool.deadline)
                 around.cancel_scope.cancel()
             if pool.lifespan.error:
                 raise pool.lifespan.error

@@ -17,6 +17,7 @@ from pushq.middleware import Middleware
 from pushq.outcome import Ending, Kind, Outcome, Raised, Returned, Stopped, TimedOut, decide, unbegun
 from pushq.pool.forks import end_child, forked
 from pushq.pool.leftovers import Contexts, time_limit
+from pushq.spans import Span, SpanMaker
 from pushq.task import Task
 
 CANCELLED = (asyncio.CancelledError, futures.CancelledError)
@@ -54,6 +55,14 @@ class Attempt:
     def calls(self) -> Sequence[Callable[[], None]]:
         """The calls to make in a thread, one after the other, for a `def`."""
         return (self.call,)
+
+    @property
+    def all_outcomes(self) -> Sequence[Outcome]:
+        """The outcomes of the jobs, as far as there are any."""
+        return (self.outcome,) if self.outcome else ()
+
+    def begin_span(self, maker: SpanMaker) -> Span:
+        return maker.of_attempt(self.job)
 
     def start_clock(self) -> None:
         """The handler is called now."""

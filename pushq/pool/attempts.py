@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -27,6 +28,7 @@ from pushq.pool.leftovers import Contexts
 from pushq.pool.loop import PoolLoop
 from pushq.progress import ledger
 from pushq.recalled import recalled
+from pushq.spans import Span, span_maker
 from pushq.task import Task
 
 LoadPayload = Callable[[Job], Awaitable[str | None]]
@@ -56,6 +58,7 @@ class Attempts:
         self._middleware = middleware
         self._settle = settle
         self._contexts = Contexts()
+        self._carry_out = self._call_in_span if span_maker() else self._call
         self._threads = anyio.CapacityLimiter(inf)  # a worker has one call at a time
         self._waiting = dict[asyncio.Task[None], Attempt]()  # attempts on the loop
         self._called = dict[Attempt, anyio.CancelScope]()  # attempts in threads
@@ -108,12 +111,23 @@ class Attempts:
         give_up([outcome.job.fence for outcome in outcomes])
         await self._settle(outcomes)
 
-    async def _carry_out(self, attempt: Attempt) -> None:
+    async def _call_in_span(self, attempt: Attempt) -> None:
+        """The same as _call, inside of a span, which ends with the outcomes."""
+        maker = span_maker()
+        assert maker
+        span = attempt.begin_span(maker)
+        await self._call(attempt, span)
+        span.end(attempt.all_outcomes)
+
+    async def _call(self, attempt: Attempt, span: Span | None = None) -> None:
         """Calls the handler, on the loop or in a thread. Then the attempt has an outcome."""
         if not attempt.task.is_async and not self._middleware:
-            await self._call_in_thread(attempt)
+            await self._call_in_thread(attempt, span)
             return
-        begun = self._loop.begin(self._on_loop(attempt), self._contexts.copy(), attempt.task.name)
+        context = self._contexts.copy()
+        if span:
+            context.run(span.enter)
+        begun = self._loop.begin(self._on_loop(attempt), context, attempt.task.name)
         if not begun.done():
             await self._wait_ended(begun, attempt)
         if not attempt.outcome:
@@ -132,6 +146,7 @@ class Attempts:
         for variable, value in context.items():
             variable.set(value)
         self._contexts = Contexts()
+        self._carry_out = self._call_in_span if span_maker() else self._call
 
     async def rest(self) -> None:
         """Keeps a worker that found no thread busy, so that fewer jobs are claimed."""
@@ -196,9 +211,9 @@ class Attempts:
         else:
             self._recalled.clear()
 
-    async def _call_in_thread(self, attempt: Attempt) -> None:
+    async def _call_in_thread(self, attempt: Attempt, span: Span | None = None) -> None:
         """Waits until the call returns, even if stopped. A handler can ask anyio whether its time is over."""
-        for call in attempt.calls:
+        for call in attempt.calls if not span else [partial(_inside, span, call) for call in attempt.calls]:
             attempt.start_clock()
             with self._stoppable(attempt.until) as scope:
                 self._called[attempt] = scope
@@ -222,6 +237,11 @@ class Attempts:
                 yield scope
             finally:
                 self._scopes.discard(scope)
+
+
+def _inside(span: Span, call: Callable[[], None]) -> None:
+    span.enter()
+    call()
 
 
 def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -26,6 +26,7 @@ from pushq.outcome import Ending, Outcome, Raised, Stopped, TimedOut, decide, en
 from pushq.pool.attempt import CANCELLED, Attempt
 from pushq.pool.forks import end_child, forked
 from pushq.pool.leftovers import Contexts, time_limit
+from pushq.spans import Span, SpanMaker
 from pushq.task import Task
 from pushq.trace import traceback_of
 
@@ -54,6 +55,13 @@ class BatchAttempt(Attempt):
     @property
     def jobs(self) -> Sequence[Job]:
         return self._jobs
+
+    @property
+    def all_outcomes(self) -> Sequence[Outcome]:
+        return (*self.outcomes.values(),)
+
+    def begin_span(self, maker: SpanMaker) -> Span:
+        return maker.of_batch(self._jobs)
 
     # The call -------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ The format is PostgreSQL's text format: https://www.postgresql.org/docs/current/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import groupby, islice
 from typing import Any, TypeAlias
@@ -21,14 +22,28 @@ AT_A_TIME = 500
 _ALWAYS = ("task", "payload", "queue", "priority")
 
 
-def parts(jobs: Iterable[NewJob], payload: Callable[[NewJob], str], queue: str | None) -> Iterator[Part]:
+def parts(
+    jobs: Iterable[NewJob], payload: Callable[[NewJob], str], queue: str | None, traceparent: str | None = None
+) -> Iterator[Part]:
     """Jobs as few COPYs, in their order. A COPY ends where the columns change that jobs need.
+
+    queue: instead of the jobs' own. traceparent: of jobs that have none of their own.
 
     Jobs are taken while their lines are read, so that the client makes jobs while the server inserts others.
     """
+    jobs = jobs if traceparent is None else _placed(jobs, traceparent)
     pieces = ((_columns(piece), piece) for piece in _pieces(jobs))
     for columns, alike in groupby(pieces, key=lambda each: each[0]):
         yield columns, (_lines(piece, columns[len(_ALWAYS) :], payload, queue) for _, piece in alike)
+
+
+def _placed(jobs: Iterable[NewJob], traceparent: str) -> Iterator[NewJob]:
+    for job in jobs:
+        yield job if _has_place(job) else replace(job, traceparent=traceparent)
+
+
+def _has_place(job: object) -> bool:
+    return not isinstance(job, NewJob) or job.traceparent is not None
 
 
 def _pieces(jobs: Iterable[NewJob]) -> Iterator[list[NewJob]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from asyncio import CancelledError
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,9 +17,10 @@ from pushq.batch import BatchForm
 from pushq.current import set_current_job
 from pushq.job import Job, NewJob
 from pushq.lifespan import set_resources
-from pushq.outcome import Raised, Returned, endings_of_batch
+from pushq.outcome import Raised, Returned, decide, endings_of_batch
 from pushq.progress import ledger
 from pushq.queue import encoded
+from pushq.spans import Span, span_maker
 from pushq.task import Task, Tasks
 
 ENTERED: Final[Any] = object()
@@ -68,19 +70,27 @@ async def ending_of(tasks: Tasks, job: Job) -> Returned | Raised:
     task = tasks.find(job.task)
     limit = job.timeout or task.timeout
     ended = list[Returned | Raised]()  # by the handler, or in its place by the middleware
+    maker = span_maker()
+    span = None if not maker else maker.of_batch([job]) if task.batch else maker.of_attempt(job)
     try:
         with anyio.fail_after(limit.total_seconds() if limit else None):
             async with anyio.create_task_group() as group:
-                group.start_soon(_call, tasks, task, job, ended)
+                group.start_soon(_call, tasks, task, job, ended, span)
     finally:
         ledger.close([job.fence])
+        if span:
+            span.end([decide(job, ended[-1], task.retries)] if ended else [])
     return ended[-1]
 
 
-async def _call(tasks: Tasks, task: Task[..., Any], job: Job, ended: list[Returned | Raised]) -> None:
+async def _call(
+    tasks: Tasks, task: Task[..., Any], job: Job, ended: list[Returned | Raised], span: Span | None
+) -> None:
     """An exception counts even if the middleware swallows it, and what the middleware raises counts in its place."""
     if not task.batch:
         set_current_job(job)
+    if span:
+        span.enter()
     try:
         async with AsyncExitStack() as around:
             if tasks.middleware_of_app:
@@ -125,4 +135,5 @@ def _claimed(job: NewJob, attempt: int) -> Job:
         tenant_id=job.tenant_id,
         correlation_id=job.correlation_id,
         token=uuid4(),
+        extras=json.dumps({"traceparent": job.traceparent}) if job.traceparent else None,
     )

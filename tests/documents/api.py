@@ -21,6 +21,7 @@ MODULES = {
     "pushq.backoff": ["exponential"],
     "pushq.testing": import_module("pushq.testing").__all__,
     "pushq.contrib.django": import_module("pushq.contrib.django").__all__,
+    "pushq.contrib.otel": import_module("pushq.contrib.otel").__all__,
 }
 FIXTURES = sorted(name for name in vars(plugin) if name.startswith("pushq_"))
 

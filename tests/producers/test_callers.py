@@ -93,7 +93,7 @@ async def test_jobs_whose_key_is_taken_are_left_out(caller: Caller, jobs: Callab
 
 
 async def test_a_job_that_stands_is_found(caller: Caller, jobs: Callable[[], Any]) -> None:
-    job = dataclasses.replace(EVERYTHING, id=None, traceparent=None)
+    job = dataclasses.replace(EVERYTHING, id=None)
     done = await Queue().enqueue(job, connection=caller.connection)
     again = await Queue().enqueue_many(
         [NewJob("b", unique_key="z"), job], connection=caller.connection, standing="replace", longest_delay=A_DAY
@@ -102,7 +102,7 @@ async def test_a_job_that_stands_is_found(caller: Caller, jobs: Callable[[], Any
 
     assert [done.inserted, *(each.inserted for each in again)] == [True, True, False]
     assert again[1].id == done.id
-    assert jobs()[0] == everything() | {"id": done.id, "traceparent": None}
+    assert jobs()[0] == everything() | {"id": done.id}
 
 
 async def test_a_rule_that_is_broken_refuses_all(caller: Caller, jobs: Callable[[], Any]) -> None:
@@ -148,7 +148,7 @@ def test_a_sync_caller_s_jobs_whose_key_is_taken_are_left_out(sync_caller: SyncC
 
 
 def test_a_job_that_stands_is_found_for_a_sync_caller(sync_caller: SyncCaller, jobs: Callable[[], Any]) -> None:
-    job = dataclasses.replace(EVERYTHING, id=None, traceparent=None)
+    job = dataclasses.replace(EVERYTHING, id=None)
     done = Queue().enqueue_sync(job, connection=sync_caller.connection, window=A_DAY)
     again = Queue().enqueue_many_sync(
         [NewJob("b", unique_key="z"), job], connection=sync_caller.connection, window=A_DAY
@@ -157,7 +157,7 @@ def test_a_job_that_stands_is_found_for_a_sync_caller(sync_caller: SyncCaller, j
 
     assert [done.inserted, *(each.inserted for each in again)] == [True, True, False]
     assert again[1].id == done.id
-    assert jobs()[0] == everything() | {"id": done.id, "traceparent": None}
+    assert jobs()[0] == everything() | {"id": done.id}
 
 
 def test_a_rule_that_a_sync_caller_breaks_refuses_all(sync_caller: SyncCaller, jobs: Callable[[], Any]) -> None:

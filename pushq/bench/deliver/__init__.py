@@ -1,16 +1,18 @@
-"""deliver: what retention by queue costs, if used and if unused.
+"""deliver: what retention by queue and spans cost, if used and if unused.
 
 Theory of operation
 -------------------
 What may delay others is measured by the clock: the steps of the purge. What nobody uses must cost nothing, which is
-measured by the CPU of the server's process, as in share.
+measured by the CPU of the server's process, as in share. Spans are measured by the CPU of attempts in a bare loop.
 """
 
 from __future__ import annotations
 
+from pushq.bench.deliver.otel import measure_otel
 from pushq.bench.deliver.retention import measure_retention
 from pushq.bench.run import Run
 
 
 async def measure_deliver(run: Run) -> None:
     await measure_retention(run)
+    await measure_otel(run)

@@ -26,6 +26,7 @@ from pushq.database.statements import statement
 from pushq.job import NewJob
 from pushq.producers.percents import in_percents
 from pushq.queue import columns_of
+from pushq.spans import inserting
 
 # now() is what the row gets, and takes no right to read the row.
 _INSERT = f"with inserted as (\n{statement('insert')}\n) select id, now() from inserted"  # noqa: S608
@@ -94,8 +95,8 @@ class PushqBackend(BaseTaskBackend):
 
     def _insert(self, job: NewJob) -> tuple[UUID, datetime]:
         """The job's id, and its enqueued_at."""
-        with connections[self.database].cursor() as cursor:
-            cursor.execute(in_percents(_INSERT), columns_of([job]))
+        with inserting("enqueue", [job], None) as traceparent, connections[self.database].cursor() as cursor:
+            cursor.execute(in_percents(_INSERT), columns_of([job], traceparent=traceparent))
             job_id, enqueued_at = cursor.fetchone()
             return job_id, enqueued_at
 
