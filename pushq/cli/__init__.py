@@ -17,6 +17,7 @@ from pushq.local.imports import garbage_left
 
 # The module of each command, imported on use: a supervisor starts without the benchmark.
 _MODULES = {
+    "artifacts": "artifacts",
     "bench": "bench",
     "demo": "demo",
     "doctor": "doctor",
@@ -90,6 +91,7 @@ def cli() -> None:
       pushq supervise app.jobs:tasks       run jobs
       psql -c "insert into pushq.jobs (task, payload) values ('mail.welcome', '{\\"user_id\\": 42}')"
       pushq jobs                           see the jobs and their outcomes
+      pushq artifacts save ID              save the files that a handler has left with its job
       pushq events                         see what happened to jobs, and who did it
       pushq supervisors                    see who runs jobs
       pushq doctor                         see what hurts, and the remedy

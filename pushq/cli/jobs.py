@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any, Literal, TypeVar, cast
@@ -27,6 +27,7 @@ from pushq.errors import DatabaseRefused, DatabaseTrouble, JobUnknown, PushqErro
 from pushq.exporter.lines import printable
 from pushq.job import NewJob, Status
 from pushq.queue import Enqueued
+from pushq.reading import Artifact
 from pushq.settings import TEN_YEARS, Settings
 from pushq.waiting import Waiting
 
@@ -356,23 +357,27 @@ def _progress(text: str | None) -> str | None:
 @click.argument("job_id", type=click.UUID, metavar="ID")
 @as_json
 def show(job_id: UUID, as_json: bool) -> None:
-    """Shows one job in full: with the last error, and what happened to the job. Exit code 2 if there is no such job.
+    """Shows one job in full: with the last error, its artifacts, and what happened to the job.
+
+    Exit code 2 if there is no such job.
 
     \b
       pushq jobs show 0192f0c1-…
     """
 
-    async def find(desk: Desk) -> tuple[Row | None, Sequence[Row]]:
-        return await desk.find(job_id), await desk.events_of(job_id)
+    async def find(desk: Desk) -> tuple[Row | None, Sequence[Row], Sequence[Artifact]]:
+        return await desk.find(job_id), await desk.events_of(job_id), await desk.artifacts_of(job_id)
 
-    row, events = at_desk(find)
+    row, events, artifacts = at_desk(find)
     if row is None and not events:
         raise UsageError(f"There is no job {job_id}; it may have been dropped after its retention.")
     if as_json:
-        row = {**(row or {"id": job_id}), "events": events}
+        row = {**(row or {"id": job_id}), "artifacts": [asdict(one) for one in artifacts], "events": events}
         show_rows([row], list(row.keys()), as_json=True, empty="")
     else:
         _show_one(row or {"id": job_id, "status": "deleted"})
+        for one in artifacts:
+            click.echo(f"{'artifact':15} " + line([one.name, one.content_type, f"{one.size:,} bytes"]))
         _show_events(events)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -21,6 +21,7 @@ from pushq.desk.waiting import why_never, why_not_now
 from pushq.errors import DatabaseTrouble, PayloadError, UnexpectedState, UsageError, ValueRefused
 from pushq.job import NewJob, Status
 from pushq.queue import Enqueued, Queue
+from pushq.reading import Artifact, artifacts_of, pieces_of
 
 Row = dict[str, Any]
 Place = tuple[UUID, date]
@@ -192,6 +193,14 @@ class Desk:
     async def events_of(self, job_id: UUID) -> list[Row]:
         """The newest events of a job, the oldest first: see events_of_job.sql."""
         return await history.events_of(self._session, job_id, SHOWN_EVENTS)
+
+    async def artifacts_of(self, job_id: UUID) -> list[Artifact]:
+        """What handlers have left with the job, by name."""
+        return await artifacts_of(self._session, job_id)
+
+    def pieces_of(self, artifact: Artifact) -> AsyncGenerator[bytes, None]:
+        """The bytes: see `reading.pieces_of`."""
+        return pieces_of(self._changes, artifact)
 
     async def newest_events(self, wanted: history.Wanted, limit: int) -> list[Row]:
         """The newest events, the oldest first: see list_events.sql."""

@@ -11,7 +11,7 @@ import click
 
 from pushq.cli import cli
 
-ORDER = "migrate supervise enqueue jobs queues events supervisors doctor sweep exporter demo bench".split()
+ORDER = "migrate supervise enqueue jobs artifacts queues events supervisors doctor sweep exporter demo bench".split()
 WIDTH = 120
 
 
