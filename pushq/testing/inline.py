@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from asyncio import CancelledError
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final
 from uuid import uuid4
@@ -13,6 +13,7 @@ from uuid import uuid4
 import anyio
 from anyio import to_thread
 
+from pushq.artifacts import Keeper, give_up, keepers
 from pushq.batch import BatchForm
 from pushq.current import set_current_job
 from pushq.job import Job, NewJob
@@ -20,24 +21,37 @@ from pushq.lifespan import set_resources
 from pushq.outcome import Raised, Returned, decide, endings_of_batch
 from pushq.progress import ledger
 from pushq.queue import encoded
+from pushq.settings import Settings
 from pushq.spans import Span, span_maker
 from pushq.task import Task, Tasks
+from pushq.testing.artifacts import Memory, limits_of
 
 ENTERED: Final[Any] = object()
 """Resources that the registry's lifespan is to yield."""
 
 
-async def run(tasks: Tasks, job: NewJob, *, attempt: int = 1, resources: Any = ENTERED) -> Any:
+async def run(
+    tasks: Tasks,
+    job: NewJob,
+    *,
+    attempt: int = 1,
+    resources: Any = ENTERED,
+    artifacts: MutableMapping[str, bytes] | None = None,
+) -> Any:
     """Runs the handler of a job, and returns what the handler returns. There is no database.
 
     The payload goes through JSON and the handler's annotations, as in a pool. `current_job()` is the job, in its
     `attempt`, with one failure fewer behind it. A handler of batches gets a list of one job. The middleware and the
-    lifespan of the registry are entered. `resources` takes the place of what the lifespan yields. Raises what the
-    handler raises, also Retry and Cancel; TimeoutError after the timeout; PayloadError for a payload that does not fit;
+    lifespan of the registry are entered. `resources` takes the place of what the lifespan yields. `artifacts` takes
+    the bytes of what the handler leaves, by name; give those of an earlier attempt, if any. Raises what the handler
+    raises, also Retry and Cancel; TimeoutError after the timeout; PayloadError for a payload that does not fit;
     TasksError for a task that is not registered.
     """
     async with shared(tasks, resources):
-        return await call(tasks, _claimed(job, attempt))
+        claimed = _claimed(job, attempt)
+        memory = Memory({} if artifacts is None else artifacts, limits_of(Settings.load()))
+        with kept_by(memory, claimed):
+            return await call(tasks, claimed)
 
 
 @asynccontextmanager
@@ -52,6 +66,16 @@ async def shared(tasks: Tasks, resources: Any = ENTERED) -> AsyncIterator[None]:
         if misfit := tasks.misfit(None if resources is ENTERED else resources):
             raise misfit
         yield
+
+
+@contextmanager
+def kept_by(keeper: Keeper, job: Job) -> Iterator[None]:
+    """The keeper keeps what the job's handler leaves."""
+    keepers[job.fence] = keeper
+    try:
+        yield
+    finally:
+        del keepers[job.fence]
 
 
 async def call(tasks: Tasks, job: Job) -> Any:
@@ -77,6 +101,7 @@ async def ending_of(tasks: Tasks, job: Job) -> Returned | Raised:
             async with anyio.create_task_group() as group:
                 group.start_soon(_call, tasks, task, job, ended, span)
     finally:
+        give_up([job.fence])
         ledger.close([job.fence])
         if span:
             span.end([decide(job, ended[-1], task.retries)] if ended else [])

@@ -13,16 +13,23 @@ from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
+import anyio
+
+from pushq.artifacts import Keeper
 from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.job import Job, NewJob
 from pushq.outcome import Outcome, Raised, Returned, TimedOut, decide
+from pushq.pool.artifacts import ArtifactKeeper
 from pushq.pool.store import Claimant
 from pushq.pool.store import Store as PoolStore
 from pushq.queue import Queue
+from pushq.reading import artifacts_of, pieces_of
+from pushq.settings import Settings
 from pushq.supervisor.store import Store as SupervisorStore
 from pushq.task import Tasks
-from pushq.testing.inline import ENTERED, ending_of, shared
+from pushq.testing.artifacts import limits_of
+from pushq.testing.inline import ENTERED, ending_of, kept_by, shared
 
 MOST = 1000
 """Attempts in a drain. A job that inserts the next, or is tried again at once, would else never end it."""
@@ -103,13 +110,26 @@ class TestQueue:
             f"test-{uuid4().hex[:8]}", 1, queues or tuple(dict.fromkeys(("default", *tasks.queues))), tasks.names
         )
         ran = dict[UUID, None]()
-        async with self._session() as session, _lease(session, claimant) as store, shared(tasks, resources):
+        async with (
+            self._session() as session,
+            _lease(session, claimant) as store,
+            _keeper(self.url) as keeper,
+            shared(tasks, resources),
+        ):
             for _ in range(MOST):
                 if not (jobs := await store.claim(claimant, uuid4(), 1)):
                     return await _find(session, ids=list(ran))
                 ran |= dict.fromkeys(job.id for job in jobs)
-                await store.finish([await _attempt(store, tasks, job) for job in jobs])
+                await store.finish([await _attempt(store, keeper, tasks, job) for job in jobs])
         raise AssertionError(f"{MOST} attempts, and still jobs are due: does one insert the next?")
+
+    async def artifacts(self, job_id: UUID) -> dict[str, bytes]:
+        """The bytes of what handlers have left with a job, by name."""
+        async with self._session() as session:
+            return {
+                one.name: b"".join([piece async for piece in pieces_of(session, one)])
+                for one in await artifacts_of(session, job_id)
+            }
 
     async def pass_time(self, time: timedelta) -> None:
         """Makes everything in the queue older, so that what is due within that time is due now."""
@@ -136,14 +156,33 @@ async def _lease(session: Session, claimant: Claimant) -> AsyncIterator[_Store]:
         await store.goodbye(claimant.supervisor)
 
 
-async def _attempt(store: _Store, tasks: Tasks, job: Job) -> Outcome:
+@asynccontextmanager
+async def _keeper(url: str) -> AsyncIterator[Keeper]:
+    """Keeps artifacts in the database, as a pool does."""
+    session = Session(url, "pushq test: artifacts")
+    keeper = ArtifactKeeper(session, limits_of(Settings.load()))
+    raised: BaseException | None = None
+    async with anyio.create_task_group() as beside:
+        beside.start_soon(keeper.run)
+        try:
+            yield keeper
+        except BaseException as error:  # noqa: BLE001 - raised below: a group would raise a group
+            raised = error
+        beside.cancel_scope.cancel()
+    await session.close()
+    if raised:
+        raise raised
+
+
+async def _attempt(store: _Store, keeper: Keeper, tasks: Tasks, job: Job) -> Outcome:
     task, began = tasks.find(job.task), monotonic()
     if job.payload is None:
         job = job._replace(payload=await store.payload(job))
     limit = job.timeout or task.timeout
     ending: Returned | Raised | TimedOut
     try:
-        ending = await ending_of(tasks, job)
+        with kept_by(keeper, job):
+            ending = await ending_of(tasks, job)
     except TimeoutError as error:
         ending = Raised(error)
     if isinstance(ending, Raised) and limit and monotonic() - began >= limit.total_seconds():

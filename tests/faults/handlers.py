@@ -53,6 +53,12 @@ async def stop_loop() -> None:
     Context().run(asyncio.get_running_loop().stop)
 
 
+@tasks.register("leave")
+async def leave(size: int) -> None:
+    async with current_job().artifact("a") as file:
+        await file.write(b"x" * size)
+
+
 def _replace(owner: object, name: str, new: object) -> None:
     assert hasattr(owner, name), f"{owner}.{name} is no more: change it elsewhere"
     setattr(owner, name, new)

@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from pushq import Cancel, Job, NewJob, Queue, Resource, Retry, Tasks, current_job, injected
-from pushq.errors import PayloadError, PushqError, TasksError
+from pushq.errors import ArtifactRefused, PayloadError, PushqError, TasksError
 from pushq.testing import TestQueue, run
 from tests.support.jobs import Connection
 from tests.support.supervisors import ROOT, environment
@@ -65,6 +66,22 @@ async def leave() -> None:
 @tasks.register("hang", timeout=timedelta(seconds=0.05), max_attempts=1)
 async def hang() -> None:
     await asyncio.sleep(60)
+
+
+@tasks.register("report", max_attempts=2)
+async def report(size: int, fails: bool = False) -> None:
+    async with current_job().artifact("report.csv", "text/csv") as file:
+        await file.write(b"x" * size)
+    async with current_job().artifact("more.csv", "text/csv") as file:
+        await file.write(b"y")
+        if fails and current_job().attempt == 1:
+            raise ValueError("not yet")
+
+
+@tasks.register("report.thread")
+def report_in_a_thread(size: int) -> None:
+    with current_job().artifact("report.csv", "text/csv") as file:
+        file.write(b"x" * size)
 
 
 # A handler, run inline -----------------------------------------------------------------------------------------------
@@ -118,6 +135,28 @@ async def test_inline_the_lifespan_and_the_middleware_are_entered_or_resources_a
     assert around == ["before sum", "after"] * 2
     with pytest.raises(TasksError, match="needs a list, but the lifespan yields a str"):
         await run(shared, total.job(10), resources="none")
+
+
+async def test_inline_artifacts_are_kept_for_the_test_by_the_rules_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    for job in (report.job(size=3_000_000), report_in_a_thread.job(size=3_000_000)):
+        left: dict[str, bytes] = {}
+        await run(tasks, job, artifacts=left)
+        assert left["report.csv"] == b"x" * 3_000_000
+    left = {}
+    with pytest.raises(ValueError, match="not yet"):
+        await run(tasks, report.job(size=1, fails=True), artifacts=left)
+    assert left == {"report.csv": b"x"}
+    await run(tasks, report.job(size=2, fails=True), attempt=2, artifacts=left)
+    assert left == {"report.csv": b"xx", "more.csv": b"y"}
+    await run(tasks, report.job(size=1))  # the test looks at none
+    monkeypatch.setenv("PUSHQ_ARTIFACT_BYTES", "10")
+    with pytest.raises(ArtifactRefused, match="is over 10 bytes, the limit"):
+        await run(tasks, report.job(size=11))
+    monkeypatch.setenv("PUSHQ_ARTIFACTS_PER_JOB", "1")
+    with pytest.raises(ArtifactRefused, match="has 1 artifacts"):
+        await run(tasks, report.job(size=1))
+    with pytest.raises(PushqError, match="Artifacts are written by handlers"):
+        Job(uuid4(), "t", "q", None, 1, 0, 0, None, None, None, None, uuid4()).artifact("a")
 
 
 async def test_inline_an_exception_counts_even_if_the_middleware_swallows_it() -> None:
@@ -237,6 +276,15 @@ async def test_time_is_moved_to_see_a_retry(queue: TestQueue) -> None:
     await queue.pass_time(timedelta(minutes=30))
     (late,) = await queue.drain(tasks)
     assert (late.result, late.attempt) == ("late", 2)
+
+
+async def test_a_drain_keeps_artifacts_in_the_database(queue: TestQueue) -> None:
+    jobs = await queue.insert(report.job(size=3_000_000, fails=True), report_in_a_thread.job(size=7))
+    await queue.drain(tasks)
+    assert [await queue.artifacts(job) for job in jobs] == [{"report.csv": b"x" * 3_000_000}, {"report.csv": b"x" * 7}]
+    await queue.pass_time(timedelta(minutes=30))
+    await queue.drain(tasks)
+    assert await queue.artifacts(jobs[0]) == {"report.csv": b"x" * 3_000_000, "more.csv": b"y"}
 
 
 async def test_a_job_without_end_ends_the_drain_with_a_sentence(queue: TestQueue) -> None:
