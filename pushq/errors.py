@@ -92,9 +92,9 @@ class NotAccepted(Undelivered):
     headers: `Retry-After`, if the receiver asks for a delay.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: str | None = None) -> None:
         super().__init__(message)
-        self.headers = {} if retry_after is None else {"Retry-After": str(max(0, round(retry_after)))}
+        self.headers = {} if retry_after is None else {"Retry-After": retry_after}
 
 
 class SecretUnusable(Undelivered):

@@ -260,9 +260,12 @@ class Draining(Event):
 
 @dataclass(frozen=True, slots=True)
 class PoolStarted(Event):
+    """solo: for jobs that have killed two processes. webhooks: the pool delivers webhooks."""
+
     pool: int
     pid: int
     solo: bool
+    webhooks: bool
 
 
 @dataclass(frozen=True, slots=True)

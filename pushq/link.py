@@ -33,7 +33,8 @@ class Assignment:
     """The work of a pool. Sent over the line, because URLs hold passwords. Durations in seconds.
 
     tasks: MODULE:TASKS. queues: None for `default` and the queues of the tasks. A solo pool runs only jobs that have
-    killed two processes, one at a time, and ends when none is due.
+    killed two processes, one at a time, and ends when none is due. webhook_allow: networks to which webhooks may be
+    sent though they are not public; None: the pool delivers no webhooks, but runs the tasks.
     """
 
     supervisor: str
@@ -52,6 +53,12 @@ class Assignment:
     artifacts_per_job: int
     artifact_bytes_per_day: int
     solo: bool = False
+    webhook_allow: tuple[str, ...] | None = None
+
+    @property
+    def delivers(self) -> bool:
+        """Whether the pool delivers webhooks."""
+        return self.webhook_allow is not None
 
 
 @dataclass(frozen=True, slots=True)

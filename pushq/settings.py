@@ -8,6 +8,7 @@ import re
 import select
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -75,6 +76,10 @@ class Settings(BaseSettings):
     log_errors: Annotated[Literal["brief", "full"], AnyCase] = Field(
         "brief", description="A job's error in the log: type and place (brief), or message and traceback too (full)."
     )
+    webhooks: int = Field(20, ge=0, le=1000, description="How many webhooks a supervisor delivers at once; 0: none.")
+    webhook_allow: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        None, description="Networks to which webhooks may be sent though they are not public, as 10.1.0.0/16."
+    )
     retention: Seconds = Field(
         604800.0, description="How long finished jobs are kept, to the day, if their queue says nothing else."
     )
@@ -122,6 +127,12 @@ class Settings(BaseSettings):
         if any(len(queue) > 200 for queue in queues):
             raise ValueError("has a queue whose name is longer than 200 characters")
         return queues or None
+
+    @field_validator("webhook_allow", mode="before")
+    @classmethod
+    def _networks(cls, value: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+        texts = value.split(",") if isinstance(value, str) else value or ()
+        return tuple(_network(text.strip()) for text in texts if text.strip()) or None
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -212,6 +223,14 @@ def _sentence(error: ValidationError) -> str:
     if fault["type"].startswith("int_"):
         reason = "should be a whole number"
     return f"PUSHQ_{field.upper()}{value} cannot be used: it {reason[0].lower() + reason[1:]}."
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        hint = "has bits of a host" if "host bits" in str(error) else "is no network"
+        raise ValueError(f"has {text}, which {hint}; write networks as 10.1.0.0/16, separated by commas") from None
 
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\w*\s*")

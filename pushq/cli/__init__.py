@@ -30,6 +30,7 @@ _MODULES = {
     "supervise": "supervise",
     "supervisors": "supervisors",
     "sweep": "supervise",
+    "webhooks": "webhooks",
 }
 
 

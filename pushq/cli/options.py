@@ -45,7 +45,9 @@ def _option(name: str) -> Callable[[Command], Command]:
         return click.option(
             "--queue", "queues", multiple=True, metavar="NAME", help=f"{about}, separated by commas; repeatable]"
         )
-    default = f"{field.default:g}" if isinstance(field.default, float) else field.default
+    default = (
+        f"{field.default:g}" if isinstance(field.default, float) else "none" if field.default is None else field.default
+    )
     return click.option(f"--{name.replace('_', '-')}", metavar=_metavar(field), help=f"{about}; default {default}]")
 
 

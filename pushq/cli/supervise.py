@@ -26,7 +26,7 @@ from pushq.sweeper.store import Store
 SUPERVISE = (
     "queues", "concurrency", "processes", *HTTP, "poll_interval", "wake", "heartbeat_interval", "lease",
     "shutdown_timeout", "sweep_interval", "retention", "artifact_bytes", "artifacts_per_job",
-    "artifact_bytes_per_day", *LOGGING,
+    "artifact_bytes_per_day", "webhooks", "webhook_allow", *LOGGING,
 )  # fmt: skip
 
 

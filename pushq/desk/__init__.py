@@ -35,6 +35,7 @@ AT_A_TIME = 100
 CHANGED = "changed meanwhile"
 SHOWN_EVENTS = 1_000
 SHOWN_QUEUES = 1_000
+SHOWN_WEBHOOKS = 1_000
 COUNTED_NOW = 1_000
 """Queued jobs of a queue that `queues` counts itself. The census has counted larger numbers."""
 
@@ -218,6 +219,13 @@ class Desk:
         See list_queues.sql.
         """
         rows = await self._session.fetch(statement("list_queues"), SHOWN_QUEUES, COUNTED_NOW)
+        if not rows:
+            await refuse_hidden(self._session, self._url)
+        return [dict(row) for row in rows]
+
+    async def list_webhooks(self) -> list[Row]:
+        """Rows of list_webhooks.sql: the subscriptions, the newest first, without their secrets."""
+        rows = await self._session.fetch(statement("list_webhooks"), SHOWN_WEBHOOKS)
         if not rows:
             await refuse_hidden(self._session, self._url)
         return [dict(row) for row in rows]

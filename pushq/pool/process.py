@@ -11,6 +11,7 @@ import faulthandler
 import socket
 import sys
 import traceback
+from importlib import import_module
 
 import anyio
 from anyio import to_thread
@@ -77,7 +78,7 @@ def _run(end: socket.socket, assignment: Assignment, roster: Roster) -> int:
 def _begin(end: socket.socket, assignment: Assignment, roster: Roster) -> None:
     """Imports the tasks before the pool's event loop runs: a module may run a loop of its own during its import."""
     try:
-        tasks = load_tasks(assignment.tasks)
+        tasks = _tasks(assignment)
     except (TasksError, TasksRaised) as error:
         send_last(end, Unable(str(error), may_pass=isinstance(error, TasksRaised)))
         return
@@ -85,6 +86,14 @@ def _begin(end: socket.socket, assignment: Assignment, roster: Roster) -> None:
     spare_what_is_loaded()
     leave_to_the_supervisor(*STOPPING)  # the module may have changed handlers of signals
     anyio.run(_serve, end, assignment, tasks, roster, backend_options={"loop_factory": PoolLoop})
+
+
+def _tasks(assignment: Assignment) -> Tasks:
+    """The tasks of the user, or the one that delivers webhooks, whose modules no other pool imports."""
+    if not assignment.delivers:
+        return load_tasks(assignment.tasks)
+    tasks: Tasks = import_module("pushq.webhooks.deliver").tasks_for(assignment)
+    return tasks
 
 
 async def _serve(end: socket.socket, assignment: Assignment, tasks: Tasks, roster: Roster) -> None:

@@ -6,7 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from pushq.supervisor.farewell import Farewell
 from pushq.supervisor.processes import PoolProcess
 from pushq.supervisor.solo import MOST_SLOW, until_slow, vacancies
 from pushq.supervisor.store import Store, Survey
+from pushq.webhooks import QUEUE
 
 respawn_delay = exponential(timedelta(seconds=1), longest=timedelta(seconds=30))
 SETTLED_AFTER = 60.0
@@ -33,8 +36,22 @@ STEADY_AFTER = 5.0
 succeed and fail in turn."""
 
 
+@dataclass(slots=True)
+class Lane:
+    """Pools that run the same tasks: those of the user, or the one that delivers webhooks.
+
+    known: the tasks and queues, once a pool was ready.
+    """
+
+    processes: int
+    delivers: bool = False
+    known: Ready = field(default_factory=lambda: Ready((), ()))
+    no_solo_before: float = 0.0
+
+
 class Crew:
-    """`--processes` ordinary pools, and solo pools while suspects are due.
+    """`--processes` ordinary pools, a pool that delivers webhooks once there are any, and solo pools while suspects
+    are due.
 
     A suspect is a job that has killed two processes.
 
@@ -61,11 +78,11 @@ class Crew:
         self._pools: dict[int, PoolProcess] = {}
         self._past = ProcessFigures()  # counts of ended pools
         self._accountable = set[int]()  # pools that run jobs, or whose jobs are about to be charged or released
-        self._known = Ready((), ())  # the tasks and queues of the ordinary pools
+        self._ordinary = Lane(settings.processes)
+        self._delivering: Lane | None = None  # from the first webhook on
         self._survey_now = anyio.Event()
         self._heard_figures = anyio.Event()
         self._charges = 0
-        self._no_solo_before = 0.0
         self._stopping = anyio.Event()
         self.unable: Unable | None = None
         self.released = 0
@@ -77,33 +94,33 @@ class Crew:
                 around.start_soon(self._look_after_jobs, pools)
                 around.start_soon(self._tell_of_trouble)
                 for _ in range(self._settings.processes):
-                    pools.start_soon(self._keep_pool, pools)
+                    pools.start_soon(self._keep_pool, pools, self._ordinary)
             around.cancel_scope.cancel()
 
     # Pools ----------------------------------------------------------------------------------------------------
 
-    async def _keep_pool(self, pools: TaskGroup) -> None:
+    async def _keep_pool(self, pools: TaskGroup, lane: Lane) -> None:
         """Keeps one pool running. A first death is answered at once, later deaths after a growing delay."""
         deaths = 0
         while not self.is_draining:
             began = anyio.current_time()
-            await self._run_pool(pools)
+            await self._run_pool(pools, lane)
             deaths = 1 if anyio.current_time() - began > SETTLED_AFTER else deaths + 1
             if deaths > 1:
                 with anyio.move_on_after(respawn_delay(deaths - 1).total_seconds()):
                     await self._stopping.wait()
 
-    async def _run_pool(self, pools: TaskGroup, *, solo: bool = False) -> None:
+    async def _run_pool(self, pools: TaskGroup, lane: Lane, *, solo: bool = False) -> None:
         if self.is_draining:
             return  # a pool that starts after drain() would not be told to drain
-        pool = PoolProcess(self._assignment(solo=solo), heard=self._hear)
+        pool = PoolProcess(self._assignment(lane, solo=solo), heard=partial(self._hear, lane))
         self._pools[pool.number] = pool
         self._accountable.add(pool.number)
-        how = await pool.run(spawned=lambda: publish(PoolStarted(pool.number, pool.pid, solo)))
+        how = await pool.run(spawned=lambda: publish(PoolStarted(pool.number, pool.pid, solo, lane.delivers)))
         del self._pools[pool.number]
         _add_counts(self._past, pool)
         self.released += pool.figures.released
-        if pool.unable and not self._may_pass(pool.unable):
+        if pool.unable and not self._may_pass(pool.unable, lane):
             self._give_up(pool.unable)
         elif pool.unable:
             pools.start_soon(self._charge, pool, f"could not begin: {pool.unable.sentence}")
@@ -113,23 +130,25 @@ class Crew:
         else:
             pools.start_soon(self._charge, pool, how)
 
-    def _may_pass(self, unable: Unable) -> bool:
+    def _may_pass(self, unable: Unable, lane: Lane) -> bool:
         """Whether to start another pool, as after a death.
 
         Not before a first pool was ready. Not if the working directory is gone: only a new supervisor gets a directory.
+        A pool that delivers webhooks ends no supervisor.
         """
-        return unable.may_pass and bool(self._known.tasks) and _has_directory()
+        return lane.delivers or (unable.may_pass and bool(lane.known.tasks) and _has_directory())
 
-    def _assignment(self, *, solo: bool) -> Assignment:
+    def _assignment(self, lane: Lane, *, solo: bool) -> Assignment:
         settings = self._settings
+        concurrency = settings.webhooks if lane.delivers else settings.concurrency
         return Assignment(
             supervisor=self._name,
             pool=next(self._numbers),
             tasks=self._tasks,
             url=settings.url,
             listen_url=settings.listen_url,
-            queues=settings.queues,
-            concurrency=1 if solo else settings.concurrency,
+            queues=(QUEUE,) if lane.delivers else settings.queues,
+            concurrency=1 if solo else concurrency,
             poll_interval=settings.poll_interval,
             wake=settings.wake,
             log_format=settings.log_format,
@@ -139,14 +158,15 @@ class Crew:
             artifacts_per_job=settings.artifacts_per_job,
             artifact_bytes_per_day=settings.artifact_bytes_per_day,
             solo=solo,
+            webhook_allow=(settings.webhook_allow or ()) if lane.delivers else None,
         )
 
-    def _hear(self, pool: PoolProcess, message: Message) -> None:
+    def _hear(self, lane: Lane, pool: PoolProcess, message: Message) -> None:
         match message:
             case Ready(tasks, queues):
                 publish(PoolReady(pool.number, len(tasks), queues))
                 if not pool.assignment.solo:
-                    self._known = message
+                    lane.known = message
                     self._survey_now.set()
             case Figures():
                 self._heard_figures.set()
@@ -187,7 +207,8 @@ class Crew:
             publish(PoolDied(pool.number, how, requeued, failed, tasks))
             if taken:
                 self._charges += 1
-                self._no_solo_before = 0.0
+                for lane in self._lanes:
+                    lane.no_solo_before = 0.0
             self._survey_now.set()
             return
         publish(PoolDied(pool.number, how, 0, 0))
@@ -203,16 +224,26 @@ class Crew:
         """Releases strays and starts solo pools, at every sweep interval and when a pool has begun or ended."""
         while True:
             self._survey_now = anyio.Event()
-            found = await wait_out(self._survey)
+            surveys = [(lane, await wait_out(partial(self._survey, lane))) for lane in self._lanes]
+            _, found = surveys[0]
             with suppress(DatabaseTrouble):
                 await self._release_strays(found)
-            self._start_solo_pools(found, pools)
-            with anyio.move_on_after(self._until_next_survey(found)):
+            if found.has_webhooks:
+                self._begin_to_deliver(pools)
+            for lane, of_lane in surveys:
+                self._start_solo_pools(lane, of_lane, pools)
+            with anyio.move_on_after(min(self._until_next_survey(lane, of_lane) for lane, of_lane in surveys)):
                 await self._survey_now.wait()
 
-    async def _survey(self) -> Survey:
-        most = self._settings.processes + MOST_SLOW
-        return await self._store.survey(self._name, self._known.queues, self._known.tasks, most)
+    async def _survey(self, lane: Lane) -> Survey:
+        most = lane.processes + MOST_SLOW
+        return await self._store.survey(self._name, lane.known.queues, lane.known.tasks, most)
+
+    def _begin_to_deliver(self, pools: TaskGroup) -> None:
+        """Starts the pool that delivers webhooks, once for the life of the supervisor."""
+        if self._delivering is None and self._settings.webhooks and not self.is_draining:
+            self._delivering = Lane(1, delivers=True)
+            pools.start_soon(self._keep_pool, pools, self._delivering)
 
     async def _release_strays(self, found: Survey) -> None:
         """Releases running jobs of pools that have ended.
@@ -223,39 +254,42 @@ class Crew:
             if pool not in self._accountable:
                 await self._store.requeue([self._name], pool=pool, crashed=False)
 
-    def _start_solo_pools(self, found: Survey, pools: TaskGroup) -> None:
+    def _start_solo_pools(self, lane: Lane, found: Survey, pools: TaskGroup) -> None:
         if not found.suspects:
-            self._no_solo_before = 0.0
-        if self.is_draining or anyio.current_time() < self._no_solo_before:
+            lane.no_solo_before = 0.0
+        if self.is_draining or anyio.current_time() < lane.no_solo_before:
             return
-        idle = sum(not pool.figures.busy for pool in self._solo_pools)  # each is about to claim a suspect
-        for _ in range(min(found.suspects - idle, vacancies(self._ages_of_solo_pools, self._settings.processes))):
-            pools.start_soon(self._run_solo_pool, pools)
+        idle = sum(not pool.figures.busy for pool in self._solo_pools(lane))  # each is about to claim a suspect
+        for _ in range(min(found.suspects - idle, vacancies(self._ages_of_solo_pools(lane), lane.processes))):
+            pools.start_soon(self._run_solo_pool, pools, lane)
 
-    async def _run_solo_pool(self, pools: TaskGroup) -> None:
+    async def _run_solo_pool(self, pools: TaskGroup, lane: Lane) -> None:
         """Runs one solo pool. If no crash was charged meanwhile, the next solo pool waits for a sweep interval.
 
         Without the wait, a solo pool that cannot begin, or cannot claim the suspect, would be replaced at once.
         """
         charges = self._charges
-        await self._run_pool(pools, solo=True)
+        await self._run_pool(pools, lane, solo=True)
         if self._charges == charges:
-            self._no_solo_before = anyio.current_time() + self._settings.sweep_interval
+            lane.no_solo_before = anyio.current_time() + self._settings.sweep_interval
         self._survey_now.set()
 
-    def _until_next_survey(self, found: Survey) -> float:
+    def _until_next_survey(self, lane: Lane, found: Survey) -> float:
         due_in = math.inf if found.suspect_due_in is None else found.suspect_due_in
-        slow_in = until_slow(self._ages_of_solo_pools) if found.suspects else math.inf
+        slow_in = until_slow(self._ages_of_solo_pools(lane)) if found.suspects else math.inf
         return min(self._settings.sweep_interval, due_in, slow_in)
 
     @property
-    def _solo_pools(self) -> list[PoolProcess]:
-        return [pool for pool in self._pools.values() if pool.assignment.solo]
+    def _lanes(self) -> list[Lane]:
+        return [self._ordinary, self._delivering] if self._delivering else [self._ordinary]
 
-    @property
-    def _ages_of_solo_pools(self) -> list[float]:
+    def _solo_pools(self, lane: Lane) -> list[PoolProcess]:
+        pools = [pool for pool in self._pools.values() if pool.assignment.solo]
+        return [pool for pool in pools if pool.assignment.delivers == lane.delivers]
+
+    def _ages_of_solo_pools(self, lane: Lane) -> list[float]:
         now = anyio.current_time()
-        return [now - pool.began for pool in self._solo_pools]
+        return [now - pool.began for pool in self._solo_pools(lane)]
 
     # Orders ---------------------------------------------------------------------------------------------------
 
@@ -294,7 +328,7 @@ class Crew:
 
     @property
     def ordinary_pools(self) -> list[PoolProcess]:
-        return [pool for pool in self._pools.values() if not pool.assignment.solo]
+        return [pool for pool in self._pools.values() if not pool.assignment.solo and not pool.assignment.delivers]
 
     def has(self, pid: int) -> bool:
         return any(pool.pid == pid for pool in self._pools.values())
@@ -303,7 +337,7 @@ class Crew:
         past = self._past
         figures = ProcessFigures(wakeups=dict(past.wakeups), notifications=past.notifications)
         for pool in self._pools.values():
-            figures.pools += not pool.assignment.solo
+            figures.pools += not pool.assignment.solo and not pool.assignment.delivers
             figures.busy += pool.figures.busy
             figures.workers += pool.figures.workers
             figures.listeners_up += bool(pool.figures.hears)

@@ -13,12 +13,14 @@ class Survey:
     """A supervisor's running jobs, and the suspects for its solo pools: jobs that have killed two processes.
 
     pools: numbers of the pools under which jobs run. suspects: how many known and served suspects are due.
-    suspect_due_in: seconds until the next suspect is due, or None when none waits.
+    suspect_due_in: seconds until the next suspect is due, or None when none waits. has_webhooks: whether there is a
+    webhook that is not paused, or a delivery.
     """
 
     pools: Sequence[int]
     suspects: int
     suspect_due_in: float | None
+    has_webhooks: bool
 
 
 class Store(sweeper.Store):

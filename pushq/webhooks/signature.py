@@ -1,4 +1,4 @@
-"""The signature of Standard Webhooks: HMAC-SHA256 by each secret of a subscription, so that secrets can be rotated."""
+"""The headers of Standard Webhooks. Each secret of a subscription signs, so that secrets can be rotated."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from secrets import token_bytes
+from uuid import UUID
 
 from pushq.errors import SecretUnusable
 
@@ -16,6 +17,18 @@ PREFIX = "whsec_"
 
 def new_secret() -> str:
     return PREFIX + base64.b64encode(token_bytes(32)).decode()
+
+
+def headers(webhook_id: UUID, secrets: Sequence[str], now: int, body: bytes) -> list[tuple[str, str]]:
+    """The headers of a delivery. now: seconds since 1970. Without secrets, nothing is signed."""
+    signed = signature(secrets, str(webhook_id), now, body)
+    return [
+        ("Content-Type", "application/json"),
+        ("User-Agent", "pushq"),
+        ("webhook-id", str(webhook_id)),
+        ("webhook-timestamp", str(now)),
+        *([("webhook-signature", signed)] if signed else []),
+    ]
 
 
 def signature(secrets: Sequence[str], webhook_id: str, timestamp: int, body: bytes) -> str:

@@ -9,9 +9,11 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from anyio.to_thread import run_sync
 
 from tests.support.commands import invoke
-from tests.support.jobs import Connection, finished, insert, row_of
+from tests.support.jobs import Connection, finished, has_count, insert, row_of
+from tests.support.receivers import answers, receiving
 from tests.support.supervisors import supervising
 
 RoleUrl = Callable[[str], str]
@@ -71,6 +73,19 @@ async def test_a_worker_supervises_without_owning_the_table(url_as: RoleUrl, con
         assert supervisor.get("/metrics")[0] == 200
         assert supervisor.stop() == 0
         assert "permission denied" not in supervisor.said
+
+
+async def test_a_worker_delivers_webhooks_without_owning_the_table_and_an_observer_lists_them(
+    url_as: RoleUrl, connection: Connection
+) -> None:
+    async with receiving(answers(410)) as receiver:
+        await connection.execute("insert into pushq.webhooks (url) values ($1)", receiver.url)
+        with supervising(url_as("worker"), WEBHOOK_ALLOW="127.0.0.1/32"):
+            await insert(connection, "echo")
+            await has_count(connection, 1, "queue = 'pushq.webhooks' and status = 'failed'")
+
+    assert await connection.fetchval("select paused_at is not null from pushq.webhooks")
+    assert receiver.url in (await run_sync(lambda: invoke("webhooks", "list", url=url_as("observer")))).stdout
 
 
 async def test_a_worker_sweeps_without_owning_the_table(url_as: RoleUrl, connection: Connection) -> None:

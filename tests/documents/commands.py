@@ -11,7 +11,9 @@ import click
 
 from pushq.cli import cli
 
-ORDER = "migrate supervise enqueue jobs artifacts queues events supervisors doctor sweep exporter demo bench".split()
+ORDER = (
+    "migrate supervise enqueue jobs artifacts queues events supervisors webhooks doctor sweep exporter demo bench"
+).split()
 WIDTH = 120
 
 

@@ -35,6 +35,7 @@ Answer = Callable[[Request, ByteStream], Awaitable[None]]
 class Receiver:
     """`requests`: those received so far. `connections`: how many were taken. `most_open`: how many at once, at most."""
 
+    host: str
     port: int
     answer: Answer
     requests: list[Request] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
+        return f"http://{self.host}:{self.port}/hook"
 
     async def wait_for(self, count: int, within: float = 20) -> list[Request]:
         """The requests, as soon as there are so many."""
@@ -115,7 +116,7 @@ async def receiving(
     answer: Answer | None = None, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Receiver]:
     plain = await anyio.create_tcp_listener(local_host=host)
-    receiver = Receiver(plain.extra(SocketAttribute.local_port), answer or answers(200))
+    receiver = Receiver(host, plain.extra(SocketAttribute.local_port), answer or answers(200))
     listener: Listener[Any] = TLSListener(plain, tls, standard_compatible=False) if tls else plain
     async with listener, anyio.create_task_group() as serving:
         serving.start_soon(listener.serve, receiver.serve)
