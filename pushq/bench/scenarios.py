@@ -78,8 +78,10 @@ SCENARIOS = (
         measure_share, 90, 6,
     ),
     Scenario(
-        "deliver", "retention by queue: a step of the purge beside 1 M and 10 M finished jobs; its cost unused; spans",
-        measure_deliver, 60, 8,
+        "deliver",
+        "retention by queue: a step of the purge beside 1 M and 10 M finished jobs; its cost unused; spans; webhooks "
+        "beside a receiver that hangs",
+        measure_deliver, 100, 11,
     ),
 )  # fmt: skip
 

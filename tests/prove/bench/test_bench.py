@@ -103,7 +103,7 @@ def test_what_sharing_costs_is_measured_in_every_part(server: Server) -> None:
     assert figures["delete_tenant, 100 a step, beside 5,000 of others, max"]["limit"]["median"] > 0
 
 
-def test_what_retention_by_queue_costs_is_measured(server: Server) -> None:
+def test_what_retention_by_queue_costs_and_how_soon_webhooks_arrive_is_measured(server: Server) -> None:
     ended = bench(server, "deliver", *SMALL, "--json")
 
     assert ended.returncode == 0, ended.stderr
@@ -111,6 +111,7 @@ def test_what_retention_by_queue_costs_is_measured(server: Server) -> None:
     for name in ("p50", "max"):
         assert figures[f"a step of the purge, beside 20,000 of others, {name}"]["limit"]["median"] > 0
     assert figures["extra CPU a sweep for rules, without one, beside 20,000 of others"]["verdict"]
+    assert figures["a webhook, 50/s, beside a receiver that hangs, p99"]["limit"]["median"] > 0
 
 
 def test_stopped_it_shows_what_it_has_and_drops_its_databases(server: Server) -> None:
