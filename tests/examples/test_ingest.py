@@ -561,11 +561,51 @@ async def test_who_had_rights_upon_the_table_alone_goes_on_with_the_view(
     await migrated.execute(f"reset role; drop owned by {app}; drop role {app}")
 
 
+@pytest.mark.parametrize("body", [json.dumps({"episodes": ["x" * 1_100_000] * 3}), "[1, 2, 3]"], ids=["large", "array"])
+async def test_a_body_that_pushq_does_not_take_is_kept_apart_and_nobody_sees_a_difference(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setenv("INGEST_DATABASE_URL", database_url)
+    read = "select payload from graphiti_jobs where job_id = $1"
+    by_hand, by_pool, deleted = uuid4(), uuid4(), uuid4()
+    for job in (by_hand, by_pool, deleted):
+        await connection.execute(OLD["SUBMIT"], job, "bulk", body, "ada")
+        assert json.loads(await connection.fetchval(read, job)) == json.loads(body)
+    assert await pick(connection) == by_hand
+    assert await connection.execute(OLD["COMMIT"], by_hand, SUMMARY) == "UPDATE 1"
+    await connection.execute("delete from graphiti_jobs where job_id = $1", deleted)
+    with supervising_example(database_url, EXAMPLE, "--queue", "ingest"):
+        await has_status(connection, by_pool, "committed")
+
+    assert json.loads((await watch(connection, by_pool))["summary"])["episodes"] == 3
+    assert json.loads(await connection.fetchval(read, by_pool)) == json.loads(body)
+    assert {row["job_id"] for row in await connection.fetch("select job_id from graphiti_bodies")} == {by_hand, by_pool}
+
+
+async def test_bodies_that_pushq_does_not_take_move_and_come_back(migrated: Connection, migrated_url: str) -> None:
+    await migrated.execute(OLD["OLD"])
+    large, array = uuid4(), uuid4()
+    for job, body in ((large, json.dumps({"a": "x" * 2_000_000})), (array, "[1]")):
+        await migrated.execute(
+            "insert into graphiti_jobs (job_id, job_type, payload) values ($1, 'bulk', $2)", job, body
+        )
+    before = await rows_of(migrated)
+    await apply(migrated_url, EXAMPLE, "schema.sql", "move.sql")
+    assert await rows_of(migrated, "graphiti_jobs_before_pushq") == []
+    assert await rows_of(migrated) == before
+    await apply(migrated_url, EXAMPLE, "back.sql")
+    assert await rows_of(migrated) == before
+
+
 async def test_rows_that_pushq_would_refuse_stay_and_come_back(
     migrated: Connection, migrated_url: str, old_table: list[tuple[Any, ...]]
 ) -> None:
-    stays = uuid4()
-    await migrated.execute("insert into graphiti_jobs (job_id, job_type, payload) values ($1, 'bulk', '[1]')", stays)
+    stays, stranger = uuid4(), "x" * 201
+    await migrated.execute(
+        "insert into graphiti_jobs (job_id, job_type, payload, submitted_by) values ($1, 'bulk', '[1]', $2)",
+        stays,
+        stranger,
+    )
     await apply(migrated_url, EXAMPLE, "schema.sql", "move.sql")
     assert await rows_of(migrated, "graphiti_jobs_before_pushq") != []
     assert len(await rows_of(migrated)) == len(old_table)

@@ -60,6 +60,7 @@ begin
     end loop;
 
     drop view graphiti_jobs_of_pushq;
+    drop table if exists graphiti_bodies;
     drop function graphiti_jobs_write();
     drop index pushq.graphiti_jobs_status;
 end

@@ -1,8 +1,8 @@
 -- Moves the rows of the old table into pushq.jobs, after schema.sql. Rows that were interrupted are queued. Finished rows keep
 -- their status, times, error and summary; their time in pushq.jobs, as PUSHQ_RETENTION says, begins now. May be run again.
 --
--- A row stays in graphiti_jobs_before_pushq if pushq has a job with its id, or if the row waits and pushq would refuse its payload
--- (no object, or over 1 MiB) or its submitted_by (over 200 characters).
+-- A row stays in graphiti_jobs_before_pushq if pushq has a job with its id, or if the row waits and pushq would refuse its
+-- submitted_by (over 200 characters). Bodies that are no object, or over 1 MiB, go to graphiti_bodies.
 
 do $$
 declare
@@ -16,14 +16,17 @@ begin
     with moved as (
         delete from graphiti_jobs_before_pushq as was
         where status in ('queued', 'running')
-        and jsonb_typeof(payload) = 'object' and pg_column_size(payload || '{}') <= 1048576
         and length(coalesce(submitted_by, '')) <= 200
         and not exists (select from pushq.jobs where id = was.job_id)
-        returning *
+        returning *, case when jsonb_typeof(payload) = 'object' then pg_column_size(payload || '{}') > 1048576 else true end as is_kept
+    ),
+    kept as (
+        insert into graphiti_bodies select job_id, payload from moved where is_kept
+        on conflict (job_id) do update set body = excluded.body
     )
     insert into pushq.jobs (id, task, queue, payload, enqueued_at, run_at, submitted_by)
     select
-        job_id, 'ingest.' || job_type, 'ingest', payload, enqueued_at, least(enqueued_at, now()),
+        job_id, 'ingest.' || job_type, 'ingest', case when is_kept then '{"graphiti_body": true}' else payload end, enqueued_at, least(enqueued_at, now()),
         coalesce(nullif(submitted_by, ''), ' ')
     from moved
     order by enqueued_at;

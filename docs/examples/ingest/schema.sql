@@ -30,11 +30,15 @@ create index if not exists graphiti_jobs_status
 on pushq.jobs ((case status when 'succeeded' then 'committed' when 'cancelled' then 'failed' else status end), enqueued_at)
 where case queue when 'ingest' then true end is not null;
 
+-- Bodies that pushq.jobs does not take: no object, or over 1 MiB. Such a job's payload there is {"graphiti_body": true}.
+create table if not exists graphiti_bodies (job_id uuid primary key, body jsonb not null);
+
 create or replace view graphiti_jobs as
 select
     id as job_id,
     case task when 'ingest.bulk' then 'bulk' else 'single' end as job_type,
-    payload,
+    case when payload ? 'graphiti_body'
+        then coalesce((select kept.body from graphiti_bodies as kept where kept.job_id = id), payload) else payload end as payload,
     case status when 'succeeded' then 'committed' when 'cancelled' then 'failed' else status end as status,
     enqueued_at,
     case when status <> 'queued' then started_at end as started_at,
@@ -59,10 +63,12 @@ declare
     missing text;
     broken text;
     held uuid;
+    payload jsonb := new.payload;
 begin
     if tg_op = 'DELETE' then
         delete from pushq.jobs where id = old.job_id and queue = 'ingest' and status <> 'running';
         if found then
+            execute format('delete from %I.graphiti_bodies where job_id = $1', tg_table_schema) using old.job_id;
             return old;
         end if;
         return null;
@@ -91,12 +97,18 @@ begin
     end if;
 
     if tg_op = 'INSERT' then
+        if (case when jsonb_typeof(payload) = 'object' then pg_column_size(payload || '{}') > 1048576 else true end) then
+            execute format(
+                'insert into %I.graphiti_bodies values ($1, $2) on conflict (job_id) do update set body = excluded.body',
+                tg_table_schema) using new.job_id, payload;
+            payload := '{"graphiti_body": true}';
+        end if;
         -- Two that submit one id at once meet at this INSERT: ids of unfinished jobs are unique. Whoever comes second waits, and
         -- then finds the id taken, or the first job in its day.
         if not exists (select from pushq.jobs where id = new.job_id and finished_on = 'infinity') then
             insert into pushq.jobs (id, task, queue, payload, enqueued_at, run_at, submitted_by)
             values (
-                new.job_id, 'ingest.' || new.job_type, 'ingest', new.payload, new.enqueued_at, least(new.enqueued_at, now()),
+                new.job_id, 'ingest.' || new.job_type, 'ingest', payload, new.enqueued_at, least(new.enqueued_at, now()),
                 coalesce(nullif(new.submitted_by, ''), ' '));
             held := new.job_id;
         end if;
@@ -112,7 +124,7 @@ begin
                 id, task, queue, payload, enqueued_at, run_at, submitted_by, status, attempt, failures, started_at,
                 finished_at, error, result, finished_on)
             values (
-                new.job_id, 'ingest.' || new.job_type, 'ingest', new.payload, new.enqueued_at, new.enqueued_at,
+                new.job_id, 'ingest.' || new.job_type, 'ingest', payload, new.enqueued_at, new.enqueued_at,
                 coalesce(new.submitted_by, ' '), case new.status when 'committed' then 'succeeded' else 'failed' end, 1,
                 (new.status = 'failed')::int, new.started_at, coalesce(new.finished_at, now()), new.error, new.summary,
                 pushq.current_day());
