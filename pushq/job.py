@@ -171,7 +171,8 @@ class NewJob:
     -32768 to 32767; smaller numbers run first. run_at: the earliest start. max_attempts: failures after which the job
     is failed, 1 to 10,000. timeout: limit of one attempt, at most a year. unique_key: at most one unfinished job of a
     tenant may have this key. tenant_id: the owner. correlation_id: a reference of your own. id: for a job whose id you
-    choose. traceparent: your place in a trace, the header of W3C Trace Context.
+    choose. traceparent: your place in a trace, the header of W3C Trace Context. webhook_url: the URL that is told the
+    end of the job.
 
     Raises ValueError for a `run_at` without a time zone, and TypeError for a value of another type. To change a job,
     use `dataclasses.replace`.
@@ -189,6 +190,7 @@ class NewJob:
     correlation_id: str | None = None
     id: UUID | None = None
     traceparent: str | None = None
+    webhook_url: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.payload, dict):
@@ -214,6 +216,7 @@ class NewJob:
             and self.tenant_id is None
             and self.correlation_id is None
             and self.traceparent is None
+            and self.webhook_url is None
             and type(self.task) is type(self.queue) is str
             and type(self.priority) is int
         )
@@ -230,6 +233,7 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "tenant_id": (str, "a str: 'acme'"),
     "correlation_id": (str, "a str: 'order 7'"),
     "traceparent": (str, "a str: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'"),
+    "webhook_url": (str, "a str: 'https://example.com/hook'"),
 }
 
 

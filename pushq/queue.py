@@ -263,6 +263,10 @@ def _values_of(jobs: Iterable[NewJob], queue: str | None, traceparent: str | Non
     return [f"[{', '.join(_object_of(job, queue, traceparent) for job in jobs)}]", *asked]
 
 
+_SELDOM = 2
+"""The last columns of insert.sql, which few jobs have."""
+
+
 def _object_of(job: NewJob, queue: str | None, traceparent: str | None) -> str:
     """A job as pushq.enqueue_many() takes it."""
     _refuse_no_job(job, "enqueue")
@@ -279,8 +283,11 @@ def _object_of(job: NewJob, queue: str | None, traceparent: str | None) -> str:
         "tenant_id": job.tenant_id,
         "correlation_id": job.correlation_id,
     }
-    if (place := traceparent if job.traceparent is None else job.traceparent) is not None:
-        columns["traceparent"] = place
+    seldom = {
+        "traceparent": traceparent if job.traceparent is None else job.traceparent,
+        "webhook_url": job.webhook_url,
+    }
+    columns |= {name: value for name, value in seldom.items() if value is not None}
     return f'{{"payload": {encoded(job)}, {_encode(columns)[1:]}'
 
 
@@ -292,8 +299,9 @@ def columns_of(jobs: Iterable[NewJob], queue: str | None = None, traceparent: st
     if isinstance(jobs, NewJob):
         raise _takes_several("insert")
     columns = [list(column) for column in zip(*[_row(job, queue, traceparent) for job in jobs], strict=True)]
-    if columns and columns[-1].count(None) == len(columns[-1]):
-        columns[-1] = []
+    for place, column in enumerate(columns[-_SELDOM:], len(columns) - _SELDOM):
+        if column.count(None) == len(column):
+            columns[place] = []
     return columns
 
 
@@ -312,6 +320,7 @@ def _row(job: NewJob, queue: str | None, traceparent: str | None) -> tuple[objec
         job.tenant_id,
         job.correlation_id,
         traceparent if job.traceparent is None else job.traceparent,
+        job.webhook_url,
     )
 
 

@@ -68,6 +68,7 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float | 
 @click.option(
     "--traceparent", metavar="HEADER", help="Your place in a trace: the header traceparent of W3C Trace Context."
 )
+@click.option("--webhook-url", metavar="URL", help="Is told the end of the job.")
 @click.option("--unique-key", help="At most one unfinished job may have this key.")
 @click.option(
     "--standing",
@@ -96,6 +97,7 @@ def enqueue(
     priority: int,
     delay: float,
     traceparent: str | None,
+    webhook_url: str | None,
     unique_key: str | None,
     standing: Literal["keep", "replace"] | None,
     window: float | None,
@@ -110,7 +112,13 @@ def enqueue(
       pushq enqueue index.build --unique-key index:42 --standing replace --delay 10
     """
     job = NewJob(
-        task, _payload(payload), queue=queue, priority=priority, unique_key=unique_key, traceparent=traceparent
+        task,
+        _payload(payload),
+        queue=queue,
+        priority=priority,
+        unique_key=unique_key,
+        traceparent=traceparent,
+        webhook_url=webhook_url,
     )
     if (standing or window) and unique_key is None:
         raise UsageError("--standing and --window are about a key; give --unique-key.")

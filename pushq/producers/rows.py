@@ -111,4 +111,5 @@ _OPTIONAL: dict[str, Callable[[Any], str]] = {
     "correlation_id": _text_or_null,
     "id": _text,
     "traceparent": _text_or_null,
+    "webhook_url": _text_or_null,
 }

@@ -48,7 +48,7 @@ class FoundJob:
     `cancelled`. priority: smaller numbers run first. payload: a dict. result: what the handler returned, through JSON.
     error: the last attempt's error. traceback: the error's traceback. run_at: the earliest start. attempt: runs so far.
     failures: failed attempts so far. unique_key: as inserted. tenant_id: as inserted. correlation_id: as inserted.
-    traceparent: as inserted.
+    traceparent: as inserted. webhook_url: as inserted.
     """
 
     id: UUID
@@ -67,6 +67,7 @@ class FoundJob:
     tenant_id: str | None
     correlation_id: str | None
     traceparent: str | None
+    webhook_url: str | None
 
 
 class TestQueue:

@@ -24,7 +24,7 @@ LISTED = {
     "supervisor", "pool", "error", "task_is_known", "queue_is_paused", "waits",
     "progress",
 }  # fmt: skip
-SHOWN = LISTED | {"payload", "result", "traceback", "timeout", "traceparent"}
+SHOWN = LISTED | {"payload", "result", "traceback", "timeout", "traceparent", "webhook_url"}
 
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -38,14 +38,14 @@ def listed(url: str, *arguments: str) -> list[dict[str, Any]]:
 
 async def test_enqueue_prints_the_id_of_the_job_that_it_inserted(database_url: str, connection: Connection) -> None:
     options = ["--queue", "mail", "--priority", "-5", "--delay", "3600", "--unique-key", "once"]
-    options += ["--traceparent", TRACEPARENT]
+    options += ["--traceparent", TRACEPARENT, "--webhook-url", "https://example.com/hook"]
     ended = invoke("enqueue", "mail.welcome", "--payload", '{"name": "Zoë"}', *options, url=database_url)
 
     assert ended.exit_code == 0
     row = await row_of(connection, UUID(ended.stdout.strip()))
     assert json.loads(row["payload"]) == {"name": "Zoë"}
     assert (row["task"], row["queue"], row["priority"], row["unique_key"]) == ("mail.welcome", "mail", -5, "once")
-    assert row["traceparent"] == TRACEPARENT
+    assert (row["traceparent"], row["webhook_url"]) == (TRACEPARENT, "https://example.com/hook")
     assert 3590 < (row["run_at"] - row["enqueued_at"]).total_seconds() < 3610
 
 

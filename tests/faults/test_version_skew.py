@@ -31,7 +31,7 @@ COMMANDS: Mapping[Sequence[str], int] = {
     ("exporter", "--http-port", "0"): NEWEST,
     ("sweep", "--lease", "0.3", "--heartbeat-interval", "0.1"): NEWEST,
     ("enqueue", "echo"): 17,
-    ("jobs", "show", JOB): 20,
+    ("jobs", "show", JOB): 17,
     ("jobs", "list"): 12,
     ("queues", "list"): 17,
     ("jobs", "cancel", JOB): 6,

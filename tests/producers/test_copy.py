@@ -33,6 +33,7 @@ JOBS = [
         tenant_id="\\N",
         correlation_id="c",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        webhook_url="https://example.com/hook",
         id=uuid4(),
     ),
     *(NewJob("many", {"number": number}) for number in range(1_200)),
@@ -41,7 +42,8 @@ JOBS = [
     NewJob("key", unique_key="k", tenant_id="acme"),
 ]
 COLUMNS = (
-    "task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id, traceparent"
+    "task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id, "
+    "traceparent, webhook_url"
 )
 CALLERS = {
     "asyncpg": by_asyncpg,
