@@ -80,6 +80,8 @@ def give_up(fences: Sequence[Fence]) -> None:
 class Draft:
     """What has been written of an artifact. size, sent: of the pieces sent. gathered: bytes of the next piece.
 
+    under_way: the latest piece, until somebody has waited for it.
+
     id: None until the keeper has begun the draft, and again when no more is written. fault: why no more is taken.
     """
 
@@ -90,6 +92,7 @@ class Draft:
     size: int = 0
     sent: int = 0
     fault: Exception | None = None
+    under_way: Future[None] | None = None
     hash: hashlib._Hash = field(default_factory=lambda: hashlib.sha256(usedforsecurity=False))
     gathered: bytearray = field(default_factory=bytearray)
 
@@ -99,7 +102,10 @@ class Draft:
         return self.keeper.begin(self.fence, self.name, content_type)
 
     def pieces(self, data: Buffer) -> Iterator[Future[None]]:
-        """Takes data, and yields each piece on its way to the keeper. Go on when the piece is kept."""
+        """Takes data, and yields each piece that is on its way to the keeper. Go on when the piece is kept.
+
+        One piece is left on its way, while the handler makes the next.
+        """
         with memoryview(data).cast("B") as given:
             self._refuse_closed()
             start, most = 0, _piece_size()
@@ -108,13 +114,14 @@ class Draft:
                 self.gathered += given[start : start + room]
                 start += room
                 if len(self.gathered) >= most:
-                    yield self._send()
+                    yield from self._send()
 
     def rest(self) -> Iterator[Future[None]]:
-        """The last piece, if any is left."""
+        """The last pieces."""
         self._refuse_closed()
         if self.gathered:
-            yield self._send()
+            yield from self._send()
+        yield from self._sent_before()
 
     def spoil(self, error: BaseException) -> None:
         """A write has raised: whatever the handler does with the error, the artifact never becomes complete."""
@@ -126,7 +133,7 @@ class Draft:
         """No more is written."""
         if drafts.get((self.fence, self.name)) is self:
             del drafts[self.fence, self.name]
-        self.id, self.gathered = None, bytearray()
+        self.id, self.gathered, self.under_way = None, bytearray(), None
 
     def give_up(self) -> None:
         if self.id:
@@ -139,12 +146,19 @@ class Draft:
         if self.id is None:
             raise ArtifactRefused(f"The artifact {self.name!r} is not open: write inside its `with`, in its attempt.")
 
-    def _send(self) -> Future[None]:
+    def _send(self) -> Iterator[Future[None]]:
+        """Sends what was gathered, after the piece before is kept."""
         piece, self.gathered = bytes(self.gathered), bytearray()
         self.hash.update(piece)
         self.size += len(piece)
+        yield from self._sent_before()
         self.sent += 1
-        return self.keeper.append(self, self.sent - 1, piece)
+        self.under_way = self.keeper.append(self, self.sent - 1, piece)
+
+    def _sent_before(self) -> Iterator[Future[None]]:
+        before, self.under_way = self.under_way, None
+        if before:
+            yield before
 
 
 def _piece_size() -> int:

@@ -41,6 +41,11 @@ def no_more_than(bound: float) -> Target:
     return Target("at most", bound, "median")
 
 
+def no_less_than(bound: float) -> Target:
+    """A median of at least `bound`, in the figure's unit."""
+    return Target("at least", bound, "median")
+
+
 @dataclass(frozen=True, slots=True)
 class Measure:
     """The identity of a figure. limit: the name of the limit that the same round measures, or None."""

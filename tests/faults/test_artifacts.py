@@ -42,6 +42,10 @@ async def keeping(url: str, held: tuple[UUID, UUID]) -> AsyncIterator[Session]:
     await session.close()
 
 
+async def has_sent(connection: Connection, pieces: int) -> bool:
+    return bool(await connection.fetchval("select pieces = $1 from pushq.artifact_drafts", pieces))
+
+
 async def test_a_connection_that_is_lost_between_two_pieces_costs_nothing(
     connection: Connection, database_url: str
 ) -> None:
@@ -93,7 +97,7 @@ async def test_an_error_of_a_write_that_the_handler_swallows_spoils_the_artifact
                 url, session._url = session._url, "postgresql://nobody@127.0.0.1:1/none"
                 await connection.fetchval(ENDED_BY_FORCE)
                 with pytest.raises(DatabaseAway):
-                    await file.write(b"x" * MIB)
+                    await file.write(b"x" * 2 * MIB)
                 session._url = url
         with pytest.raises(ArtifactRefused, match="was cut off"):  # noqa: PT012 - the end of the block raises
             async with NewArtifact(held, "b", "a/b") as file:
@@ -117,12 +121,14 @@ async def test_pieces_that_a_crash_of_the_database_has_lost_are_missed(
         with pytest.raises(ArtifactRefused, match="'a' has 1 pieces; give place 1, not 2"):  # noqa: PT012 - the end of the block raises
             async with NewArtifact(held, "a", "a/b") as file:
                 await file.write(b"x" * 2 * MIB)
+                await eventually(lambda: has_sent(connection, 2))
                 await connection.execute("delete from pushq.artifact_pieces where place = 1")
                 await connection.execute("update pushq.artifact_drafts set pieces = 1, size = $1", MIB)
-                await file.write(b"x" * MIB)
+                await file.write(b"x" * 2 * MIB)
         with pytest.raises(ArtifactRefused, match="a piece is missing"):  # noqa: PT012 - the end of the block raises
             async with NewArtifact(held, "b", "a/b") as file:
                 await file.write(b"x" * 2 * MIB)
+                await eventually(lambda: has_sent(connection, 2))
                 await connection.execute("update pushq.artifact_drafts set pieces = 1, size = $1", MIB)
     assert await left(database_url, held[0]) == {}
 

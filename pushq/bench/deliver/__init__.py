@@ -1,4 +1,5 @@
-"""deliver: what retention by queue and spans cost, if used and if unused, and how soon webhooks arrive.
+"""deliver: what retention by queue and spans cost, if used and if unused, how soon webhooks arrive, and how fast
+artifacts are written and read.
 
 Theory of operation
 -------------------
@@ -9,6 +10,7 @@ the CPU of attempts in a bare loop.
 
 from __future__ import annotations
 
+from pushq.bench.deliver.artifacts import measure_artifacts
 from pushq.bench.deliver.otel import measure_otel
 from pushq.bench.deliver.retention import measure_retention
 from pushq.bench.deliver.webhooks import measure_webhooks
@@ -19,3 +21,4 @@ async def measure_deliver(run: Run) -> None:
     await measure_retention(run)
     await measure_otel(run)
     await measure_webhooks(run)
+    await measure_artifacts(run)

@@ -112,6 +112,9 @@ def test_what_retention_by_queue_costs_and_how_soon_webhooks_arrive_is_measured(
         assert figures[f"a step of the purge, beside 20,000 of others, {name}"]["limit"]["median"] > 0
     assert figures["extra CPU a sweep for rules, without one, beside 20,000 of others"]["verdict"]
     assert figures["a webhook, 50/s, beside a receiver that hangs, p99"]["limit"]["median"] > 0
+    for name in ("artifacts, written", "artifacts, read", "artifacts, 4 written at once"):
+        assert figures[name]["median"] > 0
+        assert figures[name]["limit"]["median"] > 0
 
 
 def test_stopped_it_shows_what_it_has_and_drops_its_databases(server: Server) -> None:
