@@ -367,16 +367,16 @@ $$;
 
 -- What few jobs have, as JSON text: {"checkpoint": of an earlier attempt, "traceparent": text, "all_events": true}, each only if
 -- there. Null: nothing.
-create function pushq.extras(progress jsonb, traceparent text, all_events boolean) returns text
-language sql immutable parallel safe
+create function pushq.extras(progress jsonb, traceparent text, queue text, task text, tenant_id text, noted text[]) returns text
+language sql stable
 begin atomic
-    select case
-        when progress is not null or traceparent is not null or all_events then nullif((
-            case when progress -> 'checkpoint' is not null
-                then jsonb_build_object('checkpoint', progress -> 'checkpoint') else '{}' end
-            || case when traceparent is not null then jsonb_build_object('traceparent', traceparent) else '{}' end
-            || case when all_events then '{"all_events": true}' else '{}'::jsonb end)::text, '{}')
-    end;
+    select nullif((
+        case when progress ? 'checkpoint' then jsonb_build_object('checkpoint', progress -> 'checkpoint') else '{}' end
+        || case when traceparent is not null then jsonb_build_object('traceparent', traceparent) else '{}' end
+        || case
+            when (queue = any(noted) or '' = any(noted)) and pushq.is_noted(queue, task, tenant_id) then '{"all_events": true}'::jsonb
+            else '{}'
+        end)::text, '{}');
 end;
 
 -- Hands locked jobs to a pool, under the token, and writes the events of the claim. noted: what pushq.noted_queues holds. timeout
@@ -406,10 +406,10 @@ begin
         job.id, job.task, job.queue, pushq.claimed_payload(job.payload, job.payload_is_too_long),
         job.attempt, job.failures, job.crashes, job.max_attempts,
         extract(epoch from job.timeout)::float8, job.tenant_id, job.correlation_id, job.token,
-        pushq.extras(
-            job.progress, job.traceparent,
-            (job.queue = any(hand_out.noted) or '' = any(hand_out.noted))
-            and pushq.is_noted(job.queue, job.task, job.tenant_id));
+        case
+            when job.progress is not null or job.traceparent is not null or cardinality(hand_out.noted) > 0
+                then pushq.extras(job.progress, job.traceparent, job.queue, job.task, job.tenant_id, hand_out.noted)
+        end;
     if cardinality(hand_out.noted) > 0 then
         perform pushq.note_changes(
             null, '{}', array_agg(job.id), array_agg(job.tenant_id), array_agg(job.attempt),

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from pushq.bench.backend import NO_CPU, Backend, backend, claim_and_finish, load_anew
 from pushq.bench.bare import Rows, finish_arguments, register
 from pushq.bench.connection import connected, session_settings
+from pushq.bench.deliver.before import BEFORE as BEFORE_DELIVER
+from pushq.bench.free import Before, migrate_until
 from pushq.bench.ground import Ground
 from pushq.bench.pgbench import Pgbench
 from pushq.bench.run import Record, Run, Scope, Teller
-from pushq.bench.share.backend import NO_CPU, Backend, backend, claim_and_finish, load_anew
+from pushq.bench.share.before import BEFORE as BEFORE_SHARE
 from pushq.bench.share.events import failures, noting
-from pushq.bench.share.free import BEFORE_CLAIM, BEFORE_FINISH, migrate_as_before
 from pushq.database.statements import statement
 from tests.support.jobs import Connection
 from tests.support.server import Server
@@ -27,18 +29,21 @@ def run(server: Server, connection: Connection) -> Run:
     return Run(ground, connection, Scope(), Record(), Teller())
 
 
-async def test_the_schema_before_knows_no_waits_and_its_statements_end_jobs(run: Run, empty_database_url: str) -> None:
+@pytest.mark.parametrize(("before", "column"), [(BEFORE_SHARE, "waiters"), (BEFORE_DELIVER, "webhook_url")])
+async def test_the_schema_before_lacks_the_features_and_its_statements_end_jobs(
+    run: Run, empty_database_url: str, before: Before, column: str
+) -> None:
     async with connected(empty_database_url) as connection:
-        await migrate_as_before(connection)
+        await migrate_until(connection, before.version)
         await register(empty_database_url)
         await load_anew(connection, 20)
         async with backend(run, empty_database_url, session_settings(is_durable=False)) as pool:
-            assert await claim_and_finish(pool, BEFORE_CLAIM, BEFORE_FINISH, finish_arguments, 10, 2) > 0
+            assert await claim_and_finish(pool, before.claim, before.finish, finish_arguments, 10, 2) > 0
 
-        assert await connection.fetchval("select pushq.schema_version()") == 6
+        assert await connection.fetchval("select pushq.schema_version()") == before.version
         assert await connection.fetchval("select count(*) from pushq.jobs where status = 'succeeded'") == 20
         assert not await connection.fetchval(
-            "select count(*) from pg_attribute where attrelid = 'pushq.jobs'::regclass and attname = 'waiters'"
+            "select count(*) from pg_attribute where attrelid = 'pushq.jobs'::regclass and attname = $1", column
         )
 
 

@@ -14,9 +14,9 @@ from uuid import UUID
 
 from anyio import to_thread
 
+from pushq.bench.backend import turns
 from pushq.bench.figures import Measure, at_least, no_more_than
 from pushq.bench.run import Run
-from pushq.bench.share.backend import turns
 from pushq.job import Job
 from pushq.pool.attempts import Attempts
 from pushq.pool.loop import PoolLoop

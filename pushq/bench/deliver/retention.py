@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from pushq.bench.backend import Backend, backend, turns
 from pushq.bench.connection import Connection, connected, session_settings
 from pushq.bench.figures import Measure, no_more_than, number, percentile
 from pushq.bench.fill import fill_history
 from pushq.bench.run import Run
-from pushq.bench.share.backend import Backend, backend, turns
 from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.errors import PushqError

@@ -6,11 +6,11 @@ import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from pushq.bench.backend import Backend, backend, claim_and_finish, load_anew, turns
 from pushq.bench.bare import CLAIMANT, Rows, finish_arguments, register
 from pushq.bench.connection import session_settings
 from pushq.bench.figures import Measure, no_more_than
 from pushq.bench.run import Run
-from pushq.bench.share.backend import Backend, backend, claim_and_finish, load_anew, turns
 from pushq.database.statements import statement
 
 BATCH, BATCHES = 100, 10

@@ -1,4 +1,4 @@
-"""Whether waits, events and tenants are free for those who use none: the schema of today, and the one before."""
+"""Whether features are free for those who use none: the schema of today, and one from before the features."""
 
 from __future__ import annotations
 
@@ -8,28 +8,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from pushq.bench.backend import Backend, backend, claim_and_finish, load_anew, turns
 from pushq.bench.bare import finish_arguments, register
 from pushq.bench.connection import Connection, connected, session_settings
 from pushq.bench.figures import Measure, at_least
 from pushq.bench.run import Run
-from pushq.bench.share.backend import Backend, backend, claim_and_finish, load_anew, turns
 from pushq.database.migrate import migrations
 from pushq.database.statements import statement
 
-BEFORE_VERSION = 6
-"""The last migration before waits, events and tenants."""
-BEFORE_CLAIM = """
-select *
-from pushq.claim_locked(
-    pushq.lock_claimable(
-        $1::text[], $2::text[], $3::text, $6::int, coalesce(now() - $7::float8 * interval '1 second', '-infinity'),
-        now() - coalesce($8::float8, 0) * interval '1 second'),
-    $3, $4::int, $5::uuid)
-"""
-BEFORE_FINISH = """
-select pushq.end_jobs(
-    $1::uuid[], $2::uuid[], $3::float8[], $4::float8[], $5::text[], $6::text[], $7::text[], $8::text[]) as places
-"""
 INSERT = "insert into pushq.jobs (task, payload) values ('bench.noop', '{\"user_id\": 42}')"
 
 NOW, BEFORE, TWIN = "now", "before", "twin"
@@ -38,6 +24,20 @@ BATCHES = ((100, 8), (10, 40), (1, 100))
 INSERTS = 150
 TURNS, TURNS_LONG = 8, 25
 AS_CHEAP = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The schema from before some features.
+
+    scenario: that measures the features. version: the last migration. claim, finish: the statements of the time.
+    """
+
+    scenario: str
+    version: int
+    claim: str
+    finish: str
+
 
 Spent = Mapping[tuple[str, str], float]
 """What was done, and the side → seconds of CPU a job."""
@@ -66,24 +66,24 @@ class Side:
         return spent / INSERTS
 
 
-async def measure_free(run: Run) -> None:
+async def measure_free(run: Run, before: Before) -> None:
     """Measures the sides in turn, many times a round. The twin, like the side before, shows what noise does."""
-    stage = "share, if unused"
+    stage = f"{before.scenario}, if unused"
     if run.restore(stage):
         return
     async with AsyncExitStack() as stack:
-        sides = {name: await stack.enter_async_context(_side(run, name)) for name in (BEFORE, NOW, TWIN)}
+        sides = {name: await stack.enter_async_context(_side(run, before, name)) for name in (BEFORE, NOW, TWIN)}
         await _measured(sides, 1)  # prepares statements, fills caches
         async for _ in run.rounds(stage):
             spent = await _measured(sides, turns(run, TURNS, TURNS_LONG))
             for what in dict.fromkeys(what for what, _ in spent):
-                _note(run, what, spent)
+                _note(run, before.scenario, what, spent)
 
 
-def _note(run: Run, what: str, spent: Spent) -> None:
+def _note(run: Run, scenario: str, what: str, spent: Spent) -> None:
     """Adds rates, jobs a second of CPU: the ratio is then the time before by the time now."""
     for name, side, target in ((what, NOW, at_least(AS_CHEAP)), (f"{what}, before again", TWIN, None)):
-        measure = Measure("share", name, "jobs/CPU s", "before", target)
+        measure = Measure(scenario, name, "jobs/CPU s", "before", target)
         run.add(measure, 1 / spent[what, side], 1 / spent[what, BEFORE])
 
 
@@ -104,11 +104,11 @@ async def _measured(sides: Mapping[str, Side], count: int) -> Spent:
 
 
 @asynccontextmanager
-async def _side(run: Run, name: str) -> AsyncIterator[Side]:
+async def _side(run: Run, before: Before, name: str) -> AsyncIterator[Side]:
     async with run.ground.database(is_empty=name != NOW) as url:
         if name != NOW:
             async with connected(url) as connection:
-                await migrate_as_before(connection)
+                await migrate_until(connection, before.version)
         await register(url)
         async with (
             backend(run, url, session_settings(is_durable=False)) as pool,
@@ -117,11 +117,11 @@ async def _side(run: Run, name: str) -> AsyncIterator[Side]:
             if name == NOW:
                 yield Side(pool, producer, statement("claim"), statement("finish"))
             else:
-                yield Side(pool, producer, BEFORE_CLAIM, BEFORE_FINISH)
+                yield Side(pool, producer, before.claim, before.finish)
 
 
-async def migrate_as_before(connection: Connection) -> None:
-    """Gives an empty database the schema from before waits, events and tenants."""
+async def migrate_until(connection: Connection, version: int) -> None:
+    """Gives an empty database the schema of an earlier version."""
     for migration in migrations():
-        if migration.version <= BEFORE_VERSION:
+        if migration.version <= version:
             await connection.execute(migration.sql)

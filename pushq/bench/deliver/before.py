@@ -1,0 +1,23 @@
+"""Before artifacts, webhooks, traces and retention by queue."""
+
+from __future__ import annotations
+
+from pushq.bench.free import Before
+
+BEFORE = Before(
+    "deliver",
+    16,
+    claim="""
+select *
+from pushq.claim_noting(
+    pushq.lock_claimable(
+        $1::text[], $2::text[], $3::text, $6::int, coalesce(now() - $7::float8 * interval '1 second', '-infinity'),
+        now() - coalesce($8::float8, 0) * interval '1 second'),
+    $3, $4::int, $5::uuid, array(select name from pushq.queues where all_events))
+""",
+    finish="""
+select places, told
+from pushq.end_sorted(
+    $1::uuid[], $2::uuid[], $3::float8[], $4::float8[], $5::text[], $6::text[], $7::text[], $8::text[])
+""",
+)
