@@ -337,7 +337,7 @@ class Crew:
         past = self._past
         figures = ProcessFigures(wakeups=dict(past.wakeups), notifications=past.notifications)
         for pool in self._pools.values():
-            figures.pools += not pool.assignment.solo and not pool.assignment.delivers
+            figures.pools += not pool.assignment.solo
             figures.busy += pool.figures.busy
             figures.workers += pool.figures.workers
             figures.listeners_up += bool(pool.figures.hears)

@@ -1,4 +1,4 @@
-"""Tenants, changes by hand, guests, waits, cancels that reach the handler, events and progress."""
+"""Tenants, changes by hand, guests, waits, cancels that reach the handler, events, progress and webhooks."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ from tests.promises.test_waiting import (
     test_in_any_language_the_channel_is_given_with_the_insert,
     test_of_many_waits_before_during_and_after_the_end_all_end_soon,
     waiting,
+)
+from tests.promises.test_webhooks import (
+    test_410_pauses_the_subscription_and_ends_the_delivery,
+    test_the_deliveries_of_a_job_arrive_in_order_even_if_the_first_fails,
 )
 from tests.security.conftest import app, logins, separated
 from tests.security.test_tenants import (

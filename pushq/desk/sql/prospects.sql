@@ -2,11 +2,16 @@
 -- has ever known the task. is_paused: the queue is paused, by its name; are_all_paused: all queues are. is_anybody_alive: a
 -- supervisor is. served_with_task: the queues of live supervisors that know the task. idle: how many workers of live
 -- supervisors that know the task and serve the queue run no job; null if a supervisor has not said how many workers it has.
+-- Deliveries of webhooks have workers of their own, which are not counted.
 -- known: if the task is unknown, up to a thousand names of known tasks.
 with live as materialized (
     select
         name, tasks, queues, nullif(workers, 0) as workers,
-        (select count(*) from pushq.jobs_unfinished as job where job.status = 'running' and job.supervisor = living.name) as busy
+        (
+            select count(*)
+            from pushq.jobs_unfinished as job
+            where job.status = 'running' and job.supervisor = living.name and job.queue <> 'pushq.webhooks'
+        ) as busy
     from pushq.supervisors as living
     where lease_until > now()
 )
