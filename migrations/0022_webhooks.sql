@@ -227,18 +227,6 @@ begin
 end
 $$;
 
--- Whether a delivery is the first of its job and receiver that is not over.
-create function pushq.is_first_delivery(unique_key text, tenant_id text) returns boolean
-language sql stable
-begin atomic
-    select not exists (
-        select from pushq.jobs_unfinished as earlier
-        where earlier.unique_key >= left(is_first_delivery.unique_key, -19)
-        and earlier.unique_key < is_first_delivery.unique_key
-        and starts_with(earlier.unique_key, left(is_first_delivery.unique_key, -19)) and earlier.queue = 'pushq.webhooks'
-        and (earlier.tenant_id = is_first_delivery.tenant_id or is_first_delivery.tenant_id is null and earlier.tenant_id is null));
-end;
-
 
 -- Events that are told -------------------------------------------------------------------------------------------
 
@@ -326,6 +314,9 @@ begin
     end if;
 end
 $$;
+
+comment on column pushq.job_events.kind is
+    'claimed, succeeded, failed, cancelled, retried, snoozed, released, detached, requeued; inserted, phase, cancelling; edited, deleted; note.';
 
 -- Notes that a job was inserted, if a webhook tells so. Called for each INSERT while there is such a webhook, so everybody may call
 -- this function, and nobody gains by doing so.

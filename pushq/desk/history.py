@@ -17,6 +17,7 @@ from pushq.errors import DatabaseAway
 Row = dict[str, Any]
 
 KINDS = (
+    "inserted",
     "claimed",
     "succeeded",
     "failed",

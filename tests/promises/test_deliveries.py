@@ -249,23 +249,6 @@ async def test_two_who_change_webhooks_at_once_wait_for_each_other(connection: C
     await other.close()
 
 
-async def test_the_first_of_a_job_s_deliveries_to_a_receiver_is_known(connection: Connection) -> None:
-    mine, other = await subscribe(connection), await subscribe(connection)
-    for tenant in (None, "acme"):
-        (job,) = await insert(connection, "any", tenant_id=tenant, webhook_url="https://example.com/mine")
-        await connection.execute("select pushq.retry($1), pushq.cancel($1)", job)
-    rows = await connection.fetch(
-        "select payload ->> 'webhook' as webhook, payload ->> 'type' as type, "
-        "pushq.is_first_delivery(unique_key, tenant_id) as is_first "
-        "from pushq.jobs_unfinished where queue = 'pushq.webhooks' order by id"
-    )
-    for receiver in (str(mine), str(other), None):
-        assert [(row["type"], row["is_first"]) for row in rows if row["webhook"] == receiver] == [
-            *([("job.queued", True)] if receiver else []),
-            ("job.cancelled", receiver is None),
-        ] * 2
-
-
 async def test_whatever_somebody_else_s_keys_are_an_outcome_counts(connection: Connection, store: Store) -> None:
     (job,) = await insert(connection, "any", webhook_url="https://example.com/mine")
     number = await connection.fetchval("select nextval('pushq.job_event_ids')") + 1
