@@ -223,23 +223,21 @@ begin
                 select seen.place
                 from seen
                 where seen.finished_at <= seen.cutoff
+                and not coalesce((
+                    select starts_with(delivery.unique_key, 'pushq.webhooks ' || seen.id || ' ')
+                    from pushq.jobs_unfinished as delivery
+                    where delivery.tenant_id is null and delivery.unique_key >= 'pushq.webhooks ' || seen.id || ' '
+                    order by delivery.tenant_id, delivery.unique_key
+                    limit 1), false)
                 and not coalesce(
-                    case
-                        when seen.tenant_id is null then (
-                            select starts_with(delivery.unique_key, 'pushq.webhooks ' || seen.id || ' ')
-                            from pushq.jobs_unfinished as delivery
-                            where delivery.tenant_id is null and delivery.unique_key >= 'pushq.webhooks ' || seen.id || ' '
-                            order by delivery.tenant_id, delivery.unique_key
-                            limit 1)
-                        else (
-                            select starts_with(delivery.unique_key, 'pushq.webhooks ' || seen.id || ' ')
-                            from pushq.jobs_unfinished as delivery
-                            where delivery.tenant_id = seen.tenant_id
-                            and delivery.unique_key >= 'pushq.webhooks ' || seen.id || ' '
-                            order by delivery.tenant_id, delivery.unique_key
-                            limit 1)
-                    end,
-                    false)
+                    case when seen.tenant_id is not null then (
+                        select starts_with(delivery.unique_key, 'pushq.webhooks ' || seen.id || ' ')
+                        from pushq.jobs_unfinished as delivery
+                        where delivery.tenant_id = seen.tenant_id
+                        and delivery.unique_key >= 'pushq.webhooks ' || seen.id || ' '
+                        order by delivery.tenant_id, delivery.unique_key
+                        limit 1)
+                    end, false)
                 limit $4
             ),
             free as materialized (

@@ -10,6 +10,8 @@
 --
 -- A receiver's deliveries of one job are in the order of their numbers, since the job's row is locked when the number is drawn. The
 -- key of a delivery holds job, receiver and number, so that the index of keys finds the deliveries of a job.
+--
+-- A delivery belongs to the tenant of the webhook, or of the job with the URL. Only pushq writes deliveries, since they are signed.
 
 insert into pushq.migrations (version, name) values (22, '0022_webhooks');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 22;
@@ -162,7 +164,7 @@ as $$
 begin
     insert into pushq.jobs (task, queue, tenant_id, correlation_id, unique_key, max_attempts, payload)
     select
-        'pushq.webhook', 'pushq.webhooks', job.tenant_id, job.id,
+        'pushq.webhook', 'pushq.webhooks', hook.tenant_id, job.id,
         pushq.deliveries_of(job.id, hook.id::text) || lpad(given.number::text, 19, '0'), 12,
         jsonb_build_object(
             'webhook', hook.id, 'event', given.number, 'type', 'job.' || given.told, 'timestamp', given.instant,
@@ -350,6 +352,20 @@ begin
         perform pushq.note_insert(new.id);
     end if;
     return null;$add$);
+end
+$$;
+
+
+-- Nobody else writes deliveries: a receiver believes what a webhook's secret has signed. Whoever may run jobs may delete them.
+do $$
+begin
+    execute replace(pg_get_functiondef('pushq.check_job()'::regprocedure), '    if broken_rule is not null then', $add$
+    if new.queue operator(pg_catalog.=) 'pushq.webhooks'
+        and not pg_catalog.has_table_privilege('pushq.jobs_unfinished', 'delete')
+    then
+        broken_rule := 'jobs_queue_pushq_webhooks_is_for_pushq';
+    end if;
+    if broken_rule is not null then$add$);
 end
 $$;
 
@@ -707,6 +723,9 @@ declare
     was record;
     due timestamptz;
 begin
+    if standing_job.queue = 'pushq.webhooks' then
+        perform pushq.refuse_job('jobs_queue_pushq_webhooks_is_for_pushq');
+    end if;
     perform pushq.refuse_other_tenant(standing_job.tenant_id);
     if standing_job.tenant_id is null then
         select job.id into its_id

@@ -82,7 +82,7 @@ async def test_a_job_s_way_is_told_step_by_step(connection: Connection, store: S
     assert not [one for one in deliveries[:-1] if {"result", "finished_at"} & set(one["data"])]
     rows = await connection.fetch("select * from pushq.jobs where queue = 'pushq.webhooks'")
     assert {(row["task"], row["tenant_id"], row["correlation_id"]) for row in rows} == {
-        ("pushq.webhook", "acme", str(job))
+        ("pushq.webhook", None, str(job))
     }
 
 

@@ -160,14 +160,14 @@ async def test_what_was_purged_is_told_once_a_sweep(database_url: str, connectio
 # What stays -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tenant", [None, "acme"])
+@pytest.mark.parametrize(("tenant", "webhook_s_tenant"), [(None, None), ("acme", "acme"), ("acme", None)])
 async def test_a_job_stays_while_a_webhook_has_not_been_delivered(
-    database_url: str, connection: Connection, tenant: str | None
+    database_url: str, connection: Connection, tenant: str | None, webhook_s_tenant: str | None
 ) -> None:
     await keep(connection, "default", "1 hour")
     first, told, last = sorted(await finish_in_the_past(connection, 3, ago=2 * AN_HOUR, tenant_id=tenant))
     for key, owner in (
-        (f"pushq.webhooks {told} url {17:019}", tenant),
+        (f"pushq.webhooks {told} url {17:019}", webhook_s_tenant),
         (f"pushq.webhooks {first} url {17:019}", "somebody else"),
         (f"pushq.webhooks {last}", tenant),
         (f"pushq.webhooks {str(last)[:-1]} url", tenant),

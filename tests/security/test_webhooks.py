@@ -54,7 +54,8 @@ async def test_a_tenant_is_told_of_its_own_jobs_alone(connection: Connection, da
         await globex.execute("select pushq.note_insert($1)", job)
         await acme.execute("select pushq.note_insert($1)", job)  # nor twice
         await acme.execute("select pushq.cancel($1)", job)
-        assert await acme.fetchval("select count(*) from pushq.jobs where queue = 'pushq.webhooks'") == 5
+        # of its own webhook, and of the job's URL
+        assert await acme.fetchval("select count(*) from pushq.jobs where queue = 'pushq.webhooks'") == 3
         assert await globex.fetchval("select count(*) from pushq.jobs where queue = 'pushq.webhooks'") == 0
 
     assert await types(connection, theirs) == []
@@ -95,3 +96,33 @@ async def test_who_may_insert_by_a_right_of_its_own_may_insert_beside_webhooks(
         async with session(database_url, login) as stranger:
             await stranger.execute("insert into pushq.jobs (task) values ('any')")
     assert await types(connection) == ["queued"]
+
+
+FORGED = (
+    "'pushq.webhook', jsonb_build_object('webhook', $1::uuid, 'event', 1, 'type', 'job.succeeded', 'data', '{}'::jsonb)"
+)
+STANDING = "0::smallint, now(), null, null, 'k', $2, null, true, null, null, null, null"
+
+
+@pytest.mark.parametrize("login", ["producer", "tenant"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        f"insert into pushq.jobs (task, payload, queue, tenant_id) select {FORGED}, 'pushq.webhooks', $2",
+        f"select pushq.enqueue({FORGED}, 'pushq.webhooks', tenant_id => $2)",
+        f"select pushq.enqueue({FORGED}, 'pushq.webhooks', tenant_id => $2, unique_key => 'k', standing => 'replace')",
+        f"select pushq.standing_job({FORGED}, 'pushq.webhooks', {STANDING})",
+    ],
+    ids=["insert", "enqueue", "replace", "standing"],
+)
+async def test_nobody_forges_a_delivery_which_pushq_would_sign(
+    connection: Connection, database_url: str, logins: Logins, app: str, login: str, way: str
+) -> None:
+    webhook = await subscribe(connection, "queued", secrets=[SECRET])
+    await connection.execute("insert into pushq.jobs (task, unique_key, tenant_id) values ('any', 'k', 'acme')")
+    name = logins.name("producer") if login == "producer" else app
+    async with session(database_url, name, "acme") as stranger:
+        with pytest.raises(asyncpg.CheckViolationError) as refusal:
+            await stranger.execute(way, webhook, "acme")
+    assert refusal.value.constraint_name == "jobs_queue_pushq_webhooks_is_for_pushq"
+    assert [one["data"]["tenant_id"] for one in await told(connection)] == ["acme"]

@@ -116,7 +116,7 @@ async def test_of_two_serializable_producers_one_may_be_refused_and_the_other_is
 
 # Migrations -----------------------------------------------------------------------------------------------------------
 
-MADE_BY_THE_NEWEST = ("claim", "take_back", "charge_pool", "release_pool", "sweep")
+MADE_BY_THE_NEWEST = ("claim", "take_back", "charge_pool", "release_pool", "sweep", "survey")
 """Before it there is nothing to call, or their statements name what it makes."""
 
 
