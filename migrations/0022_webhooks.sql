@@ -703,11 +703,8 @@ $$;
 
 -- Keys -----------------------------------------------------------------------------------------------------------
 
--- As in 0016_keys. The URL and the trace are replaced too.
--- squawk-ignore ban-drop-function
-drop function pushq.standing_job(
-    text, jsonb, text, smallint, timestamptz, int, interval, text, text, text, boolean, interval, interval);
-create function pushq.standing_job(
+-- As pushq.standing_job() of 0016_keys, and the URL and the trace are replaced too.
+create function pushq.find_standing(
     task text, payload jsonb, queue text, priority smallint, run_at timestamptz, max_attempts int, timeout interval,
     unique_key text, tenant_id text, correlation_id text, is_replaced boolean, key_window interval, longest_delay interval,
     webhook_url text, traceparent text)
@@ -723,61 +720,61 @@ declare
     was record;
     due timestamptz;
 begin
-    if standing_job.queue = 'pushq.webhooks' then
+    if find_standing.queue = 'pushq.webhooks' then
         perform pushq.refuse_job('jobs_queue_pushq_webhooks_is_for_pushq');
     end if;
-    perform pushq.refuse_other_tenant(standing_job.tenant_id);
-    if standing_job.tenant_id is null then
+    perform pushq.refuse_other_tenant(find_standing.tenant_id);
+    if find_standing.tenant_id is null then
         select job.id into its_id
         from pushq.jobs_unfinished as job
-        where job.tenant_id is null and job.unique_key = standing_job.unique_key;
+        where job.tenant_id is null and job.unique_key = find_standing.unique_key;
     else
         select job.id into its_id
         from pushq.jobs_unfinished as job
-        where job.tenant_id = standing_job.tenant_id and job.unique_key = standing_job.unique_key;
+        where job.tenant_id = find_standing.tenant_id and job.unique_key = find_standing.unique_key;
     end if;
     if its_id is null then
         return null;
     end if;
-    if standing_job.is_replaced then
+    if find_standing.is_replaced then
         select job.status, job.task, job.queue, job.run_at, job.enqueued_at, job.attempt into was
         from pushq.jobs_unfinished as job
-        where job.id = its_id and job.unique_key = standing_job.unique_key
+        where job.id = its_id and job.unique_key = find_standing.unique_key
         for update;
         if not found then
             return null;  -- ended meanwhile
         elsif was.status = 'queued' then
             due := least(
-                coalesce(standing_job.run_at, least(was.run_at, clock_timestamp())), was.enqueued_at + standing_job.longest_delay);
+                coalesce(find_standing.run_at, least(was.run_at, clock_timestamp())), was.enqueued_at + find_standing.longest_delay);
             update pushq.jobs_unfinished as job
-            set task = standing_job.task,
-                payload = standing_job.payload,
-                queue = standing_job.queue,
-                priority = standing_job.priority,
+            set task = find_standing.task,
+                payload = find_standing.payload,
+                queue = find_standing.queue,
+                priority = find_standing.priority,
                 run_at = due,
-                max_attempts = standing_job.max_attempts,
-                timeout = standing_job.timeout,
-                correlation_id = standing_job.correlation_id,
-                webhook_url = standing_job.webhook_url,
-                traceparent = standing_job.traceparent,
+                max_attempts = find_standing.max_attempts,
+                timeout = find_standing.timeout,
+                correlation_id = find_standing.correlation_id,
+                webhook_url = find_standing.webhook_url,
+                traceparent = find_standing.traceparent,
                 progress = null
             where job.id = its_id;
             if not found then
                 perform pushq.refuse_change(its_id);
             end if;
-            if due < was.run_at or standing_job.queue <> was.queue or standing_job.task <> was.task then
-                perform pushq.ring_if_idle(standing_job.queue);
+            if due < was.run_at or find_standing.queue <> was.queue or find_standing.task <> was.task then
+                perform pushq.ring_if_idle(find_standing.queue);
             end if;
-            if pushq.is_noted(standing_job.queue, standing_job.task, standing_job.tenant_id) then
+            if pushq.is_noted(find_standing.queue, find_standing.task, find_standing.tenant_id) then
                 perform pushq.note_changes(
-                    null, '{}', array[its_id], array[standing_job.tenant_id], array[was.attempt], '{queued}', '{edited}', null,
+                    null, '{}', array[its_id], array[find_standing.tenant_id], array[was.attempt], '{queued}', '{edited}', null,
                     null, null, pushq.actor());
             end if;
         end if;
     end if;
-    if standing_job.key_window is not null then
+    if find_standing.key_window is not null then
         perform pushq.note_window(
-            standing_job.unique_key, standing_job.tenant_id, its_id, job.enqueued_at + standing_job.key_window)
+            find_standing.unique_key, find_standing.tenant_id, its_id, job.enqueued_at + find_standing.key_window)
         from pushq.jobs_unfinished as job
         where job.id = its_id;
         if not found then
@@ -788,10 +785,28 @@ begin
 end
 $$;
 
+-- For calls that have begun before this migration.
+create or replace function pushq.standing_job(
+    task text, payload jsonb, queue text, priority smallint, run_at timestamptz, max_attempts int, timeout interval,
+    unique_key text, tenant_id text, correlation_id text, is_replaced boolean, key_window interval, longest_delay interval)
+returns uuid
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pushq.find_standing(
+        standing_job.task, standing_job.payload, standing_job.queue, standing_job.priority, standing_job.run_at,
+        standing_job.max_attempts, standing_job.timeout, standing_job.unique_key, standing_job.tenant_id,
+        standing_job.correlation_id, standing_job.is_replaced, standing_job.key_window, standing_job.longest_delay, null, null);
+end
+$$;
 
--- squawk-ignore ban-drop-function
-drop function pushq.enqueue(
-    text, jsonb, text, int, timestamptz, int, interval, text, text, text, text[], text, interval, interval);
+-- Renamed and not dropped: a session may be about to call the function that its statement has found.
+alter function pushq.enqueue(
+    text, jsonb, text, int, timestamptz, int, interval, text, text, text, text[], text, interval, interval)
+    -- squawk-ignore renaming-object
+    rename to enqueue_as_before;
 create function pushq.enqueue(
     task text, payload jsonb default '{}', queue text default 'default', priority int default 0,
     run_at timestamptz default null, max_attempts int default null, timeout interval default null,
@@ -826,7 +841,7 @@ begin
         within_window := pushq.open_window(enqueue.unique_key, enqueue.tenant_id, enqueue.key_window);
         if within_window is not null then
             if is_replaced then
-                enqueue.id := pushq.standing_job(
+                enqueue.id := pushq.find_standing(
                     enqueue.task, its_payload, its_queue, its_priority, enqueue.run_at, enqueue.max_attempts, enqueue.timeout,
                     enqueue.unique_key, enqueue.tenant_id, enqueue.correlation_id, true, null, enqueue.longest_delay,
                     enqueue.webhook_url, enqueue.traceparent);
@@ -855,7 +870,7 @@ begin
             return;
         end if;
         exit when enqueue.unique_key is null;
-        enqueue.id := pushq.standing_job(
+        enqueue.id := pushq.find_standing(
             enqueue.task, its_payload, its_queue, its_priority, enqueue.run_at, enqueue.max_attempts, enqueue.timeout,
             enqueue.unique_key, enqueue.tenant_id, enqueue.correlation_id, is_replaced, enqueue.key_window, enqueue.longest_delay,
             enqueue.webhook_url, enqueue.traceparent);
@@ -867,6 +882,28 @@ begin
     raise insufficient_privilege using message = format(
         'pushq.enqueue: the %s job was not inserted, and no job with its key stands in its way: a trigger or a unique index '
         'of your own says so', enqueue.task);
+end
+$$;
+
+create or replace function pushq.enqueue_as_before(
+    task text, payload jsonb default '{}', queue text default 'default', priority int default 0,
+    run_at timestamptz default null, max_attempts int default null, timeout interval default null,
+    unique_key text default null, tenant_id text default null, correlation_id text default null, waiters text[] default null,
+    standing text default 'keep', key_window interval default null, longest_delay interval default null,
+    out id uuid, out inserted boolean)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    done record;
+begin
+    done := pushq.enqueue(
+        enqueue_as_before.task, enqueue_as_before.payload, enqueue_as_before.queue, enqueue_as_before.priority,
+        enqueue_as_before.run_at, enqueue_as_before.max_attempts, enqueue_as_before.timeout, enqueue_as_before.unique_key,
+        enqueue_as_before.tenant_id, enqueue_as_before.correlation_id, enqueue_as_before.waiters, enqueue_as_before.standing,
+        enqueue_as_before.key_window, enqueue_as_before.longest_delay);
+    enqueue_as_before.id := done.id;
+    enqueue_as_before.inserted := done.inserted;
 end
 $$;
 
@@ -943,7 +980,7 @@ $$;
 revoke execute on function
     pushq.copy_noted_queues(), pushq.rest_inserts(), pushq.webhooks_of(text, text, text),
     pushq.deliver(bigint[], uuid[], text[], timestamptz[], int[], text[], jsonb[]), pushq.deliver_to_urls(uuid[]),
-    pushq.standing_job(
+    pushq.find_standing(
         text, jsonb, text, smallint, timestamptz, int, interval, text, text, text, boolean, interval, interval, text, text)
     from public;
 
@@ -965,7 +1002,7 @@ begin
         where privilege_type = 'INSERT' and grantee <> relowner
     loop
         execute format(
-            'grant execute on function pushq.enqueue, pushq.standing_job to %1$s; '
+            'grant execute on function pushq.enqueue, pushq.find_standing to %1$s; '
             'grant insert (webhook_url, traceparent) on pushq.jobs to %1$s',
             its_role);
     end loop;
@@ -993,7 +1030,8 @@ begin
         delete
         on pushq.webhooks to pushq_tenant;
     grant select on pushq.migrations to pushq_tenant;$add$),
-        'pushq.are_channels(text[]),', 'pushq.are_channels(text[]), pushq.are_secrets(text[]), pushq.note_insert(uuid),');
+        'pushq.are_channels(text[]),',
+        'pushq.are_channels(text[]), pushq.are_secrets(text[]), pushq.note_insert(uuid), pushq.find_standing,');
     execute replace(
         pg_get_functiondef('pushq.delete_tenant(text, int)'::regprocedure), '    -- In rounds, since', $add$
     delete from pushq.webhooks as its where its.tenant_id = delete_tenant.tenant;

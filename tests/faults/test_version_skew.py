@@ -31,7 +31,7 @@ COMMANDS: Mapping[Sequence[str], int] = {
     ("exporter", "--http-port", "0"): NEWEST,
     ("sweep", "--lease", "0.3", "--heartbeat-interval", "0.1"): NEWEST,
     ("enqueue", "echo"): 17,
-    ("jobs", "show", JOB): 17,
+    ("jobs", "show", JOB): 20,
     ("jobs", "list"): 12,
     ("queues", "list"): 17,
     ("jobs", "cancel", JOB): 6,
@@ -202,6 +202,37 @@ async def test_twenty_migrators_of_whom_some_are_killed_make_the_schema_that_one
 async def _kill_within(seconds: float, migrator: ForkServerProcess, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0, seconds))
     migrator.kill()
+
+
+CALLS = (
+    "select * from pushq.enqueue('any', unique_key => 'k', standing => 'replace')",
+    "select * from pushq.enqueue('any', unique_key => 'w', key_window => '1 ms', standing => 'replace')",
+    """select * from pushq.enqueue_many('[{"task": "any", "unique_key": "k"}, {"task": "any"}]')""",
+)
+
+
+@pytest.mark.parametrize("first", range(16, NEWEST))
+async def test_whoever_gives_keys_while_the_schema_is_migrated_is_not_refused(
+    empty_database_url: str, first: int
+) -> None:
+    await _prepare(empty_database_url, first)
+    is_over = asyncio.Event()
+
+    async def call(text: str) -> int:
+        async with _connected(empty_database_url) as caller:
+            calls = 0
+            while not is_over.is_set() or calls == 0:
+                await caller.fetch(text)
+                calls += 1
+            await caller.fetch(text)
+            return calls
+
+    async with asyncio.TaskGroup() as group:
+        callers = [group.create_task(call(text)) for text in CALLS * 3]
+        await asyncio.sleep(0)
+        await migrate(empty_database_url)
+        is_over.set()
+    assert all(caller.result() for caller in callers)
 
 
 async def _all_wait(connection: Connection, migrators: int) -> bool:

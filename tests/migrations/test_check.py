@@ -73,7 +73,9 @@ RIGHTS = {
         "producer: execute on enqueue(text, jsonb, text, integer, timestamp with time zone, integer, interval, text, "
         "text, text, text[], text, interval, interval, text, text), "
         "producer: execute on enqueue_many(jsonb, text, interval, interval), "
-        "producer: execute on gate_clock(), producer: execute on is_too_long(jsonb) and 14 more"
+        "producer: execute on find_standing(text, jsonb, text, smallint, timestamp with time zone, integer, interval, "
+        "text, text, text, boolean, interval, interval, text, text), "
+        "producer: execute on gate_clock() and 15 more"
     ),
     "revoke update on pushq.queues from {worker}": "worker: update on queues",
     "revoke execute on function pushq.make_days(int) from {worker}": "worker: execute on make_days(integer)",

@@ -338,8 +338,8 @@ async def test_a_tenant_s_keys_are_its_own_and_it_learns_nothing_of_another_s(
             "open_window('k {}', 'globex', '1 hour')",
             "note_window('k {}', 'globex', gen_random_uuid())",
             (
-                "standing_job('x', '{}', 'q', 0::smallint, null, null, null, 'k {}', 'globex', null, true, null, null, "
-                "null, null)"
+                "find_standing('x', '{}', 'q', 0::smallint, null, null, null, 'k {}', 'globex', null, true, null, "
+                "null, null, null)"
             ),
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="may insert no jobs of tenant_id 'globex'"):
@@ -373,7 +373,7 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
     )
     for row in definers:
         assert "search_path=pg_catalog, pg_temp" in row["proconfig"]
-        asks = re.search(r"pushq\.(may_touch|lock_job|edit_queued|refuse_other_tenant)\(", row["prosrc"])
+        asks = re.search(r"pushq\.(may_touch|lock_job|edit_queued|refuse_other_tenant|find_standing)\(", row["prosrc"])
         assert asks or row["proname"] == "tenant_of"
     day = await connection.fetchval("select to_char(min(day), 'YYYY_MM_DD') from pushq.days")
     async with session(database_url, app, "acme") as acme:

@@ -111,7 +111,7 @@ STANDING = "0::smallint, now(), null, null, 'k', $2, null, true, null, null, nul
         f"insert into pushq.jobs (task, payload, queue, tenant_id) select {FORGED}, 'pushq.webhooks', $2",
         f"select pushq.enqueue({FORGED}, 'pushq.webhooks', tenant_id => $2)",
         f"select pushq.enqueue({FORGED}, 'pushq.webhooks', tenant_id => $2, unique_key => 'k', standing => 'replace')",
-        f"select pushq.standing_job({FORGED}, 'pushq.webhooks', {STANDING})",
+        f"select pushq.find_standing({FORGED}, 'pushq.webhooks', {STANDING})",
     ],
     ids=["insert", "enqueue", "replace", "standing"],
 )
