@@ -71,6 +71,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     lock table pushq.noted_queues in share row exclusive mode;  -- one at a time, so that each sees what the others have done
+    -- Each change of a job may have as many deliveries.
+    if exists (
+        select from pushq.webhooks as hook where hook.tenant_id is not null group by hook.tenant_id having count(*) > 100)
+    then
+        raise exception using
+            errcode = 'check_violation', schema = 'pushq', table = 'webhooks',
+            constraint = 'webhooks_of_a_tenant_are_at_most_100',
+            message = 'a tenant may have 100 rows in pushq.webhooks; delete some first';
+    end if;
     with noted as materialized (
         select name as queue from pushq.queues where all_events
         union
@@ -356,11 +365,12 @@ end
 $$;
 
 
--- Nobody else writes deliveries: a receiver believes what a webhook's secret has signed. Whoever may run jobs may delete them.
+-- Nobody else writes deliveries, or takes their keys: a receiver believes what a webhook's secret has signed. Whoever may run jobs
+-- may delete them.
 do $$
 begin
     execute replace(pg_get_functiondef('pushq.check_job()'::regprocedure), '    if broken_rule is not null then', $add$
-    if new.queue operator(pg_catalog.=) 'pushq.webhooks'
+    if (new.queue operator(pg_catalog.=) 'pushq.webhooks' or pg_catalog.starts_with(new.unique_key, 'pushq.webhooks '))
         and not pg_catalog.has_table_privilege('pushq.jobs_unfinished', 'delete')
     then
         broken_rule := 'jobs_queue_pushq_webhooks_is_for_pushq';

@@ -283,3 +283,17 @@ async def test_a_webhook_that_makes_no_sense_is_refused_by_name(
         await subscribe(connection, **columns)
     assert refusal.value.constraint_name == rule
     assert await _noted(connection) == ([], 0)
+
+
+async def test_a_tenant_has_100_webhooks_at_most(connection: Connection) -> None:
+    """One job of the tenant's would else have deliveries without end, before those of others."""
+    many = (
+        "insert into pushq.webhooks (tenant_id, url) "
+        "select $1, 'https://example.com/' || number from generate_series(1, $2) as number"
+    )
+    await connection.execute(many, "acme", 100)
+    await connection.execute(many, "globex", 100)
+    await connection.execute(many, None, 101)
+    with pytest.raises(asyncpg.CheckViolationError, match="a tenant may have 100 rows") as refusal:
+        await connection.execute(many, "acme", 1)
+    assert refusal.value.constraint_name == "webhooks_of_a_tenant_are_at_most_100"

@@ -109,11 +109,12 @@ STANDING = "0::smallint, now(), null, null, 'k', $2, null, true, null, null, nul
     "way",
     [
         f"insert into pushq.jobs (task, payload, queue, tenant_id) select {FORGED}, 'pushq.webhooks', $2",
+        f"insert into pushq.jobs (task, payload, unique_key, tenant_id) select {FORGED}, 'pushq.webhooks x', $2",
         f"select pushq.enqueue({FORGED}, 'pushq.webhooks', tenant_id => $2)",
         f"select pushq.enqueue({FORGED}, 'pushq.webhooks', tenant_id => $2, unique_key => 'k', standing => 'replace')",
         f"select pushq.find_standing({FORGED}, 'pushq.webhooks', {STANDING})",
     ],
-    ids=["insert", "enqueue", "replace", "standing"],
+    ids=["insert", "key", "enqueue", "replace", "standing"],
 )
 async def test_nobody_forges_a_delivery_which_pushq_would_sign(
     connection: Connection, database_url: str, logins: Logins, app: str, login: str, way: str
