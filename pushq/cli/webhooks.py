@@ -15,6 +15,9 @@ from pushq.cli.desk import at_desk
 from pushq.cli.jobs import list_jobs, retry
 from pushq.cli.options import ListsByItself, WholeNumber, as_json, load_settings, settings_options
 from pushq.cli.output import Row, show_rows
+from pushq.desk import Desk
+from pushq.errors import UsageError
+from pushq.job import Status
 from pushq.webhooks import QUEUE
 from pushq.webhooks.body import SHAPES
 from pushq.webhooks.trial import try_out
@@ -53,7 +56,7 @@ def _for_people(row: Row) -> Row:
 
 
 _tenant = click.option("--tenant", help="Only deliveries of this tenant_id.")
-_job = click.option("--job", "correlation_id", metavar="ID", help="Only deliveries that tell of this job.")
+_job = click.option("--job", type=click.UUID, metavar="ID", help="Only deliveries that tell of this job.")
 
 
 @webhooks.command()
@@ -64,15 +67,14 @@ _job = click.option("--job", "correlation_id", metavar="ID", help="Only deliveri
 )
 @as_json
 @click.pass_context
-def dead(context: click.Context, tenant: str | None, correlation_id: str | None, limit: int, as_json: bool) -> None:
+def dead(context: click.Context, tenant: str | None, job: UUID | None, limit: int, as_json: bool) -> None:
     """Lists deliveries that were given up: failed jobs of the queue pushq.webhooks, the newest first.
 
     \b
       pushq webhooks dead
       pushq webhooks dead --job 0192f0c1-…
     """
-    chosen = {"tenant": tenant, "correlation_id": correlation_id}
-    context.invoke(list_jobs, **_FAILED, **chosen, limit=limit, whole=True, as_json=as_json)
+    context.invoke(list_jobs, **_given_up(tenant, job), limit=limit, whole=True, as_json=as_json)
 
 
 @webhooks.command()
@@ -87,28 +89,51 @@ def replay(
     context: click.Context,
     delivery_ids: tuple[UUID, ...],
     tenant: str | None,
-    correlation_id: str | None,
+    job: UUID | None,
     every: bool,
     is_sure: bool,
     as_json: bool,
 ) -> None:
     """Sends deliveries again that were given up, under the same webhook-id: by id, or all that the options choose.
 
+    A delivery that has not failed is left as it is. Exit code 1 if a delivery named by id is not replayed; exit code 2,
+    and nothing is replayed, if an id is no delivery's.
+
     \b
       pushq webhooks replay 0192f0c1-… 0192f0c2-…
+      pushq webhooks replay --job 0192f0c3-…
       pushq webhooks replay --tenant acme
       pushq webhooks replay --all --yes
     """
-    chosen = {"tenant": tenant, "correlation_id": correlation_id}
-    if bool(delivery_ids) == bool(every or tenant or correlation_id):
+    if bool(delivery_ids) == bool(every or tenant or job):
         raise click.UsageError("Name deliveries by id, or choose them by --tenant, --job or --all.")
     if delivery_ids:
-        context.invoke(retry, job_ids=delivery_ids, as_json=as_json)
+        _replay(delivery_ids, as_json)
     else:
-        context.invoke(retry, **_FAILED, **chosen, is_sure=is_sure, as_json=as_json)
+        context.invoke(retry, **_given_up(tenant, job), is_sure=is_sure, as_json=as_json)
 
 
-_FAILED = {"status": "failed", "queue": QUEUE}
+def _given_up(tenant: str | None, job: UUID | None) -> dict[str, str | None]:
+    """The filter that finds deliveries which have failed. A delivery's correlation_id is the job that it tells of."""
+    return {"status": Status.FAILED, "queue": QUEUE, "tenant": tenant, "correlation_id": str(job) if job else None}
+
+
+def _replay(delivery_ids: tuple[UUID, ...], as_json: bool) -> None:
+    """Replays each delivery and shows the results. Exit code 1 unless all are queued."""
+
+    async def change(desk: Desk) -> list[Row]:
+        deliveries = await desk.deliveries_among(delivery_ids)
+        if others := [str(one) for one in delivery_ids if one not in deliveries]:
+            are = "is no delivery" if len(others) == 1 else "are no deliveries"
+            raise UsageError(
+                f"{', '.join(others)} {are}; nothing was replayed. To replay the deliveries of a job: --job ID."
+            )
+        return [{"id": one, "did": await desk.change("retry", one, expected=Status.FAILED)} for one in delivery_ids]
+
+    rows = at_desk(change)
+    show_rows(rows, ("id", "did"), as_json=as_json, empty="")
+    if any(row["did"] != Status.QUEUED for row in rows):
+        sys.exit(1)
 
 
 @webhooks.command("test")
@@ -119,10 +144,12 @@ _FAILED = {"status": "failed", "queue": QUEUE}
     metavar="FILE",
     help="Sign with the secrets of the file, one a line, the newest first; - reads standard input.",
 )
-@click.option("--body", type=click.Choice(SHAPES), default=SHAPES[0], show_default=True, help="The form of the body.")
+@click.option(
+    "--body", "form", type=click.Choice(SHAPES), default=SHAPES[0], show_default=True, help="The form of the body."
+)
 @settings_options("webhook_allow")
 @as_json
-def try_receiver(url: str, secrets: TextIO | None, body: str, as_json: bool, **flags: object) -> None:
+def try_receiver(url: str, secrets: TextIO | None, form: str, as_json: bool, **flags: object) -> None:
     """Sends an event `job.test` to a receiver, as a delivery is sent, and shows the answer. Needs no database.
 
     The address is checked as at every delivery. Exit code 1 if the receiver did not answer 2xx.
@@ -136,7 +163,7 @@ def try_receiver(url: str, secrets: TextIO | None, body: str, as_json: bool, **f
     lines = [line.strip() for line in secrets or () if line.strip()]
 
     async def run() -> None:
-        trial = await try_out(url, allowed, lines, body)
+        trial = await try_out(url, allowed, lines, form)
         answer = trial.answer
         shown = {
             "webhook_id": str(trial.webhook_id),

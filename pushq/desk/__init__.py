@@ -237,10 +237,19 @@ class Desk:
             await refuse_hidden(self._session, self._url)
         return [dict(row) for row in rows]
 
-    async def change(self, verb: str, what: UUID | str) -> str:
-        """Calls pushq.cancel, retry, pause or resume. Returns the function's answer, such as "cancelled"."""
+    async def deliveries_among(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Which of the ids are deliveries of webhooks, and not jobs of an application, nor unknown."""
+        return {row["id"] for row in await self._session.fetch(statement("deliveries_among"), [*ids])}
+
+    async def change(self, verb: str, what: UUID | str, *, expected: Status | None = None) -> str:
+        """Calls pushq.cancel, retry, pause or resume. Returns the function's answer, such as "cancelled".
+
+        expected: the status that a job must have, for cancel and retry.
+        """
         assert verb in ("cancel", "retry", "pause", "resume")
-        (row,) = await self._changes.fetch(f"select pushq.{verb}($1) as did", what)
+        given = [what] if expected is None else [what, expected]
+        places = ", ".join(f"${place}" for place in range(1, len(given) + 1))
+        (row,) = await self._changes.fetch(f"select pushq.{verb}({places}) as did", *given)
         return str(row["did"])
 
     async def keep(self, queue: str, keep: str | None, keep_failed: str | None) -> str:

@@ -108,10 +108,53 @@ async def test_a_replay_must_say_of_what(database_url: str) -> None:
         assert "Name deliveries by id, or choose them by --tenant, --job or --all." in ended.stderr
 
 
+async def test_a_job_is_no_delivery_and_does_not_run_again(connection: Connection, database_url: str) -> None:
+    """A receiver sees the job's id in data.id, and might hand it in."""
+    (job,) = await insert(connection, "echo")
+    (dead,) = await insert(connection, "pushq.webhook", queue="pushq.webhooks", correlation_id=str(job))
+    await _end(connection, "succeeded", job)
+    await _fail(connection, dead)
+
+    ended = await _invoke("replay", str(dead), str(job), url=database_url)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert f"{job} is no delivery; nothing was replayed. To replay the deliveries of a job: --job ID." in ended.stderr
+    assert (await row_of(connection, job))["status"] == "succeeded"
+    assert (await row_of(connection, dead))["status"] == "failed"
+
+    unknown = "0192f0c1-0000-7000-8000-000000000001"
+    ended = await _invoke("replay", str(job), unknown, url=database_url)
+    assert f"{job}, {unknown} are no deliveries" in ended.stderr
+
+
+async def test_a_delivery_that_has_not_failed_is_left_as_it_is(connection: Connection, database_url: str) -> None:
+    sent, waiting, dead = await insert(connection, "pushq.webhook", 3, queue="pushq.webhooks")
+    await _end(connection, "succeeded", sent)
+    await _fail(connection, dead)
+
+    ended = await _invoke("replay", str(sent), str(waiting), str(dead), "--json", url=database_url)
+    assert ended.exit_code == 1
+    told = [json.loads(line)["did"] for line in ended.stdout.splitlines()]
+    assert told == ["is succeeded", "is queued", "queued"]
+    assert (await row_of(connection, sent))["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("command", ["dead", "replay"])
+async def test_the_job_of_deliveries_is_named_by_its_id(command: str, database_url: str) -> None:
+    ended = await _invoke(command, "--job", "nope", url=database_url)
+
+    assert ended.exit_code == 2
+    assert "Invalid value for '--job'" in ended.stderr
+
+
 async def _fail(connection: Connection, *deliveries: UUID) -> None:
-    for delivery in deliveries:
-        token = await connection.fetchval("select pushq.take($1, 'tests')", delivery)
-        assert await connection.fetchval("select pushq.finish($1, $2, 'failed', error => 'no')", delivery, token)
+    await _end(connection, "failed", *deliveries)
+
+
+async def _end(connection: Connection, kind: str, *jobs: UUID) -> None:
+    for job in jobs:
+        token = await connection.fetchval("select pushq.take($1, 'tests')", job)
+        error = "no" if kind == "failed" else None
+        assert await connection.fetchval("select pushq.finish($1, $2, $3, error => $4)", job, token, kind, error)
 
 
 async def _invoke(*arguments: str, url: str | None = None) -> Result:

@@ -80,7 +80,7 @@ def _metavar(option: click.Option) -> str:
     if option.is_flag:
         return ""
     if isinstance(option.type, click.Choice):
-        return " " + (option.metavar or "STATUS")
+        return " " + (option.metavar or str(option.name).upper())
     return " " + (option.metavar or option.type.name.split()[0].upper()).replace("INTEGER", "N").replace("FLOAT", "X")
 
 
