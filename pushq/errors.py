@@ -98,7 +98,7 @@ class NotAccepted(Undelivered):
 
 
 class SecretUnusable(Undelivered):
-    """A secret of a subscription cannot sign. The message never shows the secret."""
+    """A secret cannot sign. The message never shows the secret."""
 
 
 class Undeliverable(Undelivered):

@@ -60,18 +60,18 @@ _TRANSLATED = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 
 
 def refusal(address: str, allowed: Sequence[Network] = ()) -> str | None:
-    """Why no webhook may be sent to the address, as "BLOCK, NAME", or None.
+    """The kind of an address to which no webhook may be sent, "loopback" for example, or None.
 
-    Names the block and not the address: a tenant who reads the error of a delivery learns nothing of the network.
+    Neither address nor block: a tenant who reads the error of a delivery learns little of the network.
     """
     meant = _meant(ip_address(address.partition("%")[0]))
     if any(meant in network for network in allowed):
         return None
     for block, name in _SPECIAL:
         if meant in block:
-            return f"{block}, {name}"
+            return name
     if isinstance(meant, IPv6Address) and meant not in _PUBLIC_IPV6:
-        return "IPv6 outside of 2000::/3, not public"
+        return "not public"
     return None
 
 

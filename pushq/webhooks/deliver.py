@@ -193,10 +193,16 @@ def judge(host: str, answer: Answer) -> None:
     if status == 410:
         raise ReceiverGone(f"{host} answered 410 Gone: its webhook is paused.")
     remedy = "; redirects are not followed, so give the URL that it leads to" if 300 <= status < 400 else ""
-    error = NotAccepted(f"{host} answered {status}{remedy}.", answer.retry_after)
-    if (asked := retry_after(error)) and asked > LONGEST_ASKED:
-        error.headers["Retry-After"] = str(round(LONGEST_ASKED.total_seconds()))
-    raise error
+    raise NotAccepted(f"{host} answered {status}{remedy}.", _within_a_day(answer.retry_after))
+
+
+def _within_a_day(asked: str | None) -> str | None:
+    """The value of Retry-After, or the longest delay, also for a number beyond what a timedelta holds."""
+    delay = retry_after(NotAccepted("", asked))
+    is_beyond = delay is None and asked is not None and asked.isascii() and asked.isdigit()
+    if is_beyond or (delay and delay > LONGEST_ASKED):
+        return str(round(LONGEST_ASKED.total_seconds()))
+    return asked
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:

@@ -10,6 +10,7 @@ nothing of services in an allowed network.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -63,7 +64,7 @@ class Resolver:
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         try:
             found = await run_sync(look_up, abandon_on_cancel=True, limiter=self._threads)
-        except (OSError, UnicodeError) as error:  # UnicodeError: a label of more than 63 characters
+        except OSError as error:
             raise NoAnswer(f"{host} leads to no address: {_reason(error)}.") from None
         return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
 
@@ -227,7 +228,7 @@ def _header(response: h11.Response, name: bytes) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
-    """The message of the operating system or of TLS, without Python's additions."""
+    """The reason in the words of the operating system or of TLS. Texts of libraries may show the address."""
     while not getattr(error, "strerror", None) and (cause := error.__cause__):
         error = cause
     match error:
@@ -235,8 +236,10 @@ def _reason(error: BaseException) -> str:
             return error.verify_message.rstrip(".")
         case ssl.SSLError():
             return (error.reason or "no handshake").lower().replace("_", " ")
-        case OSError() if error.strerror:
+        case socket.gaierror() if error.strerror:
             return error.strerror
+        case OSError() if error.errno:
+            return os.strerror(error.errno)
         case anyio.EndOfStream():
             return "the connection ended"
         case _:

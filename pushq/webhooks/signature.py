@@ -13,6 +13,8 @@ from uuid import UUID
 from pushq.errors import SecretUnusable
 
 PREFIX = "whsec_"
+LENGTHS = range(24, 76)
+"""Bytes of a key, as pushq.webhooks takes them."""
 
 
 def new_secret() -> str:
@@ -49,6 +51,9 @@ def _key(secret: str, number: int) -> bytes:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         key = b""
-    if not key:
-        raise SecretUnusable(f"Secret {number} of the subscription is not {PREFIX} and base64; replace the secret.")
+    if len(key) not in LENGTHS:
+        raise SecretUnusable(
+            f"Secret {number} cannot sign: a secret is {PREFIX} and {LENGTHS[0]} to {LENGTHS[-1]} bytes in base64; "
+            "replace the secret."
+        )
     return key

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from pushq.errors import UrlRefused
 
 LONGEST_URL = 2000
+LONGEST_PART = 63
+"""Characters between two dots of a host's name, as DNS has it."""
 _PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 
@@ -66,6 +68,11 @@ def _host(host: str) -> str:
             raise UrlRefused("The URL has an IPv6 address that cannot be read.") from None
     if not _NAME.fullmatch(host):
         raise UrlRefused("The URL has no host, or a host with characters other than letters, digits, '.', '-' and '_'.")
+    if not all(0 < len(part) <= LONGEST_PART for part in host.removesuffix(".").split(".")):
+        raise UrlRefused(
+            f"The URL has a host with a part that is empty, or longer than {LONGEST_PART} characters; dots divide the "
+            "parts."
+        )
     return host
 
 

@@ -50,7 +50,7 @@ async def test_an_answer_other_than_2xx_is_exit_code_1() -> None:
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("http://127.0.0.2/", "127.0.0.2 leads to an address that is refused (127.0.0.0/8, loopback)"),
+        ("http://127.0.0.2/", "127.0.0.2 leads to an address that is refused (loopback)"),
         ("ftp://example.com/", "The URL must begin with http:// or https://."),
     ],
 )
@@ -59,6 +59,16 @@ async def test_what_is_refused_is_said_in_a_sentence(url: str, sentence: str) ->
 
     assert (ended.exit_code, ended.stdout) == (1, "")
     assert ended.stderr.startswith(f"pushq: {sentence}")
+
+
+async def test_a_secret_that_cannot_sign_is_told_with_what_a_secret_is(tmp_path: Path) -> None:
+    (tmp_path / "secrets").write_text("whsec_c2hvcnQ=\n")
+    async with receiving() as receiver:
+        ended = await _invoke("test", receiver.url, "--secrets", str(tmp_path / "secrets"))
+
+    assert (ended.exit_code, receiver.connections) == (1, 0)
+    told = "pushq: Secret 1 cannot sign: a secret is whsec_ and 24 to 75 bytes in base64; replace the secret."
+    assert told in ended.stderr
 
 
 def test_networks_are_checked_by_the_settings() -> None:

@@ -39,15 +39,15 @@ def test_a_special_address_is_refused(address: str) -> None:
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("127.0.0.1", "127.0.0.0/8, loopback"),
-        ("::ffff:10.0.0.1", "10.0.0.0/8, private"),
-        ("64:ff9b::a9fe:a9fe", "169.254.0.0/16, link-local, as the metadata of clouds"),
-        ("2002:7f00:1::1", "2002::/16, a tunnel of 6to4"),
-        ("2001::1", "2001::/32, a tunnel of Teredo"),
-        ("4000::1", "IPv6 outside of 2000::/3, not public"),
+        ("127.0.0.1", "loopback"),
+        ("::ffff:10.0.0.1", "private"),
+        ("64:ff9b::a9fe:a9fe", "link-local, as the metadata of clouds"),
+        ("2002:7f00:1::1", "a tunnel of 6to4"),
+        ("2001::1", "a tunnel of Teredo"),
+        ("4000::1", "not public"),
     ],
 )
-def test_a_refusal_names_the_block_and_not_the_address(address: str, sentence: str) -> None:
+def test_a_refusal_names_the_kind_and_neither_address_nor_network(address: str, sentence: str) -> None:
     assert refusal(address) == sentence
 
 
@@ -57,6 +57,6 @@ def test_an_operator_may_allow_networks() -> None:
     assert refusal("10.1.2.3", allowed) is None
     assert refusal("::ffff:10.1.2.3", allowed) is None
     assert refusal("fd00::1", allowed) is None
-    assert refusal("10.2.0.1", allowed) == "10.0.0.0/8, private"
-    assert refusal("127.0.0.2", allowed) == "127.0.0.0/8, loopback"
-    assert refusal("::1", allowed) == "::1/128, loopback"
+    assert refusal("10.2.0.1", allowed) == "private"
+    assert refusal("127.0.0.2", allowed) == "loopback"
+    assert refusal("::1", allowed) == "loopback"

@@ -58,15 +58,13 @@ async def test_no_disguise_of_a_special_address_gets_through(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f.1", "localhost", "[::ffff:127.0.0.1]"])
-async def test_a_refusal_names_the_block(host: str) -> None:
-    with pytest.raises(
-        AddressRefused, match=r"leads to an address that is refused \(.*loopback\).*PUSHQ_WEBHOOK_ALLOW"
-    ):
+async def test_a_refusal_names_the_kind_of_address(host: str) -> None:
+    with pytest.raises(AddressRefused, match=r"leads to an address that is refused \(loopback\).*PUSHQ_WEBHOOK_ALLOW"):
         await post(poster(allowed=False), f"http://{host}/")
 
 
 async def test_one_private_address_among_public_ones_is_refused() -> None:
-    with pytest.raises(AddressRefused, match=r"10.0.0.0/8, private"):
+    with pytest.raises(AddressRefused, match=r"refused \(private\)"):
         await post(poster(["9.9.9.9", "10.0.0.1"]), "http://hooks.example/")
 
 
@@ -100,8 +98,6 @@ async def test_an_address_that_takes_no_connection_gives_way_to_the_next() -> No
 async def test_a_name_that_leads_nowhere_is_named() -> None:
     with pytest.raises(NoAnswer, match=r"nowhere.invalid leads to no address"):
         await post(poster(), "http://nowhere.invalid/")
-    with pytest.raises(NoAnswer, match=r"leads to no address"):
-        await post(poster(), f"http://{'a' * 64}.example/")
     with pytest.raises(NoAnswer, match=r"leads to no address"):
         await post(poster([]), "http://hooks.example/")
 
@@ -187,8 +183,16 @@ async def test_a_receiver_that_is_not_there_is_named() -> None:
     async with receiving() as receiver:
         pass
 
-    with pytest.raises(NoAnswer, match=rf"127.0.0.1 takes no connection on port {receiver.port}: .*(refused|failed)"):
-        await post(poster(), receiver.url)
+    with pytest.raises(NoAnswer) as missed:
+        await post(poster(), f"http://localhost:{receiver.port}/")
+    assert str(missed.value) == f"localhost takes no connection on port {receiver.port}: Connection refused."
+
+
+async def test_the_reason_shows_no_address_though_the_error_of_the_library_does() -> None:
+    """asyncio says: Connect call failed ('127.0.0.1', 1)."""
+    with pytest.raises(NoAnswer) as missed:
+        await post(poster(["127.0.0.1"]), "http://hooks.example:1/")
+    assert "127.0.0.1" not in str(missed.value)
 
 
 async def test_an_answer_that_is_broken_off_after_the_status_counts() -> None:

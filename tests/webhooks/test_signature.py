@@ -44,16 +44,17 @@ def test_a_changed_body_does_not_verify() -> None:
 
 
 def test_a_secret_may_lack_its_prefix_and_its_padding() -> None:
-    secret = "whsec_" + "c2VjcmV0"  # 'secret', a multiple of three bytes
-    assert signature([secret], ID, 1, b"") == signature(["c2VjcmV0"], ID, 1, b"")
-    assert signature(["whsec_c2VjcmV0cw"], ID, 1, b"") == signature(["whsec_c2VjcmV0cw=="], ID, 1, b"")
+    whole = "c2VjcmV0" * 4  # 'secret' four times, a multiple of three bytes
+    assert signature([f"whsec_{whole}"], ID, 1, b"") == signature([whole], ID, 1, b"")
+    assert signature([f"whsec_{whole}cw"], ID, 1, b"") == signature([f"whsec_{whole}cw=="], ID, 1, b"")
 
 
-@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_not base64!", "whsec_a", "whsec_é"])
+@pytest.mark.parametrize(
+    "secret",
+    ["", "whsec_", "whsec_not base64!" * 3, "whsec_" + "a" * 33, "whsec_é", "whsec_" + "A" * 28, "whsec_" + "A" * 104],
+)
 def test_a_secret_that_cannot_sign_is_named_by_its_number_and_not_shown(secret: str) -> None:
-    with pytest.raises(
-        SecretUnusable, match="Secret 2 of the subscription is not whsec_ and base64; replace the secret"
-    ):
+    with pytest.raises(SecretUnusable, match=r"^Secret 2 cannot sign: a secret is whsec_ and 24 to 75 bytes in base64"):
         signature([new_secret(), secret], ID, 1, b"")
 
 

@@ -47,6 +47,11 @@ def test_a_url_is_taken_apart(url: str, target: Target, authority: str) -> None:
         ("http://example.com:SECRET/", "cannot be read"),
         ("http://example.com:0/", "port 0"),
         ("http://" + "a" * 254 + "/", "no host, or a host"),
+        ("http://a..b/", "part that is empty"),
+        ("http://.example.com/", "part that is empty"),
+        ("http://example.com../", "part that is empty"),
+        ("http://./", "part that is empty"),
+        ("http://" + "a" * 64 + ".example/", "longer than 63 characters"),
         ("http://example.com/" + "a" * 2000, "2,019 characters"),
     ],
 )
