@@ -15,12 +15,12 @@
 insert into pushq.migrations (version, name) values (20, '0020_artifacts');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 20;
 
--- A name is no path, and fits into a directory.
+-- A name is no path, fits into a directory, and shows as it is: no control characters, and none that turn the direction of text.
 create function pushq.is_artifact_name(name text) returns boolean
 language sql immutable parallel safe
 return coalesce(
     length(name) >= 1 and length(name) <= 200 and octet_length(name) <= 255 and name not in ('.', '..')
-    and name !~ '[/\\\x01-\x1f\x7f]', false);
+    and name !~ '[/\\\x01-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]', false);
 
 create function pushq.is_content_type(content_type text) returns boolean
 language sql immutable parallel safe
@@ -210,7 +210,7 @@ begin
     if not pushq.is_artifact_name(begin_artifact.name) then
         raise invalid_parameter_value using message = format(
             'the artifact''s name %L cannot be used; give 1 to 200 characters, at most 255 bytes, without /, \ and control '
-            'characters, and neither . nor ..', left(begin_artifact.name, 100));
+            'characters, those of direction included, and neither . nor ..', left(begin_artifact.name, 100));
     elsif not pushq.is_content_type(begin_artifact.content_type) then
         raise invalid_parameter_value using message = format(
             'the artifact %L has no content type by %L; give one like image/png, of at most 200 ASCII characters',
@@ -257,9 +257,9 @@ begin
 end
 $$;
 
--- Adds a piece of 1 to 1,048,576 bytes to a draft. place: 0, 1, 2 and so on; a piece that is given again after a lost reply is not
+-- Adds a piece of 1 to 1,048,576 bytes to a draft. place: 0, 1, 2 and so on; the last piece, given again after a lost reply, is not
 -- added twice. Returns the draft's size. Null: there is no such draft, or its job is no longer held under the token. Raises
--- program_limit_exceeded if the artifact would be larger than `largest`, or the tenant's jobs would have written more than `daily` on
+-- invalid_parameter_value for another place, and for other bytes than the last place has; program_limit_exceeded if the artifact would be larger than `largest`, or the tenant's jobs would have written more than `daily` on
 -- the artifact's day. Jobs without a tenant have no such day. Null: no limit.
 create function pushq.append_artifact(
     artifact_id uuid, token uuid, place int, data bytea, largest bigint default 104857600, daily bigint default 1073741824)
@@ -287,7 +287,20 @@ begin
     then
         return null;
     elsif its.pieces = append_artifact.place + 1 then
+        if append_artifact.data is distinct from (
+            select piece.data
+            from pushq.artifact_pieces as piece
+            where piece.artifact_id = its.id and piece.place = append_artifact.place and piece.day = its.day)
+        then
+            raise invalid_parameter_value using message = format(
+                'the artifact %L has other bytes at place %s already; give place %s, or begin the artifact again', its.name,
+                append_artifact.place, its.pieces);
+        end if;
         return its.size;
+    elsif its.pieces < append_artifact.place then
+        raise invalid_parameter_value using message = format(
+            'the artifact %L has %s pieces; give place %s, not %s, or begin the artifact again if the database has lost pieces in a '
+            'crash', its.name, its.pieces, its.pieces, append_artifact.place);
     elsif its.pieces is distinct from append_artifact.place then
         raise invalid_parameter_value using message = format(
             'the artifact %L has %s pieces; give place %s, not %s', its.name, its.pieces, its.pieces,
@@ -322,7 +335,8 @@ $$;
 
 -- Makes a draft an artifact that readers see, in place of the one of an earlier attempt with the name. size and sha256: of all its
 -- bytes. Returns whether the artifact is complete, also where that was told before: false if there is no such draft, or its job is
--- no longer held under the token. Raises invalid_parameter_value for another size, and for what is no SHA-256.
+-- no longer held under the token. Raises invalid_parameter_value for another size, for what is no SHA-256, and for another SHA-256
+-- than the bytes have if they are at most 4 MiB; of more, the writer vouches for the SHA-256, and whoever reads compares.
 create function pushq.complete_artifact(artifact_id uuid, token uuid, size bigint, sha256 bytea) returns boolean
 language plpgsql
 security definer
@@ -332,6 +346,7 @@ as $$
 #variable_conflict use_column
 declare
     its record;
+    found_sha256 bytea;
     replaced record;
 begin
     if octet_length(complete_artifact.sha256) is distinct from 32 then
@@ -351,13 +366,30 @@ begin
         returning draft.* into its;
     end if;
     if not found then
-        return exists (
-            select from pushq.artifacts as artifact
-            where artifact.id = complete_artifact.artifact_id and artifact.token = complete_artifact.token);
+        select artifact.name, artifact.size, artifact.sha256 into its
+        from pushq.artifacts as artifact
+        where artifact.id = complete_artifact.artifact_id and artifact.token = complete_artifact.token;
+        if not found then
+            return false;
+        elsif (its.size, its.sha256) is distinct from (complete_artifact.size, complete_artifact.sha256) then
+            raise invalid_parameter_value using message = format(
+                'the artifact %L was complete before, with %s bytes of SHA-256 %s, not with %s of %s', its.name, its.size,
+                encode(its.sha256, 'hex'), coalesce(complete_artifact.size::text, 'null'), encode(complete_artifact.sha256, 'hex'));
+        end if;
+        return true;
     elsif its.size is distinct from complete_artifact.size then
         raise invalid_parameter_value using message = format(
-            'the artifact %L has %s bytes here, and %s for its writer; a piece is missing', its.name, its.size,
-            coalesce(complete_artifact.size::text, 'null'));
+            'the artifact %L has %s bytes here, and %s for its writer; give the size of all bytes, or begin the artifact again if '
+            'the database has lost pieces in a crash', its.name, its.size, coalesce(complete_artifact.size::text, 'null'));
+    elsif its.size <= 4194304 then
+        select sha256(coalesce(string_agg(piece.data, '' order by piece.place), '')) into found_sha256
+        from pushq.artifact_pieces as piece
+        where piece.artifact_id = its.id and piece.day = its.day;
+        if found_sha256 <> complete_artifact.sha256 then
+            raise invalid_parameter_value using message = format(
+                'the bytes of the artifact %L have the SHA-256 %s, not %s; give that of all bytes', its.name,
+                encode(found_sha256, 'hex'), encode(complete_artifact.sha256, 'hex'));
+        end if;
     end if;
     delete from pushq.artifacts as artifact
     where artifact.job_id = its.job_id and artifact.name = its.name
@@ -396,8 +428,8 @@ begin
 end
 $$;
 
--- Writes an artifact as a whole, and returns its id. Null: the job is no longer held under the token. Raises like the functions
--- above.
+-- Writes an artifact as a whole, and returns its id; the same id when the same claim gives the same bytes and content type again,
+-- after a lost reply. Null: the job is no longer held under the token. Raises like the functions above.
 create function pushq.put_artifact(
     id uuid, token uuid, name text, data bytea, content_type text default 'application/octet-stream', most int default 1000,
     largest bigint default 104857600, daily bigint default 1073741824)
@@ -411,6 +443,14 @@ begin
     if put_artifact.data is null then
         raise invalid_parameter_value using message = format(
             'pushq.put_artifact: the artifact %L has no bytes, but null', left(put_artifact.name, 100));
+    end if;
+    select artifact.id into its_id
+    from pushq.artifacts as artifact
+    where artifact.job_id = put_artifact.id and artifact.name = put_artifact.name and artifact.token = put_artifact.token
+    and artifact.content_type = put_artifact.content_type and artifact.size = octet_length(put_artifact.data)
+    and artifact.sha256 = sha256(put_artifact.data);
+    if found then
+        return its_id;
     end if;
     its_id := pushq.begin_artifact(
         put_artifact.id, put_artifact.token, put_artifact.name, put_artifact.content_type, put_artifact.most);
@@ -570,7 +610,8 @@ begin
 end
 $$;
 
--- Deletes up to `most` artifacts of a tenant, at most 256 MiB, and returns their number.
+-- Deletes up to `most` artifacts of a tenant, drafts first, at most 256 MiB, and returns their number. When none is left, deletes what
+-- was counted of the tenant's bytes.
 create function pushq.forget_artifacts_of(tenant text, most int) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -582,6 +623,23 @@ declare
     forgotten bigint := 0;
     bytes bigint := 0;
 begin
+    for one in
+        select draft.id, draft.day, draft.size
+        from pushq.artifact_drafts as draft
+        where draft.tenant_id = forget_artifacts_of.tenant
+        order by draft.id
+        limit forget_artifacts_of.most
+        for update
+    loop
+        delete from pushq.artifact_drafts where id = one.id;
+        perform pushq.delete_artifact_pieces(one.id, one.day);
+        forgotten := forgotten + 1;
+        bytes := bytes + one.size;
+        exit when bytes >= 268435456;
+    end loop;
+    if forgotten > 0 then
+        return forgotten;
+    end if;
     for one in
         select artifact.id, artifact.day, artifact.size
         from pushq.artifacts as artifact
@@ -596,6 +654,9 @@ begin
         bytes := bytes + one.size;
         exit when bytes >= 268435456;
     end loop;
+    if forgotten = 0 then
+        delete from pushq.artifact_bytes as written where written.tenant_id = forget_artifacts_of.tenant;
+    end if;
     return forgotten;
 end
 $$;

@@ -35,7 +35,7 @@ LONGEST_NAME_IN_BYTES = 255
 LONGEST_CONTENT_TYPE = 200
 
 # As pushq.is_artifact_name() and pushq.is_content_type() have it.
-_NO_NAME = re.compile("[/\\\\\x00-\x1f\x7f\ud800-\udfff]")
+_NO_NAME = re.compile("[/\\\\\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CONTENT_TYPE = re.compile(r"[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+( ?; ?[ -~]+)?")
 
 
@@ -302,7 +302,7 @@ def refuse_wrong(name: object, content_type: object) -> None:
     ):
         raise ArtifactRefused(
             f"The artifact's name {name[:100]!r} cannot be used: give 1 to 200 characters, at most 255 bytes, without "
-            r"/, \ and control characters, and neither . nor .."
+            r"/, \ and control characters, those of direction included, and neither . nor .."
         )
     if len(content_type) > LONGEST_CONTENT_TYPE or not _CONTENT_TYPE.fullmatch(content_type):
         raise ArtifactRefused(

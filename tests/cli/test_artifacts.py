@@ -20,7 +20,7 @@ from tests.support.jobs import Connection
 from tests.support.supervisors import environment, pushq
 from tests.support.waiting import eventually
 
-FILES = {"a.txt": b"abc", "large": b"x" * (2 * MIB + 5), "empty": b"", "-rf": b"dash", "ä \u202e": b"odd"}
+FILES = {"a.txt": b"abc", "large": b"x" * (2 * MIB + 5), "empty": b"", "-rf": b"dash", "ä …": b"odd"}
 
 
 @pytest.fixture
@@ -52,13 +52,18 @@ async def test_they_are_listed_with_the_job_and_by_themselves(job: UUID, databas
     ]
     assert {line["name"]: line["size"] for line in lines} == {name: len(data) for name, data in FILES.items()}
     assert {line["sha256"] for line in lines} == {sha256(data).hexdigest() for data in FILES.values()}
-    table = invoke("artifacts", "list", str(job), url=database_url).stdout
-    assert "a.txt" in table
-    assert "\u202e" not in table
+    assert "a.txt" in invoke("artifacts", "list", str(job), url=database_url).stdout
     shown = invoke("jobs", "show", str(job), url=database_url).stdout
     assert "artifact        large  text/plain  2,097,157 bytes" in shown
     (row,) = map(json.loads, invoke("jobs", "show", str(job), "--json", url=database_url).stdout.splitlines())
     assert {one["name"] for one in row["artifacts"]} == {*FILES}
+
+
+async def test_a_hostile_name_turns_no_text_of_the_list(connection: Connection, job: UUID, database_url: str) -> None:
+    await hostile(connection, job, "\u202egpj.exe")
+    table = invoke("artifacts", "list", str(job), url=database_url).stdout
+    assert "gpj.exe" in table
+    assert "\u202e" not in table
 
 
 async def test_a_job_without_artifacts_and_no_job_are_told_apart(connection: Connection, database_url: str) -> None:

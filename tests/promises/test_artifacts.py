@@ -283,13 +283,54 @@ async def test_a_call_repeated_after_a_lost_reply_does_nothing_twice(connection:
     for wrong_place in (0, 3, -1, None):
         with pytest.raises(asyncpg.InvalidParameterValueError, match="'a' has 2 pieces; give place 2, not"):
             await connection.execute(append, draft, held[1], wrong_place, b"x")
+    for other in (b"tw0", b"two!"):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="'a' has other bytes at place 1 already"):
+            await connection.execute(append, draft, held[1], 1, other)
     complete = "select pushq.complete_artifact($1, $2, $3, sha256('one two'))"
     for wrong in (6, 8, None):
-        with pytest.raises(asyncpg.InvalidParameterValueError, match="a piece is missing"):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="'a' has 7 bytes here"):
             await connection.execute(complete, draft, held[1], wrong)
     assert [await connection.fetchval(complete, draft, held[1], 7) for _ in range(2)] == [True, True]
+    for statement in ("select pushq.complete_artifact($1, $2, 7, sha256('two one'))", complete.replace("$3", "8")):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="'a' was complete before, with 7 bytes"):
+            await connection.execute(statement, draft, held[1])
     assert await left(database_url, held[0]) == {"a": b"one two"}
     assert not await connection.fetchval("select pushq.discard_artifact($1, $2)", draft, held[1])
+
+
+async def test_an_artifact_put_again_after_a_lost_reply_is_the_same(connection: Connection, database_url: str) -> None:
+    held = await taken(connection)
+    for name, data in (("a", b"abc"), ("empty", b""), ("large", b"x" * (5 * MIB + 1))):
+        first = await put(connection, held, name, data, content_type="text/plain")
+        assert first
+        assert await put(connection, held, name, data, content_type="text/plain") == first
+        for other, content_type in ((data + b"!", "text/plain"), (data, "text/csv")):
+            with pytest.raises(asyncpg.UniqueViolationError, match=f"written an artifact '{name}' already"):
+                await put(connection, held, name, other, content_type=content_type)
+    assert await rows(connection) == (3, 0, 7)
+    await connection.execute("select pushq.finish($1, $2, 'succeeded')", *held)
+    assert await put(connection, held, "a", b"abc", content_type="text/plain")
+    assert await put(connection, held, "b", b"abc") is None
+    assert (await left(database_url, held[0]))["a"] == b"abc"
+
+
+async def test_a_wrong_sha256_of_up_to_4_mib_is_refused(connection: Connection, database_url: str) -> None:
+    held = await taken(connection)
+    complete = "select pushq.complete_artifact($1, $2, $3, $4)"
+    for size in (0, 1, MIB, 4 * MIB, 4 * MIB + 1):
+        draft, data = await begin(connection, held, str(size)), b"y" * size
+        for place in range(-(-size // MIB)):
+            piece = data[place * MIB : (place + 1) * MIB]
+            await connection.execute("select pushq.append_artifact($1, $2, $3, $4)", draft, held[1], place, piece)
+        if size <= 4 * MIB:
+            right = hashlib.sha256(data)
+            with pytest.raises(asyncpg.InvalidParameterValueError, match=f"have the SHA-256 {right.hexdigest()}"):
+                await connection.execute(complete, draft, held[1], size, b"w" * 32)
+            assert await connection.fetchval(complete, draft, held[1], size, right.digest())
+        else:
+            assert await connection.fetchval(complete, draft, held[1], size, b"w" * 32)
+    with pytest.raises(ArtifactUnknown, match="has lost its bytes"):
+        await left(database_url, held[0])
 
 
 async def test_a_reader_of_a_replaced_artifact_is_told(connection: Connection, database_url: str) -> None:
@@ -324,10 +365,11 @@ GOOD = (
     "…" * 85,
     "a:b",
     "'; drop table pushq.jobs; --",
-    "\u202egpj.exe",
-    "\x85",
+    "\u00a0",
+    "\u202f",
 )
 BAD = ("", ".", "..", "a/b", "/etc/passwd", "../x", "a\\b", "a\nb", "\x01", "\x7f", "x" * 201, "…" * 86)
+TURNING = ("\x80", "a\x85", "\x9b31m", "\x9f", "\u202a", "\u202egpj.exe", "a\u2066", "\u2069")
 TYPES = ("image/png", "text/plain; charset=utf-8", "application/vnd.api+json", "a/b;c")
 NO_TYPES = (
     "",
@@ -353,7 +395,7 @@ async def test_names_are_no_paths_and_types_are_types_for_python_and_for_sql(
     for content_type in TYPES:
         refuse_wrong("a", content_type)
         assert await put(connection, held, f"of {content_type.replace('/', ' ')}", b"x", content_type=content_type)
-    for name in BAD:
+    for name in BAD + TURNING:
         with pytest.raises(ArtifactRefused, match="cannot be used: give 1 to 200 characters"):
             refuse_wrong(name, "a/b")
         with pytest.raises(asyncpg.InvalidParameterValueError, match="cannot be used; give 1 to 200 characters"):

@@ -83,6 +83,20 @@ async def test_the_artifacts_of_a_deleted_tenant_are_deleted_with_their_bytes(co
     assert await connection.fetchval("select count(*) from pushq.artifact_pieces") == 6
 
 
+async def test_nothing_stays_of_a_deleted_tenant_s_drafts_and_of_what_was_counted(connection: Connection) -> None:
+    for owner in ("acme", "globex"):
+        held = await taken(connection, tenant_id=owner)
+        await put(connection, held, "a", b"x" * 10)
+        for name in "bcd":
+            await begin(connection, held, name, pieces=2)
+    steps = [await connection.fetchval("select pushq.delete_tenant('acme', 2)") for _ in range(5)]
+    assert steps == [1, 2, 1, 1, 0]
+    for table in ("artifacts", "artifact_drafts", "artifact_bytes"):
+        owners = await connection.fetch(f"select distinct tenant_id from pushq.{table}")
+        assert [row["tenant_id"] for row in owners] == ["globex"]
+    assert await connection.fetchval("select count(*) from pushq.artifact_pieces") == 7
+
+
 async def test_each_role_may_what_the_page_says(connection: Connection, logins: Logins) -> None:
     held = await taken(connection)
     await put(connection, held, "a", b"abc")
