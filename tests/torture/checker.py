@@ -11,7 +11,7 @@ The database's changes have an order and no instants, calls and runs have instan
 attempt, or token, and nowhere by time.
 
 A rule is a generator over one story, or over all; `check` chains them. Here are the rules of every job; those of waits,
-guests, cancels and events have modules of their own. All take time linear in the history, but for the
+guests, cancels, events and artifacts have modules of their own. All take time linear in the history, but for the
 sorting of runs.
 """
 
@@ -23,6 +23,7 @@ from dataclasses import fields
 from uuid import UUID
 
 from tests.torture.history import Change, History, Registration, Row, Run, Violation
+from tests.torture.rules_of_artifacts import COMMON_RULES_OF_ARTIFACTS, RULES_OF_ARTIFACTS
 from tests.torture.rules_of_cancels import RULES_OF_CANCELS, ends_a_cancel
 from tests.torture.rules_of_events import RULES_OF_EVENTS
 from tests.torture.rules_of_guests import RULES_OF_GUESTS
@@ -513,5 +514,12 @@ RULES: tuple[Rule, ...] = (
     *RULES_OF_CANCELS,
     *RULES_OF_WAITS,
     *RULES_OF_EVENTS,
+    *RULES_OF_ARTIFACTS,
 )
-COMMON_RULES: tuple[CommonRule, ...] = (claims_of_the_declared_dead, suspects_in_company, tokens_used_again, leftovers)
+COMMON_RULES: tuple[CommonRule, ...] = (
+    claims_of_the_declared_dead,
+    suspects_in_company,
+    tokens_used_again,
+    *COMMON_RULES_OF_ARTIFACTS,
+    leftovers,
+)

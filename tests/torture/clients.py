@@ -63,11 +63,13 @@ class Order:
 def orders(seed: int, count: int) -> list[Order]:
     """The jobs of a run: the usual ones at random, and those that are rare in a fixed number, in a random order."""
     chance = random.Random(f"{seed} orders")
-    kinds = [kind for kind, share in RARE.items() for _ in range(max(kind not in CANCELLED, round(count * share)))]
+    kinds = [kind for kind, share in RARE.items() for _ in range(max(kind not in SPARED, round(count * share)))]
     kinds += chance.choices(list(USUAL), list(USUAL.values()), k=max(0, count - len(kinds)))
     chance.shuffle(kinds)
     # Who kills its process in the second half would hide what is broken and mended by the end of a process.
-    deaths = [kinds.pop(kinds.index(kind)) for kind in ("die", "tidy.die") for _ in range(kinds.count(kind))]
+    deaths = [
+        kinds.pop(kinds.index(kind)) for kind in ("die", "tidy.die", "files.die") for _ in range(kinds.count(kind))
+    ]
     for death in deaths:
         kinds.insert(chance.randrange(len(kinds) // 2), death)
     return [_order(chance, kind) for kind in kinds]
@@ -86,6 +88,9 @@ USUAL = {
 }
 RARE = {
     "nap.long": 0.015,
+    "files": 0.02,
+    "files.long": 0.02,
+    "files.die": 0.002,
     "tidy": 0.012,
     "tidy.die": 0.002,
     "deaf": 0.004,
@@ -100,10 +105,12 @@ WAITED, WAITED_USUALLY = {"die": 1.0, "tidy": 0.7, "tidy.die": 1.0, "deaf": 1.0}
 """What share is waited for."""
 CANCELLED = frozenset({"tidy", "tidy.die", "deaf"})
 """Each soon after its insert."""
+SPARED = CANCELLED | {"files.die"}
+"""Of these, a small torture has none."""
 
 
 # What is not the task's own name, and what each is given.
-TASKS = {"nap.long": "nap", "tidy.die": "tidy", "unreadable": "nothing"}
+TASKS = {"nap.long": "nap", "files.long": "files", "files.die": "files", "tidy.die": "tidy", "unreadable": "nothing"}
 PAYLOADS: dict[str, Callable[[random.Random], dict[str, object]]] = {
     "nap": lambda chance: {"seconds": chance.uniform(0.002, 0.1)},
     "batch": lambda chance: {
@@ -111,6 +118,13 @@ PAYLOADS: dict[str, Callable[[random.Random], dict[str, object]]] = {
         "how": chance.choice(("nap", "nap", "fail", "snooze")),
     },
     "nap.long": lambda chance: {"seconds": chance.choice((2.5, 7.0))},
+    "files": lambda chance: {
+        "sizes": _sizes(chance),
+        "seconds": chance.uniform(0.002, 1.0),
+        "ends": chance.choice(("returns", "returns", "fails")),
+    },
+    "files.long": lambda chance: {"sizes": _sizes(chance), "seconds": 6.0},
+    "files.die": lambda chance: {"sizes": _sizes(chance), "seconds": 0.2, "ends": "dies"},
     "tidy": lambda _: {"seconds": 5.0},
     "tidy.die": lambda _: {"seconds": 5.0, "dies": True},
     "deaf": lambda _: {"seconds": 1.5},
@@ -122,6 +136,15 @@ PAYLOADS: dict[str, Callable[[random.Random], dict[str, object]]] = {
     "poison": lambda chance: {"kind": chance.choice(("nan", "object", "nul", "large", "error"))},
     "large": lambda _: {"text": "x" * 20_000},
 }
+MEBIBYTE = 1024 * 1024
+
+
+def _sizes(chance: random.Random) -> list[int]:
+    """Of one to three files: whole pieces, which are sent before the end, and others."""
+    size = (lambda: 0, lambda: MEBIBYTE, lambda: chance.randrange(100_000), lambda: chance.randrange(3 * MEBIBYTE))
+    return [chance.choice(size)() for _ in range(chance.randint(1, 3))]
+
+
 UNREADABLE = '{"a":' + "[" * 3000 + "]" * 3000 + "}"
 """jsonb takes it, and Python cannot read it."""
 

@@ -23,7 +23,7 @@ from uuid import UUID
 
 import asyncpg
 
-from tests.torture.history import Change, Registration, Row
+from tests.torture.history import Change, Committed, Completion, Registration, Row
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -75,7 +75,10 @@ _SHOW_WHOLE_ROWS = """
 # All databases of a server share the names of slots.
 _ITS_NAME = "select 'torture_' || oid from pg_database where datname = current_database()"
 _CREATE_SLOT = "select pg_create_logical_replication_slot($1, 'test_decoding')"
-_PEEK = "select lsn, xid, data from pg_logical_slot_peek_changes($1, null, $2)"
+# The bytes of artifacts are not looked at.
+_PEEK = """
+    select lsn, xid, case when data like 'table pushq.artifact\\_pieces%' then '' else data end
+    from pg_logical_slot_peek_changes($1, null, $2)"""
 _ADVANCE = "select pg_replication_slot_advance($1, $2)"
 
 
@@ -99,7 +102,7 @@ class Decoder:
         self._slot = slot
         self._batch = batch
         self._read_to = 0  # where the last transaction that we know committed
-        self._unasked: list[Change | Registration] = []
+        self._unasked: list[Committed] = []
         self._turn = asyncio.Lock()
 
     @classmethod
@@ -111,7 +114,7 @@ class Decoder:
         finally:
             await connection.close()
 
-    async def committed(self) -> list[Change | Registration]:
+    async def committed(self) -> list[Committed]:
         """What was committed since it was last asked, in that order.
 
         Raises what asyncpg raises when the server is away. Asked again, it misses nothing.
@@ -148,23 +151,26 @@ class Decoder:
         return len(lines)
 
 
-def transactions(lines: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, list[Change | Registration]]]:
-    """What was said of each transaction, as (where it committed, its changes of jobs and of supervisors' rows).
+def transactions(lines: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, list[Committed]]]:
+    """What was said of each transaction, as (where it committed, its changes of jobs, artifacts and supervisors).
 
     lines: as the slot hands them out, (where, transaction, text). Raises ValueError for a change that is not wholly
     known: a table was truncated, or has not the replica identity.
     """
-    changes: list[Change | Registration] = []
+    changes: list[Committed] = []
     for where, transaction, text in lines:
         if text.startswith("table pushq.jobs_") and not text.startswith(OLD_DAYS):
             changes.append(_change(transaction, text))
         elif its := _SUPERVISOR.match(text):
             changes.append(Registration(transaction, its["name"].replace("''", "'"), its["act"] != "DELETE"))
+        elif text.startswith(_COMPLETED):
+            changes.append(_completion(transaction, _columns(text, len(_COMPLETED))))
         elif text.startswith("COMMIT"):
             yield where, changes
             changes = []
 
 
+_COMPLETED = "table pushq.artifacts: INSERT:"
 _BEFORE, _AFTER = " old-key:", " new-tuple:"
 _WHAT = re.compile(r"table pushq\.(?P<table>jobs_\w+): (?P<act>INSERT|UPDATE|DELETE):")
 # Its key comes first, and of a row that is deleted nothing else.
@@ -181,6 +187,11 @@ _COLUMN = re.compile(
 def _change(transaction: int, text: str) -> Change:
     table, before, after = told(text)
     return Change(transaction, _row(table, before) if before else None, _row(table, after) if after else None)
+
+
+def _completion(transaction: int, columns: Columns) -> Completion:
+    job, token, name = (_text(columns, one) for one in ("job_id", "token", "name"))
+    return Completion(transaction, UUID(job), UUID(token), name)
 
 
 def told(text: str) -> tuple[str, Columns | None, Columns | None]:

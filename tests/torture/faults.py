@@ -30,7 +30,7 @@ GONE_WITHIN = SHUTDOWN + 3.0
 FORGETS = 1.0
 """Seconds of claims that a server may forget when it crashes: they are committed without waiting for the disk."""
 CLOCK_STEP = 3600.0
-CLAIMS, OUTCOMES, LISTENS = ": claims", ": outcomes", ": listens"
+CLAIMS, OUTCOMES, LISTENS, PIECES = ": claims", ": outcomes", ": listens", ": artifacts"
 """How the names of these connections end."""
 AIMS_FOR = 4.0
 """Seconds at most that a fault waits for its moment."""
@@ -104,6 +104,7 @@ class Faults:
             "half-open": self._leave_half_open,
             "swallow claims' replies": self._swallow_claims_replies,
             "swallow outcomes' replies": self._swallow_outcomes_replies,
+            "swallow pieces' replies": self._swallow_pieces_replies,
             "lose claims": self._lose_claims,
             "lose outcomes": self._lose_outcomes,
             "view on a day": self._watch_a_day,
@@ -245,6 +246,10 @@ class Faults:
 
     async def _swallow_outcomes_replies(self, host: Host, seconds: float) -> bool:
         return await self._swallow(host, OUTCOMES, seconds)
+
+    async def _swallow_pieces_replies(self, host: Host, seconds: float) -> bool:
+        """Of artifacts, whose writer sends each piece again."""
+        return await self._swallow(host, PIECES, seconds)
 
     async def _swallow_clients_replies(self, seconds: float) -> bool:
         return await _while_among(self._clients.swallows, self._clients.swallowed, "", seconds, within=20)

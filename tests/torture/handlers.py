@@ -6,8 +6,10 @@ Importing them plants the bug that PUSHQ_TEST_PLANTED names, if any.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import random
 import signal
 import threading
 import time
@@ -50,11 +52,13 @@ setattr(anyio.to_thread, "run_sync", _run_in_thread_if_there_is_one)  # noqa: B0
 
 
 @contextmanager
-def recorded(lasts: float = 0.0, of: Job | None = None) -> Iterator[list[Exception]]:
+def recorded(
+    lasts: float = 0.0, of: Job | None = None, files: dict[str, str] | None = None
+) -> Iterator[list[Exception]]:
     """One line at the begin and one at the end, each by one write, which a death does not cut in two.
 
-    lasts: for how many seconds it means to run, which faults go by. of: a job of a batch. Yields a list for the error
-    that a batch returns in place of raising it.
+    lasts: for how many seconds it means to run, which faults go by. of: a job of a batch. files: what it says of its
+    artifacts in the end. Yields a list for the error that a batch returns in place of raising it.
     """
     job, began_at, errors = of or current_job(), time.monotonic(), list[Exception]()
     run = {"job": str(job.id), "attempt": job.attempt, "token": str(job.token), "host": _HOST, "pid": os.getpid()}
@@ -65,7 +69,7 @@ def recorded(lasts: float = 0.0, of: Job | None = None) -> Iterator[list[Excepti
         yield errors
         returned = not errors
     finally:
-        _say(run | {"ended_at": time.monotonic(), "returned": returned})
+        _say(run | {"ended_at": time.monotonic(), "returned": returned, "files": files or {}})
 
 
 def _say(line: dict[str, object]) -> None:
@@ -169,6 +173,35 @@ async def poison(kind: str) -> object:
 async def take_a_large_payload(text: str) -> int:
     with recorded():
         return len(text)
+
+
+@tasks.register("files", max_attempts=ALLOWED["files"], backoff=soon)
+async def leave_files(sizes: list[int], seconds: float, ends: str = "returns") -> dict[str, str]:
+    """Leaves files of these sizes with its job. Each takes a part of the seconds, another at each attempt.
+
+    ends: at its first attempt, `fails` or `dies` while it writes the last file.
+    """
+    job, files = current_job(), dict[str, str]()
+    chance = random.Random(f"{job.token}")
+    with recorded(seconds, files=files):
+        for place, size in enumerate(sizes):
+            content, pause = chance.randbytes(size), chance.uniform(0, seconds / len(sizes))
+            async with job.artifact(f"{place}.bin") as file:
+                await file.write(content[: size // 2])
+                if place == len(sizes) - 1 and job.attempt == 1:
+                    _end_early(ends)
+                await asyncio.sleep(pause / 2)
+                await file.write(content[size // 2 :])
+                await asyncio.sleep(pause / 2)
+            files[f"{place}.bin"] = f"{size} {hashlib.sha256(content).hexdigest()}"
+    return {"token": str(job.token)}
+
+
+def _end_early(ends: str) -> None:
+    if ends == "dies":
+        os._exit(3)
+    if ends == "fails":
+        raise ValueError(f"as it was told to, under token {current_job().token}")
 
 
 @tasks.register("batch", batch=40, max_attempts=ALLOWED["batch"], backoff=soon)

@@ -18,8 +18,10 @@ from tests.torture.history import (
     Answer,
     Call,
     Change,
+    Completion,
     Event,
     Excuse,
+    File,
     Finish,
     History,
     Leftovers,
@@ -49,6 +51,8 @@ class Tale:
         self.waits: list[Wait] = []
         self.finishes: list[Finish] = []
         self.events: list[Event] | None = None
+        self.completions: list[Completion] = []
+        self.files: list[File] = []
         self.calm_from: float | None = None
         self._transactions = 700
         self._chance = random.Random(0)
@@ -118,6 +122,8 @@ class Tale:
             finishes=tuple(self.finishes),
             events=None if self.events is None else tuple(self.events),
             all_events_of=frozenset({"history"}),
+            completions=tuple(self.completions),
+            files=tuple(self.files),
             calm_from=self.calm_from,
         )
 
@@ -236,6 +242,27 @@ class Hero:
     def release(self, **wrong: Any) -> Self:
         """At no charge: by a pool that stops, or because the handler asked for another time."""
         return self.update(**(_columns(status="queued", token=None) | wrong))
+
+    def leave_file(self, name: str = "a", *, which: int = -1, **wrong: Any) -> Self:
+        """The handler of a run leaves a file with its job, in place of an earlier attempt's."""
+        run = self.tale.runs[self.runs[which]]
+        token, content = run.token or self.tale.any_id(), f"{run.attempt} abc"
+        transaction = self.tale.next_transaction()
+        self.tale.completions.append(Completion(transaction, self.job, token, name, len(self.tale.changes)))
+        self.lose_file(name)
+        right = _columns(attempt=run.attempt, token=token, row=content, pieces=content)
+        self.keep_file(name, **(right | wrong))
+        return self._say(which, files={**run.files, name: content})
+
+    def keep_file(self, name: str = "a", **how: Any) -> Self:
+        """A file is there, wherever it comes from."""
+        right = _columns(attempt=1, token=self.tale.any_id(), row="0 abc", pieces="0 abc")
+        self.tale.files.append(File(self.job, name=name, **(right | how)))
+        return self
+
+    def lose_file(self, name: str) -> Self:
+        self.tale.files = [file for file in self.tale.files if (file.job, file.name) != (self.job, name)]
+        return self
 
     def try_again(self, **wrong: Any) -> Self:
         """After a failure."""

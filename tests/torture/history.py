@@ -77,6 +77,8 @@ class Run:
     token: UUID | None = None
     returned: bool | None = None
     """Whether it ended by returning; None where it does not say."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What the handler was told to be complete of its artifacts: `SIZE SHA-256` by name."""
     kept_until: float | None = None
     """The instant until which at least a guest keeps the job, whether or not it lives; None: no guest holds it."""
 
@@ -143,6 +145,33 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
+class Completion:
+    """An artifact became complete: the database committed its row. place: how many changes of jobs were committed
+    before."""
+
+    transaction: int
+    job: UUID
+    token: UUID
+    name: str
+    place: int = 0
+
+
+Committed: TypeAlias = Change | Registration | Completion
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An artifact that was there at the end. row, pieces: `SIZE SHA-256`, as its row says, and of its pieces."""
+
+    job: UUID
+    attempt: int
+    token: UUID
+    name: str
+    row: str
+    pieces: str
+
+
+@dataclass(frozen=True, slots=True)
 class Excuse:
     """A time in which a host may run what it no longer owns: it was frozen, or cut off from the database. host: None
     stands for the server: it was frozen, or it crashed and forgot the claims of the last second, which is part of the
@@ -167,6 +196,9 @@ class Leftovers:
     prepared_transactions: int = 0
     processes: tuple[str, ...] = ()
     sockets: int = 0
+    drafts: int = 0
+    """Of artifacts, when all that nobody writes any more had been given up."""
+    pieces_of_no_artifact: int = 0
     complaints: tuple[str, ...] = ()
     """Lines in logs that tell of a bug: a traceback, a task that was destroyed, an exception never retrieved."""
 
@@ -175,7 +207,8 @@ class Leftovers:
 class History:
     """lease: seconds; failures_allowed: a task's own max_attempts, for rows that have none; allowed: the same of tasks
     that differ; crashes_allowed: crashes that end a job. events: in the order of their ids, None: nobody has asked;
-    all_events_of: the queues of which each transition is kept. calm_from: when all faults were over, None: never."""
+    all_events_of: the queues of which each transition is kept. files: None: nobody has looked. calm_from: when all
+    faults were over, None: never."""
 
     lease: float
     failures_allowed: int
@@ -191,10 +224,12 @@ class History:
     finishes: tuple[Finish, ...] = ()
     events: tuple[Event, ...] | None = None
     all_events_of: frozenset[str] = frozenset()
+    completions: tuple[Completion, ...] = ()
+    files: tuple[File, ...] | None = None
     calm_from: float | None = None
 
 
-Code: TypeAlias = Literal["LOST", "GHOST", "MUTEX", "FENCE", "ATT", "TOLD", "EVENT", "CLEAN"]
+Code: TypeAlias = Literal["LOST", "GHOST", "MUTEX", "FENCE", "ATT", "TOLD", "EVENT", "FILE", "CLEAN"]
 
 
 @dataclass(frozen=True, slots=True)

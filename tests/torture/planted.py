@@ -402,6 +402,21 @@ def _going_on_unnoted() -> None:
     """A job that goes on after an attempt has no event of it."""
 
 
+# Artifacts ------------------------------------------------------------------------------------------------------------
+
+
+def _file_without_token() -> None:
+    """Whoever has written an artifact completes it, also if the job is somebody else's by now."""
+
+
+def _piece_twice() -> None:
+    """A piece that is sent again after a lost reply is kept twice."""
+
+
+def _drafts_for_ever() -> None:
+    """Nobody gives up what dead writers have left."""
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -454,6 +469,9 @@ BUGS: dict[str, Callable[[], None]] = {
     "cancel-unheard": _cancel_unheard,
     "events-afterwards": _events_afterwards,
     "going-on-unnoted": _going_on_unnoted,
+    "file-without-token": _file_without_token,
+    "piece-twice": _piece_twice,
+    "drafts-for-ever": _drafts_for_ever,
 }
 
 IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -525,5 +543,21 @@ IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
             "where false",
         ),
     ),
+    "file-without-token": (
+        ("pushq.complete_artifact", "    and job.token = complete_artifact.token\n    for share;", "    ;"),
+    ),
+    "piece-twice": (
+        (
+            "pushq.append_artifact",
+            "        return its.size;\n    elsif",
+            (
+                "        insert into pushq.artifact_pieces (artifact_id, place, data, day)\n"
+                "        values (its.id, its.pieces, append_artifact.data, its.day)\n"
+                "        on conflict do nothing;\n"
+                "        return its.size;\n    elsif"
+            ),
+        ),
+    ),
+    "drafts-for-ever": (("pushq.forget_drafts", "where not job.is_held", "where false"),),
 }
 """What of a bug stands in functions of the database: function, what stands there, what is to stand there instead."""

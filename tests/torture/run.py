@@ -34,7 +34,17 @@ from tests.torture.connections import AWAY, connected
 from tests.torture.decoding import Decoder
 from tests.torture.faults import GONE_WITHIN, Faults
 from tests.torture.guests import Guests
-from tests.torture.history import Change, Event, History, Leftovers, Registration, Violation
+from tests.torture.history import (
+    Change,
+    Committed,
+    Completion,
+    Event,
+    File,
+    History,
+    Leftovers,
+    Registration,
+    Violation,
+)
 from tests.torture.hosts import Clock, Host, processes_of
 from tests.torture.neighbours import FOREIGN
 from tests.torture.planted import IN_DATABASE
@@ -81,6 +91,7 @@ class Ended:
     waits: int
     guests: int
     events: int
+    files: int
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -92,7 +103,7 @@ class Ended:
             verdict = f"{len(self.violations)} violations"
         ended = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
         faults = sum(self.faults.values())
-        others = f"{self.guests} jobs taken by guests; {self.waits} waits; {self.events} events"
+        others = f"{self.guests} jobs taken by guests; {self.waits} waits; {self.events} events; {self.files} files"
         head = (
             f"seed {self.seed}: {verdict}; {self.runs} runs of handlers; {others}; {ended}; {faults} faults; {settled}"
         )
@@ -106,6 +117,19 @@ _EVENTS = """
     from pushq.job_events
     where job_id is not null
     order by id"""
+_FILES = """
+    select
+        job_id, attempt, token, name, artifact.size || ' ' || encode(artifact.sha256, 'hex'),
+        length(its.bytes) || ' ' || encode(sha256(its.bytes), 'hex')
+    from pushq.artifacts as artifact
+    cross join lateral (
+        select coalesce(string_agg(piece.data, '' order by piece.place), '') as bytes
+        from pushq.artifact_pieces as piece
+        where piece.artifact_id = artifact.id
+    ) as its"""
+_PIECES_OF_NOBODY = """
+    pushq.artifact_pieces as piece
+    where not exists (select from pushq.artifacts as artifact where artifact.id = piece.artifact_id)"""
 
 
 async def run(
@@ -170,11 +194,12 @@ class Stage:
         self._clients: Clients
         self._guests: Guests
         self._decoder: Decoder
-        self._committed: list[Change | Registration] = []
+        self._committed: list[Committed] = []
         self._settled_after: float | None = None
         self._unsettled = 0
         self._calm_from: float | None = None
         self._events: tuple[Event, ...] = ()
+        self._files: tuple[File, ...] | None = None
         self._leftovers = Leftovers()
 
     @asynccontextmanager
@@ -274,6 +299,7 @@ class Stage:
 
             with suppress(AssertionError):
                 await eventually(are_gone, within=3)
+            await connection.execute("select pushq.forget_drafts()")
             self._leftovers = Leftovers(
                 running_rows=await count("pushq.jobs_unfinished where status = 'running'"),
                 unsettled_jobs=self._unsettled,
@@ -281,15 +307,19 @@ class Stage:
                 prepared_transactions=await count("pg_prepared_xacts"),
                 processes=tuple(processes_of([group for host in self._hosts for group in host.groups])),
                 sockets=await count(_BACKENDS),
+                drafts=await count("pushq.artifact_drafts"),
+                pieces_of_no_artifact=await count(_PIECES_OF_NOBODY),
                 complaints=(*self._faults.broken_promises, *(line for host in self._hosts for line in host.complaints)),
             )
             self._events = tuple(Event(*row) for row in await connection.fetch(_EVENTS))
+            self._files = tuple(File(*row) for row in await connection.fetch(_FILES))
         await self._take_changes()
 
     # What the witnesses say -----------------------------------------------------------------------------------
 
     def ended(self, seconds: float) -> Ended:
         runs, changes = self._runs.runs(), tuple(one for one in self._committed if isinstance(one, Change))
+        placed = [*_with_places(self._committed)]
         guests, waits = tuple(self._guests.runs), self._waiters.waits
         history = History(
             lease=LEASE,
@@ -298,7 +328,7 @@ class Stage:
             calls=tuple(self._clients.calls),
             runs=runs + guests,
             changes=changes,
-            registrations=tuple(_with_places(self._committed)),
+            registrations=tuple(one for one in placed if isinstance(one, Registration)),
             excuses=tuple(self._faults.excuses),
             leftovers=self._leftovers,
             allowed=ALLOWED,
@@ -306,6 +336,8 @@ class Stage:
             finishes=tuple(self._guests.finishes),
             events=self._events,
             all_events_of=frozenset({ALL_EVENTS_OF}),
+            completions=tuple(one for one in placed if isinstance(one, Completion)),
+            files=self._files,
             calm_from=self._calm_from,
         )
         return Ended(
@@ -322,18 +354,19 @@ class Stage:
             len(waits),
             len(guests),
             len(self._events),
+            len(self._files or ()),
         )
 
 
-def _is_ours(one: Change | Registration) -> bool:
+def _is_ours(one: Committed) -> bool:
     row = (one.after or one.before) if isinstance(one, Change) else None
     return row is None or row.task != FOREIGN
 
 
-def _with_places(committed: Iterable[Change | Registration]) -> Iterator[Registration]:
+def _with_places(committed: Iterable[Committed]) -> Iterator[Registration | Completion]:
     place = 0
     for one in committed:
-        if isinstance(one, Registration):
-            yield replace(one, place=place)
-        else:
+        if isinstance(one, Change):
             place += 1
+        else:
+            yield replace(one, place=place)

@@ -62,7 +62,9 @@ class RunsLog:
     def _note(self, said: dict[str, Any]) -> None:
         key = said["job"], said["attempt"], said["pid"], said["began_at"]
         if "ended_at" in said:
-            self._runs[key] = replace(self._runs[key], ended_at=said["ended_at"], returned=said["returned"])
+            self._runs[key] = replace(
+                self._runs[key], ended_at=said["ended_at"], returned=said["returned"], files=said["files"]
+            )
             del self._until[key]
             return
         self._runs[key] = Run(

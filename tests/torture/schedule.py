@@ -27,7 +27,7 @@ LAST_JOBS = 0.15
 LAST_SECONDS = 3.0
 FAILURES_ALLOWED = 5
 """To a task that is not told otherwise."""
-ALLOWED = {"batch": 3, "fail.once": 3, "snooze": 1, "stubborn": 2, "poison": 2, "deaf": 2}
+ALLOWED = {"batch": 3, "fail.once": 3, "snooze": 1, "stubborn": 2, "poison": 2, "deaf": 2, "files": 3}
 """Failures that these tasks are allowed."""
 QUEUES = ("default", "history")
 ALL_EVENTS_OF = "history"
@@ -124,6 +124,7 @@ ON_HOSTS: dict[str, Seconds] = {
     "half-open": _around_a_lease,
     "swallow claims' replies": _a_second,
     "swallow outcomes' replies": _a_second,
+    "swallow pieces' replies": _a_second,
     "lose claims": _a_second,
     "lose outcomes": _a_second,
     "view on a day": _over_a_heartbeat,

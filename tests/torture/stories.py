@@ -14,6 +14,7 @@ from tests.torture.history import (
     Code,
     Event,
     Excuse,
+    File,
     Finish,
     History,
     Operation,
@@ -66,6 +67,7 @@ class Story:
     waits: list[Wait] = field(default_factory=list)
     finishes: list[Finish] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    files: list[File] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     stands: dict[bool, Row] = field(default_factory=dict)
     inserted: Answer | None = None
@@ -155,6 +157,8 @@ def _gather_others(stories: _Stories, history: History) -> None:
         stories[finish.job].finishes.append(finish)
     for event in history.events or ():
         stories[event.job].events.append(event)
+    for file in history.files or ():
+        stories[file.job].files.append(file)
 
 
 def _acts(changes: Iterable[Change]) -> Iterator[tuple[Kind, int, Row, Row]]:

@@ -844,6 +844,46 @@ def cancelled(hero: Hero) -> Hero:
     return hero.cancel().note("cancelled", "queued", "cancelled")
 
 
+# FILE -----------------------------------------------------------------------------------------------------------------
+
+
+def writing(tale: Tale) -> Hero:
+    return tale.job().claim().begin()
+
+
+FILE = [
+    Case(
+        "an artifact is there, and its job is not",
+        lambda tale: tale.nobody().keep_file(),
+        lambda tale: writing(tale).leave_file().end().succeed(),
+    ),
+    Case(
+        "an artifact has other pieces than its row says",
+        lambda tale: writing(tale).leave_file(pieces="0 d").end().succeed(),
+        lambda tale: writing(tale).leave_file().end().succeed(),
+    ),
+    Case(
+        "an artifact is not what its handler has written",
+        lambda tale: writing(tale).leave_file(row="0 d", pieces="0 d").end().fail(),
+        lambda tale: writing(tale).leave_file().end().fail(),
+    ),
+    Case(
+        "an artifact is lost",
+        lambda tale: writing(tale).leave_file().leave_file("b").lose_file("b").end().succeed(),
+        lambda tale: writing(tale).leave_file().leave_file("b").end().succeed(),
+    ),
+    Case(
+        "a job that succeeded has an artifact of an attempt that failed",
+        lambda tale: writing(tale).leave_file("b").end().try_again().run().leave_file().succeed(),
+        lambda tale: writing(tale).leave_file().end().try_again().run().leave_file().succeed(),
+    ),
+    Case(
+        "an attempt that has lost its job completes an artifact",
+        lambda tale: writing(tale).end().release().claim(1).begin().leave_file(which=0).leave_file().end().fail(),
+        lambda tale: writing(tale).leave_file().end().release().claim(1).begin().leave_file().end().fail(),
+    ),
+]
+
 # CLEAN ----------------------------------------------------------------------------------------------------------------
 
 CLEAN = [
@@ -853,6 +893,8 @@ CLEAN = [
     Case("a transaction is left prepared", lambda tale: tale.leave(prepared_transactions=1), lambda tale: tale.leave()),
     Case("a process is left", lambda tale: tale.leave(processes=("7 (python)",)), lambda tale: tale.leave()),
     Case("a socket is left", lambda tale: tale.leave(sockets=1), lambda tale: tale.leave()),
+    Case("a draft of an artifact is left", lambda tale: tale.leave(drafts=1), lambda tale: tale.leave()),
+    Case("pieces are left", lambda tale: tale.leave(pieces_of_no_artifact=1), lambda tale: tale.leave()),
     Case("a log complains", lambda tale: tale.leave(complaints=("Traceback",)), lambda tale: tale.leave()),
 ]
 
@@ -864,6 +906,7 @@ BY_CODE: dict[Code, list[Case]] = {
     "ATT": ATT,
     "TOLD": TOLD,
     "EVENT": EVENT,
+    "FILE": FILE,
     "CLEAN": CLEAN,
 }
 CASES = [pytest.param(code, case, id=case.sentence) for code, cases in BY_CODE.items() for case in cases]

@@ -26,7 +26,7 @@ from tests.support.store import Store
 from tests.torture import decoding
 from tests.torture.checker import check
 from tests.torture.decoding import Decoder, told, transactions, watch_changes
-from tests.torture.history import Call, Change, History, Operation, Registration, Run
+from tests.torture.history import Call, Change, Completion, History, Operation, Registration, Run
 
 SETTINGS = {"wal_level": "logical", "max_prepared_transactions": "5"}
 CLAIMANT = Claimant("host-7-abc", 1, ("default",), ("known",))
@@ -251,6 +251,22 @@ async def test_which_claim_an_outcome_tells_of_is_read_from_its_result_or_its_er
 
     assert changes[-1].after
     assert changes[-1].after.told == changes[-1].after.token == job.token
+
+
+async def test_an_artifact_that_becomes_complete_is_told_and_its_bytes_are_not(url: str) -> None:
+    decoder = await Decoder.watching(url)
+    async with Witness.watching(url) as pushq:
+        await pushq.insert()
+        job = await pushq.run()
+        put = "select pushq.put_artifact($1, $2, $3, $4)"
+        await pushq.connection.execute(put, job.id, job.token, "it's a.bin", b"x" * 3_000_000)
+        await pushq.connection.execute("begin")
+        await pushq.connection.execute(put, job.id, job.token, "b.bin", b"")
+        await pushq.connection.execute("rollback")
+        committed = await decoder.committed()
+
+    completed = [one for one in committed if isinstance(one, Completion)]
+    assert [(one.job, one.token, one.name) for one in completed] == [(job.id, job.token, "it's a.bin")]
 
 
 async def test_hostile_texts_in_every_column_are_read_exactly(url: str) -> None:
