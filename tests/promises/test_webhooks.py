@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from typing import Any
 from uuid import UUID
@@ -17,7 +18,7 @@ from pushq.database.statements import statement
 from pushq.webhooks.signature import new_secret
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.metrics import shows
-from tests.support.receivers import Answer, Receiver, Request, answers, hangs, receiving
+from tests.support.receivers import Answer, Receiver, Request, answers, hangs, receiving, sends
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually
 
@@ -309,6 +310,22 @@ async def test_a_secret_is_in_no_payload_error_event_or_log(database_url: str, c
         assert secret not in text
         assert secret.removeprefix("whsec_") not in text
         assert "TOKEN" not in text
+
+
+@pytest.mark.parametrize("url", ["http://localhost:{}/", "https://localhost:1/"])
+async def test_what_a_tenant_reads_of_a_failed_delivery_shows_no_address(
+    database_url: str, connection: Connection, url: str
+) -> None:
+    """Not only the error: the trace too, and events."""
+    async with receiving(sends(b"")) as receiver:
+        await subscribe(connection, url.format(receiver.port))
+        with supervising(database_url, WEBHOOK_ALLOW=f"{ALLOWED},::1/128"):
+            await insert(connection, "echo")
+            row = await soon(connection, "failures = 1")
+    assert row["error"].startswith("NoAnswer: ")
+    events = await connection.fetchval("select string_agg(event::text, '') from pushq.job_events as event")
+    for text in (str(dict(row)), events):
+        assert not re.search(r"127\.0\.0\.1|::1", text)
 
 
 async def test_a_killed_delivering_pool_delivers_again(database_url: str, connection: Connection) -> None:
