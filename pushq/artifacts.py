@@ -10,10 +10,10 @@ import asyncio
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from uuid import UUID
 
 from pushq.errors import ArtifactRefused, PushqError
@@ -83,6 +83,8 @@ class Draft:
     under_way: the latest piece, until somebody has waited for it.
 
     id: None until the keeper has begun the draft, and again when no more is written. fault: why no more is taken.
+
+    forgotten: writes of an `async def` that were called, and not awaited so far.
     """
 
     keeper: Keeper
@@ -93,6 +95,7 @@ class Draft:
     sent: int = 0
     fault: Exception | None = None
     under_way: Future[None] | None = None
+    forgotten: int = 0
     hash: hashlib._Hash = field(default_factory=lambda: hashlib.sha256(usedforsecurity=False))
     gathered: bytearray = field(default_factory=bytearray)
 
@@ -106,7 +109,7 @@ class Draft:
 
         One piece is left on its way, while the handler makes the next.
         """
-        with memoryview(data).cast("B") as given:
+        with self._bytes_of(data) as given:
             self._refuse_closed()
             start, most = 0, _piece_size()
             while start < len(given):
@@ -119,6 +122,11 @@ class Draft:
     def rest(self) -> Iterator[Future[None]]:
         """The last pieces."""
         self._refuse_closed()
+        if self.forgotten:
+            raise ArtifactRefused(
+                f"The artifact {self.name!r} is not whole: {self.forgotten} of its writes were called and not awaited; "
+                "say `await file.write(…)`."
+            )
         if self.gathered:
             yield from self._send()
         yield from self._sent_before()
@@ -145,6 +153,16 @@ class Draft:
             raise self.fault
         if self.id is None:
             raise ArtifactRefused(f"The artifact {self.name!r} is not open: write inside its `with`, in its attempt.")
+
+    def _bytes_of(self, data: Buffer) -> memoryview:
+        try:
+            given = memoryview(data)
+        except TypeError:
+            raise TypeError(
+                f"The artifact {self.name!r} is written in bytes, not in {type(data).__name__}: encode text, "
+                "text.encode(); or in a `def`, let `with io.TextIOWrapper(file, 'utf-8', newline='') as text` do so."
+            ) from None
+        return given.cast("B")
 
     def _send(self) -> Iterator[Future[None]]:
         """Sends what was gathered, after the piece before is kept."""
@@ -239,12 +257,18 @@ class ArtifactWriter:
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
 
-    async def write(self, data: Buffer) -> None:
+    def write(self, data: Buffer) -> Coroutine[Any, Any, None]:
         """Adds bytes, however many. Waits for what is sent, so that memory is bounded. One write at a time.
 
-        Raises ArtifactRefused over a limit, and if the job is no longer held by this attempt; DatabaseTrouble if the
-        database is away for longer than 15 s, or refuses. The artifact is then given up.
+        To be awaited: else the end of the `async with` raises. Raises ArtifactRefused over a limit, and if the job is
+        no longer held by this attempt; DatabaseTrouble if the database is away for longer than 15 s, or refuses. The
+        artifact is then given up.
         """
+        self._draft.forgotten += 1
+        return self._write(data)
+
+    async def _write(self, data: Buffer) -> None:
+        self._draft.forgotten -= 1
         try:
             for sent in self._draft.pieces(data):
                 await asyncio.wrap_future(sent)

@@ -47,12 +47,20 @@ async def opened(url: str | None) -> AsyncIterator[Session]:
         await session.close()
 
 
+def _refuse_other(argument: str, value: object, its_type: type) -> None:
+    if not isinstance(value, its_type):
+        raise TypeError(f"{argument}={value!r} is of type {type(value).__name__}: give a {its_type.__name__}.")
+
+
 async def artifacts_of(session: Session, job_id: UUID) -> list[Artifact]:
+    _refuse_other("job_id", job_id, UUID)
     return [Artifact(**row) for row in await session.fetch(statement("list_artifacts"), job_id, None)]
 
 
 async def find(session: Session, job_id: UUID, name: str) -> Artifact:
     """Raises ArtifactUnknown."""
+    _refuse_other("job_id", job_id, UUID)
+    _refuse_other("name", name, str)
     if rows := await session.fetch(statement("list_artifacts"), job_id, name):
         return Artifact(**rows[0])
     raise ArtifactUnknown(f"Job {job_id} has no artifact {name!r} that this login may read.")

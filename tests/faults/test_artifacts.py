@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import csv
+import gc
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from threading import Thread
+from typing import Any
 from uuid import UUID
 
 import anyio
@@ -166,6 +171,46 @@ async def test_a_with_that_would_block_the_loop_is_refused(connection: Connectio
     async with keeping(database_url, held):
         with pytest.raises(PushqError, match="use `async with`"), NewArtifact(held, "a", "a/b"):
             pass
+
+
+async def test_a_write_that_is_not_awaited_gives_the_artifact_up(connection: Connection, database_url: str) -> None:
+    held = await taken(connection)
+    async with keeping(database_url, held):
+        with (  # noqa: PT012, PT031 - the end of the block raises
+            pytest.warns(RuntimeWarning, match="never awaited"),
+            pytest.raises(ArtifactRefused, match="'a' is not whole: 2 of its writes were called and not awaited"),
+        ):
+            async with NewArtifact(held, "a", "a/b") as file:
+                await file.write(b"x")
+                for _ in range(2):
+                    file.write(b"y")  # type: ignore[unused-coroutine]
+                    gc.collect()
+        async with NewArtifact(held, "b", "a/b") as file:
+            await asyncio.gather(file.write(b"x"), asyncio.create_task(file.write(b"y")))
+    assert await left(database_url, held[0]) in ({"b": b"xy"}, {"b": b"yx"})
+    assert drafts == {}
+
+
+async def test_what_is_no_bytes_is_refused_with_the_artifact_s_name(connection: Connection, database_url: str) -> None:
+    held = await taken(connection)
+
+    def write() -> None:
+        with NewArtifact(held, "b", "a/b") as file:
+            binary: Any = file
+            for write_text in (csv.writer(binary).writerow, binary.write):
+                with pytest.raises(TypeError, match="The artifact 'b' is written in bytes, not in str: encode text"):
+                    write_text("ab")
+            with io.TextIOWrapper(file, "utf-8", newline="") as wrapper:
+                csv.writer(wrapper).writerow("ab")
+
+    async with keeping(database_url, held):
+        async with NewArtifact(held, "a", "a/b") as file:
+            for wrong in ("text", 3, None):
+                with pytest.raises(TypeError, match=f"'a' is written in bytes, not in {type(wrong).__name__}"):
+                    await file.write(wrong)  # type: ignore[arg-type]
+            await file.write(b"whole")
+        await anyio.to_thread.run_sync(write)
+    assert await left(database_url, held[0]) == {"a": b"whole", "b": b"a,b\r\n"}
 
 
 async def test_through_a_transaction_pooler_they_are_written_and_read(

@@ -346,6 +346,16 @@ async def test_a_reader_of_a_replaced_artifact_is_told(connection: Connection, d
     assert await left(database_url, job) == {"a": b"2"}
 
 
+async def test_a_reader_names_its_job_by_a_uuid_and_the_artifact_by_a_str(database_url: str) -> None:
+    for wrong in ("nope", None, 1):
+        with pytest.raises(TypeError, match=f"job_id={wrong!r} is of type {type(wrong).__name__}: give a UUID"):
+            await QUEUE.artifacts(wrong, url=database_url)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"job_id={wrong!r} is of type"):
+            await anext(QUEUE.artifact(wrong, "a", url=database_url))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="name=None is of type NoneType: give a str"):
+        await anext(QUEUE.artifact(uuid4(), None, url=database_url))  # type: ignore[arg-type]
+
+
 async def test_a_reader_is_told_of_lost_bytes(connection: Connection, database_url: str) -> None:
     held = await taken(connection)
     await put(connection, held, "a", b"abc")
