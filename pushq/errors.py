@@ -62,6 +62,10 @@ class ArtifactRefused(PushqError):
     """An artifact was not written: its name, a limit, a second of the same attempt, or a job that is no longer held."""
 
 
+class NotSaved(PushqError):
+    """A file cannot be written: the disk is full, a folder has the name, or a right is missing."""
+
+
 class ArtifactUnknown(PushqError):
     """There is no such artifact, or it cannot be seen, or was replaced or deleted while it was read."""
 

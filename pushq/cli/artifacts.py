@@ -16,8 +16,8 @@ from pushq.cli.desk import at_desk
 from pushq.cli.options import as_json
 from pushq.cli.output import Progress, show_rows
 from pushq.desk import Desk
-from pushq.desk.save import folder_at, refuse_taken, save
-from pushq.errors import UsageError
+from pushq.desk.save import folder_at, refuse_paths, refuse_taken, save
+from pushq.errors import ArtifactUnknown, NotSaved, UsageError
 from pushq.exporter.lines import printable
 from pushq.reading import Artifact
 
@@ -67,7 +67,8 @@ def save_artifacts(job_id: UUID, names: tuple[str, ...], into: Path, overwrites:
     Each file has the artifact's name, and appears when its bytes are whole and their SHA-256 is right. Nothing is
     written outside the folder.
 
-    Exit code 2 if there is no such job or artifact, or if a file has the name.
+    What cannot be saved is named, and the others are saved: exit code 1. Exit code 2, and nothing is saved, if there
+    is no such job or artifact, or if a file has the name.
 
     \b
       pushq artifacts save 0192f0c1-…
@@ -76,12 +77,21 @@ def save_artifacts(job_id: UUID, names: tuple[str, ...], into: Path, overwrites:
 
     async def save_all(desk: Desk) -> None:
         chosen = _chosen(await _of_job(desk, job_id), job_id, names)
+        missed = 0
+        refuse_paths(chosen)
         with folder_at(into) as folder:
             if not overwrites:
                 refuse_taken(folder, chosen)
             for one in chosen:
-                await _save(desk, folder, one, overwrites=overwrites)
-                click.echo(printable(str(into / one.name)))
+                try:
+                    await _save(desk, folder, one, overwrites=overwrites)
+                except (NotSaved, ArtifactUnknown, UsageError) as error:
+                    missed += 1
+                    click.echo(f"pushq: {printable(str(error))}", err=True)
+                else:
+                    click.echo(printable(str(into / one.name)))
+        if missed:
+            raise NotSaved(f"{missed} of {len(chosen)} artifacts {'was' if missed == 1 else 'were'} not saved.")
 
     with _tidy_when_terminated():
         at_desk(save_all)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from pushq.artifacts import refuse_wrong
-from pushq.errors import ArtifactRefused, UsageError
+from pushq.errors import ArtifactRefused, NotSaved, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,9 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 @contextmanager
 def folder_at(path: Path) -> Iterator[int]:
     """A folder, made if missing, as a file descriptor. Raises UsageError."""
+    if path.is_symlink() and not path.exists():
+        target = path.readlink()
+        raise UsageError(f"{path} is a symlink to {target}, and nothing is there: make that folder, or name another.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -38,10 +41,15 @@ def folder_at(path: Path) -> Iterator[int]:
         os.close(folder)
 
 
-def refuse_taken(folder: int, artifacts: list[Artifact]) -> None:
-    """Raises UsageError for names that are no names of files, or are taken in the folder."""
+def refuse_paths(artifacts: list[Artifact]) -> None:
+    """Raises UsageError for names that are no names of files."""
     for one in artifacts:
         _refuse_path(one.name)
+
+
+def refuse_taken(folder: int, artifacts: list[Artifact]) -> None:
+    """Raises UsageError for names that are taken in the folder."""
+    for one in artifacts:
         with suppress(FileNotFoundError):
             os.lstat(one.name, dir_fd=folder)
             raise _taken(one.name)
@@ -55,7 +63,10 @@ async def save(
     *,
     overwrites: bool = False,
 ) -> None:
-    """Saves an artifact. told: is told the bytes written so far. Raises UsageError, and what the pieces raise."""
+    """Saves an artifact. told: is told the bytes written so far.
+
+    Raises NotSaved, UsageError for a name that is no file's or was taken meanwhile, and what the pieces raise.
+    """
     _refuse_path(artifact.name)
     partial = f".{uuid4().hex}.part"
     try:
@@ -68,7 +79,7 @@ async def save(
         else:
             _give_name(folder, partial, artifact.name)
     except OSError as error:
-        raise UsageError(f"The artifact {artifact.name!r} cannot be saved: {error.strerror}.") from None
+        raise NotSaved(f"The artifact {artifact.name!r} cannot be saved: {error.strerror}.") from None
     finally:
         with suppress(FileNotFoundError):
             os.unlink(partial, dir_fd=folder)

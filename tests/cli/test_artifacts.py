@@ -114,7 +114,7 @@ async def test_what_is_there_stays_unless_overwrite_is_given(job: UUID, database
         assert os.lstat(folder / "large") == before
         ended = await run("save", str(job), "large", "--into", str(folder), "--overwrite", url=database_url)
         if kind == "folder":
-            assert ended.returncode == 2
+            assert ended.returncode == 1
             assert "cannot be saved: Is a directory" in ended.stderr
             assert [path.name for path in folder.iterdir()] == ["large"]
         else:
@@ -149,6 +149,21 @@ async def test_a_damaged_artifact_leaves_no_file(
     assert saved(tmp_path) == {}
 
 
+async def test_what_cannot_be_saved_is_named_and_the_others_are_saved(
+    connection: Connection, job: UUID, database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "-rf").mkdir()
+    (tmp_path / "ä …").mkdir()
+    await connection.execute("update pushq.artifact_pieces set data = 'y' where octet_length(data) = 5")
+    ended = await run("save", str(job), "--into", str(tmp_path), "--overwrite", url=database_url)
+    assert ended.returncode == 1
+    for told in ("'-rf' cannot be saved: Is a dir", "'ä …' cannot be saved", "'large' of job", "3 of 5 artifacts"):
+        assert told in ended.stderr
+    assert {name: (tmp_path / name).read_bytes() for name in ("a.txt", "empty")} == {"a.txt": b"abc", "empty": b""}
+    assert sorted(ended.stdout.splitlines()) == [str(tmp_path / "a.txt"), str(tmp_path / "empty")]
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES} - {"large"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_save_that_is_interrupted_leaves_no_file(
     connection: Connection, job: UUID, database_url: str, tmp_path: Path, number: signal.Signals
@@ -178,3 +193,7 @@ async def test_a_folder_that_is_none_is_refused(job: UUID, database_url: str, tm
         ended = await run("save", str(job), "--into", str(tmp_path / place), url=database_url)
         assert ended.returncode == 2
         assert ended.stderr
+    (tmp_path / "link").symlink_to("nowhere")
+    ended = await run("save", str(job), "--into", str(tmp_path / "link"), url=database_url)
+    assert ended.returncode == 2
+    assert f"{tmp_path}/link is a symlink to nowhere, and nothing is there: make that folder" in ended.stderr
