@@ -42,4 +42,4 @@ async def _watch(clients: Clients, waiters: Waiters, order: Order, is_by_queue: 
 
 def _order(chance: random.Random, task: str, seconds: float, *, is_waited: bool = False) -> Order:
     given = json.dumps({} if task == "fail" else {"seconds": seconds})
-    return Order(UUID(int=chance.getrandbits(128), version=4), task, given, 0, 2, chance.choice(QUEUES), is_waited)
+    return Order(UUID(int=chance.getrandbits(128), version=4), task, given, 0, 2, chance.choice([*QUEUES]), is_waited)

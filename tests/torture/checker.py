@@ -11,8 +11,8 @@ The database's changes have an order and no instants, calls and runs have instan
 attempt, or token, and nowhere by time.
 
 A rule is a generator over one story, or over all; `check` chains them. Here are the rules of every job; those of waits,
-guests, cancels, events and artifacts have modules of their own. All take time linear in the history, but for the
-sorting of runs.
+guests, cancels, events, artifacts and webhooks have modules of their own. All take time linear in the history, but
+for the sorting of runs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tests.torture.rules_of_cancels import RULES_OF_CANCELS, ends_a_cancel
 from tests.torture.rules_of_events import RULES_OF_EVENTS
 from tests.torture.rules_of_guests import RULES_OF_GUESTS
 from tests.torture.rules_of_waits import RULES_OF_WAITS
+from tests.torture.rules_of_webhooks import COMMON_RULES_OF_WEBHOOKS, RULES_OF_WEBHOOKS
 from tests.torture.stories import (
     FINISHED,
     Circumstances,
@@ -515,11 +516,13 @@ RULES: tuple[Rule, ...] = (
     *RULES_OF_WAITS,
     *RULES_OF_EVENTS,
     *RULES_OF_ARTIFACTS,
+    *RULES_OF_WEBHOOKS,
 )
 COMMON_RULES: tuple[CommonRule, ...] = (
     claims_of_the_declared_dead,
     suspects_in_company,
     tokens_used_again,
     *COMMON_RULES_OF_ARTIFACTS,
+    *COMMON_RULES_OF_WEBHOOKS,
     leftovers,
 )

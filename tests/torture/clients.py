@@ -23,15 +23,15 @@ from tests.torture.waiters import Waiters
 CLIENTS = 5
 """The last of them starts psql."""
 
-_COLUMNS = "id, task, payload, priority, max_attempts, queue"
+_COLUMNS = "id, task, payload, priority, max_attempts, queue, webhook_url"
 _INSERT = (
     f"insert into pushq.jobs ({_COLUMNS}, waiters)"
-    " values ($1, $2, $3, $4, $5, $6, case when $7::text is not null then array[$7] end)"
+    " values ($1, $2, $3, $4, $5, $6, $7, case when $8::text is not null then array[$8] end)"
 )
 _INSERT_ROWS = (
     f"insert into pushq.jobs ({_COLUMNS}, waiters)"
     f" select {_COLUMNS}, case when channel is not null then array[channel] end"
-    " from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::int[], $5::int[], $6::text[], $7::text[])"
+    " from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::int[], $5::int[], $6::text[], $7::text[], $8::text[])"
     f" as job ({_COLUMNS}, channel)"
 )
 
@@ -49,19 +49,25 @@ class Order:
     queue: str
     is_waited: bool = False
     cancelled_after: float | None = None
+    url: str | None = None
+    """That is told its end."""
 
-    def values(self, channel: str | None) -> tuple[UUID, str, str, int, int | None, str, str | None]:
-        return self.job, self.task, self.payload, self.priority, self.most, self.queue, channel
+    def values(self, channel: str | None) -> tuple[UUID, str, str, int, int | None, str, str | None, str | None]:
+        return self.job, self.task, self.payload, self.priority, self.most, self.queue, self.url, channel
 
     @property
     def statement(self) -> str:
         payload, most = self.payload.replace("'", "''"), "null" if self.most is None else self.most
-        columns = f"'{self.job}', '{self.task}', '{payload}', {self.priority}, {most}, '{self.queue}'"
+        url = "null" if self.url is None else f"'{self.url}'"
+        columns = f"'{self.job}', '{self.task}', '{payload}', {self.priority}, {most}, '{self.queue}', {url}"
         return f"insert into pushq.jobs ({_COLUMNS}) values ({columns})"
 
 
-def orders(seed: int, count: int) -> list[Order]:
-    """The jobs of a run: the usual ones at random, and those that are rare in a fixed number, in a random order."""
+def orders(seed: int, count: int, url: str) -> list[Order]:
+    """The jobs of a run: the usual ones at random, and those that are rare in a fixed number, in a random order.
+
+    url: that is told the ends of some.
+    """
     chance = random.Random(f"{seed} orders")
     kinds = [kind for kind, share in RARE.items() for _ in range(max(kind not in SPARED, round(count * share)))]
     kinds += chance.choices(list(USUAL), list(USUAL.values()), k=max(0, count - len(kinds)))
@@ -72,7 +78,7 @@ def orders(seed: int, count: int) -> list[Order]:
     ]
     for death in deaths:
         kinds.insert(chance.randrange(len(kinds) // 2), death)
-    return [_order(chance, kind) for kind in kinds]
+    return [_order(chance, kind, url) for kind in kinds]
 
 
 USUAL = {
@@ -88,7 +94,7 @@ USUAL = {
 }
 RARE = {
     "nap.long": 0.015,
-    "files": 0.02,
+    "files": 0.03,
     "files.long": 0.02,
     "files.die": 0.002,
     "tidy": 0.012,
@@ -105,7 +111,9 @@ WAITED, WAITED_USUALLY = {"die": 1.0, "tidy": 0.7, "tidy.die": 1.0, "deaf": 1.0}
 """What share is waited for."""
 CANCELLED = frozenset({"tidy", "tidy.die", "deaf"})
 """Each soon after its insert."""
-SPARED = CANCELLED | {"files.die"}
+TOLD_AT_ITS_END = 0.05
+"""What share has a URL of its own."""
+SPARED = CANCELLED | {"files.long", "files.die"}
 """Of these, a small torture has none."""
 
 
@@ -149,15 +157,16 @@ UNREADABLE = '{"a":' + "[" * 3000 + "]" * 3000 + "}"
 """jsonb takes it, and Python cannot read it."""
 
 
-def _order(chance: random.Random, kind: str) -> Order:
+def _order(chance: random.Random, kind: str, url: str) -> Order:
     job = UUID(int=chance.getrandbits(128), version=4)
     given = PAYLOADS[kind](chance) if kind in PAYLOADS else {}
     payload = UNREADABLE if kind == "unreadable" else json.dumps(given)
     most = chance.choice((None, None, 1, 3, 7)) if kind == "fail" else None
-    priority, queue = chance.choice((-1, 0, 0, 0, 1)), chance.choice(QUEUES)
+    priority, queue = chance.choice((-1, 0, 0, 0, 1)), chance.choices([*QUEUES], [*QUEUES.values()])[0]
     is_waited = chance.random() < WAITED.get(kind, WAITED_USUALLY)
     cancelled_after = chance.uniform(0.1, 1.2) if kind in CANCELLED else None
-    return Order(job, TASKS.get(kind, kind), payload, priority, most, queue, is_waited, cancelled_after)
+    its_url = url if chance.random() < TOLD_AT_ITS_END else None
+    return Order(job, TASKS.get(kind, kind), payload, priority, most, queue, is_waited, cancelled_after, its_url)
 
 
 Place: TypeAlias = Callable[[list[Order], random.Random], Awaitable[None]]
@@ -166,12 +175,12 @@ Place: TypeAlias = Callable[[list[Order], random.Random], Awaitable[None]]
 class Clients:
     """They share the orders; what each does follows from the seed."""
 
-    def __init__(self, url: str, psql: str, seed: int, jobs: int, waiters: Waiters) -> None:
+    def __init__(self, url: str, psql: str, seed: int, jobs: int, waiters: Waiters, told: str) -> None:
         self._url = url
         self._waiters = waiters
         self._psql = psql
         self._seed = seed
-        self._orders = orders(seed, jobs)
+        self._orders = orders(seed, jobs, told)
         self._known: list[UUID] = []
         self._answers: dict[UUID, Answer] = {}
         self.calls: list[Call] = []

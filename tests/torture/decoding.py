@@ -15,15 +15,17 @@ often the server crashes and wherever an answer was lost.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
-from tests.torture.history import Change, Committed, Completion, Registration, Row
+from tests.torture.history import ITS_URL, Change, Committed, Completion, Delivery, Registration, Row, Telling
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -34,6 +36,8 @@ Columns: TypeAlias = dict[str, str | None]
 
 OLD_DAYS = "table pushq.jobs_2020_"
 """How lines begin that tell of days which are made only to be dropped: no job ends there."""
+DELIVERY = "pushq.webhook"
+"""The task of deliveries."""
 BATCH = 20_000
 """Lines after which a look at the slot ends, with the transaction at which it is."""
 PATIENCE = 10.0
@@ -254,7 +258,29 @@ def _row(table: str, columns: Columns) -> Row:
         queue=_text(columns, "queue"),
         waiters=columns.get("waiters"),
         is_cancelling=columns.get("apart") == "cancelling",
+        has_url=columns.get("webhook_url") is not None,
+        telling=_telling(columns) if columns.get("task") == DELIVERY else None,
     )
+
+
+def _telling(columns: Columns) -> Telling:
+    told = json.loads(_text(columns, "payload"))
+    what = told["type"].removeprefix("job.")
+    return Telling(UUID(told["data"]["id"]), told.get("webhook", ITS_URL), told["event"], what)
+
+
+def deliveries_of(changes: Iterable[Change]) -> Iterator[Delivery]:
+    """Those that these changes of their rows tell of."""
+    deliveries: dict[UUID, Delivery] = {}
+    for change in changes:
+        row = change.after
+        if row and row.job in deliveries:
+            deliveries[row.job] = replace(deliveries[row.job], status=row.status, crashes=row.crashes)
+        elif row and (it := row.telling):
+            deliveries[row.job] = Delivery(
+                row.job, it.job, it.receiver, it.number, it.tells, change.transaction, row.status
+            )
+    yield from deliveries.values()
 
 
 def _text(columns: Columns, name: str) -> str:

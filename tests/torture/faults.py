@@ -249,7 +249,7 @@ class Faults:
 
     async def _swallow_pieces_replies(self, host: Host, seconds: float) -> bool:
         """Of artifacts, whose writer sends each piece again."""
-        return await self._swallow(host, PIECES, seconds)
+        return await self._befall(host, lambda proxy: (proxy.swallows, proxy.swallowed), PIECES, seconds, within=20)
 
     async def _swallow_clients_replies(self, seconds: float) -> bool:
         return await _while_among(self._clients.swallows, self._clients.swallowed, "", seconds, within=20)
@@ -267,7 +267,12 @@ class Faults:
         return await self._befall(host, lambda proxy: (proxy.loses, proxy.lost), purpose, seconds)
 
     async def _befall(
-        self, host: Host, how: Callable[[Proxy], tuple[set[str], Counter[str]]], purpose: str, seconds: float
+        self,
+        host: Host,
+        how: Callable[[Proxy], tuple[set[str], Counter[str]]],
+        purpose: str,
+        seconds: float,
+        within: float = 10,
     ) -> bool:
         """A host that has had nothing to say all that time leaves it to the first that has."""
         if await _while_among(*how(host.proxy), purpose, seconds, within=1):
@@ -276,7 +281,7 @@ class Faults:
 
         async def try_on(one: Host) -> None:
             nonlocal bitten
-            bitten |= await _while_among(*how(one.proxy), purpose, seconds, within=10)
+            bitten |= await _while_among(*how(one.proxy), purpose, seconds, within)
             group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:

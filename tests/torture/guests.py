@@ -164,7 +164,7 @@ class _Guest:
 
     async def _take_next(self, connection: Connection) -> bool:
         asked_at = time.monotonic()
-        wanted = (self._chance.choice(QUEUES), self._name, timedelta(seconds=LEASE), TASKS)
+        wanted = (self._chance.choice([*QUEUES]), self._name, timedelta(seconds=LEASE), TASKS)
         row = await connection.fetchrow(_TAKE_NEXT, *wanted)
         return self._hold(row, asked_at)
 

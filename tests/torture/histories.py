@@ -16,9 +16,11 @@ from uuid import UUID
 
 from tests.torture.history import (
     Answer,
+    Arrival,
     Call,
     Change,
     Completion,
+    Delivery,
     Event,
     Excuse,
     File,
@@ -30,6 +32,7 @@ from tests.torture.history import (
     Row,
     Run,
     Wait,
+    Webhook,
 )
 
 LEASE = 2.0
@@ -53,6 +56,9 @@ class Tale:
         self.events: list[Event] | None = None
         self.completions: list[Completion] = []
         self.files: list[File] = []
+        self.deliveries: list[Delivery] = []
+        self.arrivals: list[Arrival] = []
+        self.is_paused = False
         self.calm_from: float | None = None
         self._transactions = 700
         self._chance = random.Random(0)
@@ -123,9 +129,19 @@ class Tale:
             events=None if self.events is None else tuple(self.events),
             all_events_of=frozenset({"history"}),
             completions=tuple(self.completions),
+            inserts_of=frozenset({"noted"}),
             files=tuple(self.files),
+            deliveries=tuple(self.deliveries),
+            arrivals=tuple(self.arrivals),
+            webhooks=(Webhook("gone", "/gone", self.is_paused),),
+            told={"hook": "told"},
             calm_from=self.calm_from,
         )
+
+    def pause(self) -> Self:
+        """The webhook `gone`."""
+        self.is_paused = True
+        return self
 
     def any_id(self) -> UUID:
         return UUID(int=self._chance.getrandbits(128), version=4)
@@ -281,6 +297,22 @@ class Hero:
         if crashes < self.tale.crashes_allowed:
             return self.release(**(_columns(crashes=crashes) | wrong))
         return self.move(**(_columns(status="failed", crashes=crashes, token=None) | wrong))
+
+    # Webhooks -------------------------------------------------------------------------------------------------
+
+    def tell(self, tells: str, receiver: str = "hook", **wrong: Any) -> Self:
+        """A delivery in the last transaction. It succeeds in the end."""
+        number, transaction = len(self.tale.deliveries), self.tale.changes[-1].transaction
+        right = _columns(receiver=receiver, number=number, tells=tells, transaction=transaction, status="succeeded")
+        self.tale.deliveries.append(Delivery(self.tale.any_id(), self.job, **(right | wrong)))
+        return self
+
+    def arrive(self, which: int = -1, **wrong: Any) -> Self:
+        """One of the tale's deliveries, the last one, is received and accepted."""
+        one = self.tale.deliveries[which]
+        right = _columns(delivery=one.id, job=one.job, tells=one.tells, path="/hook", at=self.tale.now, status=200)
+        self.tale.arrivals.append(Arrival(**(right | wrong)))
+        return self.pass_time(0.1)
 
     # The database ---------------------------------------------------------------------------------------------
 

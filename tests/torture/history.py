@@ -105,6 +105,58 @@ class Row:
     waiters: str | None = None
     """Channels, as the database writes an array."""
     is_cancelling: bool = False
+    has_url: bool = False
+    """Whether it has a URL of its own, which is told its end."""
+    telling: Telling | None = None
+    """What it tells of another job, if it is a delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What a delivery tells: of which job, to whom (a webhook's id, or ITS_URL), under which number, and what."""
+
+    job: UUID
+    receiver: str
+    number: int
+    tells: str
+
+
+ITS_URL = "the job's URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A delivery that was committed: transaction: by which one; status, crashes: as its row is in the end."""
+
+    id: UUID
+    job: UUID
+    receiver: str
+    number: int
+    tells: str
+    transaction: int
+    status: str
+    crashes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A delivery that arrived at the receiver. delivery: its webhook-id. status: the answer; 0 and 1: none."""
+
+    delivery: UUID
+    job: UUID
+    tells: str
+    path: str
+    at: float
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A webhook's row in the end."""
+
+    id: str
+    path: str
+    is_paused: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +259,9 @@ class Leftovers:
 class History:
     """lease: seconds; failures_allowed: a task's own max_attempts, for rows that have none; allowed: the same of tasks
     that differ; crashes_allowed: crashes that end a job. events: in the order of their ids, None: nobody has asked;
-    all_events_of: the queues of which each transition is kept. files: None: nobody has looked. calm_from: when all
-    faults were over, None: never."""
+    all_events_of: the queues of which each transition is kept. inserts_of: those of which each
+    insert is, too. files, deliveries: None: nobody has looked. told: by the id of a
+    webhook the queue whose jobs are all told to it. calm_from: when all faults were over, None: never."""
 
     lease: float
     failures_allowed: int
@@ -224,12 +277,17 @@ class History:
     finishes: tuple[Finish, ...] = ()
     events: tuple[Event, ...] | None = None
     all_events_of: frozenset[str] = frozenset()
+    inserts_of: frozenset[str] = frozenset()
     completions: tuple[Completion, ...] = ()
     files: tuple[File, ...] | None = None
+    deliveries: tuple[Delivery, ...] | None = None
+    arrivals: tuple[Arrival, ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
+    told: Mapping[str, str] = field(default_factory=dict)
     calm_from: float | None = None
 
 
-Code: TypeAlias = Literal["LOST", "GHOST", "MUTEX", "FENCE", "ATT", "TOLD", "EVENT", "FILE", "CLEAN"]
+Code: TypeAlias = Literal["LOST", "GHOST", "MUTEX", "FENCE", "ATT", "TOLD", "EVENT", "FILE", "HOOK", "CLEAN"]
 
 
 @dataclass(frozen=True, slots=True)

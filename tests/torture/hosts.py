@@ -27,6 +27,8 @@ SETTINGS = {
     "POLL_INTERVAL": "1",
     "SHUTDOWN_TIMEOUT": f"{SHUTDOWN:g}",
     "LOG_FORMAT": "json",
+    "WEBHOOKS": "6",
+    "WEBHOOK_ALLOW": "127.0.0.1/32",
 }
 COMPLAINT = re.compile(r"Traceback|never retrieved|was destroyed but|Exception ignored|never awaited")
 TASKS = "tests.torture.handlers:tasks"

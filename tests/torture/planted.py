@@ -417,6 +417,29 @@ def _drafts_for_ever() -> None:
     """Nobody gives up what dead writers have left."""
 
 
+# Webhooks -------------------------------------------------------------------------------------------------------------
+
+
+def _going_on_untold() -> None:
+    """Nobody is told that a job goes on after an attempt."""
+
+
+def _url_untold() -> None:
+    """A job ends, and its own URL is not told."""
+
+
+def _told_twice() -> None:
+    """Each delivery to a webhook is written twice."""
+
+
+def _told_in_disorder() -> None:
+    """A delivery does not find those that come before."""
+
+
+def _gone_goes_on() -> None:
+    """A receiver answers 410, and its webhook is not paused."""
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -472,6 +495,11 @@ BUGS: dict[str, Callable[[], None]] = {
     "file-without-token": _file_without_token,
     "piece-twice": _piece_twice,
     "drafts-for-ever": _drafts_for_ever,
+    "going-on-untold": _going_on_untold,
+    "url-untold": _url_untold,
+    "told-twice": _told_twice,
+    "told-in-disorder": _told_in_disorder,
+    "gone-goes-on": _gone_goes_on,
 }
 
 IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -559,5 +587,37 @@ IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
         ),
     ),
     "drafts-for-ever": (("pushq.forget_drafts", "where not job.is_held", "where false"),),
+    "going-on-untold": (
+        (
+            "pushq.note_changes",
+            "nullif(event.became, event.was) as told",
+            "nullif(event.became, case event.was when 'running' then 'queued' else event.was end) as told",
+        ),
+    ),
+    "url-untold": (("pushq.end_sorted", "perform pushq.deliver_to_urls(to_urls);", "null;"),),
+    "told-twice": (
+        (
+            "pushq.deliver",
+            "pushq.webhooks_of(job.queue, job.task, job.tenant_id) as hook\n",
+            (
+                "pushq.webhooks_of(job.queue, job.task, job.tenant_id) as hook\n"
+                "    cross join generate_series(1, 2) as time\n"
+            ),
+        ),
+        ("pushq.deliver", "lpad(given.number::text, 19, '0')", "lpad(given.number::text, 19, '0') || time"),
+    ),
+    "told-in-disorder": (("pushq.deliver", "pushq.deliveries_of(job.id,", "pushq.deliveries_of(gen_random_uuid(),"),),
+    "gone-goes-on": (
+        (
+            "pushq.copy_noted_queues",
+            "    with noted as materialized (",
+            (
+                "    if pg_trigger_depth() = 1 then\n"
+                "        update pushq.webhooks set paused_at = null where paused_at is not null;\n"
+                "    end if;\n"
+                "    with noted as materialized ("
+            ),
+        ),
+    ),
 }
 """What of a bug stands in functions of the database: function, what stands there, what is to stand there instead."""

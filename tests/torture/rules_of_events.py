@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
@@ -33,6 +33,8 @@ def events_of_steps(story: Story, circumstances: Circumstances) -> Iterator[Viol
         return
     has_all = _has_all(story, circumstances)
     due = [due for step in story.steps if (due := _due(step)) and (has_all or due.kind not in OPTIONAL)]
+    if story.steps[0].after.queue in circumstances.history.inserts_of:
+        due = [*_inserted(story.steps), *due]
     written = [_written(event) for event in story.events if event.kind not in REMARKS]
     for expected, found in zip_longest(due, written):
         if expected != found:
@@ -46,12 +48,16 @@ def breaks_between_events(story: Story, circumstances: Circumstances) -> Iterato
         return
     told = [event for event in story.events if event.became is not None]
     for event in told[:1]:
-        if event.was != "queued":
+        if event.was != "queued" and event.kind != "inserted":
             yield story.finds("EVENT", f"its first event is {_written(event)}")
     for one, other in pairwise(told):
         if one.became != other.was or (one.attempt or 0) > (other.attempt or 0):
             yield story.finds("EVENT", f"{_written(one)} is followed by {_written(other)}")
             return
+
+
+def _inserted(steps: Sequence[Step]) -> Iterator[Due]:
+    return (Due("inserted", "", "queued", 0, step.transaction) for step in steps if step.kind == "insert")
 
 
 def _has_all(story: Story, circumstances: Circumstances) -> bool:

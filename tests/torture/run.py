@@ -3,8 +3,9 @@
 Theory of operation. Three hosts work on one database, each by way of a proxy; clients insert and wait, and guests work,
 by way of another. The faults of the schedule befall them meanwhile, and overlap. When all are over everything is
 healed, and what is left must be run within SETTLES_WITHIN. A calm follows, in which those that wait must be told at
-once. Then the hosts are stopped, and the witnesses are asked: the logs of clients, waiters and guests, the handlers'
-log, the database's own, by logical decoding, and pushq's events.
+once, and whatever webhooks have to tell must arrive. Then the hosts are stopped, and the witnesses are asked: the logs
+of clients, waiters, guests and the receiver of webhooks, the handlers' log, the database's own, by logical decoding,
+pushq's events, and the artifacts that are there.
 
     clients ─proxy→ PostgreSQL ←proxies─ hosts
        │               │ decoding         │ handlers' log
@@ -31,7 +32,7 @@ from tests.torture.calm import have_calm
 from tests.torture.checker import check
 from tests.torture.clients import Clients
 from tests.torture.connections import AWAY, connected
-from tests.torture.decoding import Decoder
+from tests.torture.decoding import DELIVERY, Decoder, deliveries_of
 from tests.torture.faults import GONE_WITHIN, Faults
 from tests.torture.guests import Guests
 from tests.torture.history import (
@@ -44,11 +45,13 @@ from tests.torture.history import (
     Leftovers,
     Registration,
     Violation,
+    Webhook,
 )
 from tests.torture.hosts import Clock, Host, processes_of
 from tests.torture.neighbours import FOREIGN
 from tests.torture.planted import IN_DATABASE
 from tests.torture.proxy import Proxy
+from tests.torture.receiver import Receiver
 from tests.torture.runs import RunsLog
 from tests.torture.schedule import (
     ALL_EVENTS_OF,
@@ -58,12 +61,15 @@ from tests.torture.schedule import (
     LAST_JOBS,
     LAST_SECONDS,
     LEASE,
+    TOLD,
     Fault,
     Schedule,
 )
 from tests.torture.waiters import Waiters
 
 CRASHES_ALLOWED = 3
+DELIVERED_WITHIN = 40.0
+"""Seconds within which the deliveries of webhooks are over, whose receiver is kind by then."""
 SETTLES_WITHIN = 60.0
 """Seconds after the last fault within which everything must have run: two leases, two sweeps, and what a pool that has
 died often waits before it is started again."""
@@ -92,6 +98,7 @@ class Ended:
     guests: int
     events: int
     files: int
+    deliveries: int
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -103,7 +110,8 @@ class Ended:
             verdict = f"{len(self.violations)} violations"
         ended = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
         faults = sum(self.faults.values())
-        others = f"{self.guests} jobs taken by guests; {self.waits} waits; {self.events} events; {self.files} files"
+        others = f"{self.guests} jobs taken by guests; {self.waits} waits; {self.events} events"
+        others += f"; {self.files} files; {self.deliveries} deliveries"
         head = (
             f"seed {self.seed}: {verdict}; {self.runs} runs of handlers; {others}; {ended}; {faults} faults; {settled}"
         )
@@ -112,6 +120,11 @@ class Ended:
 
 
 _BACKENDS = "pg_stat_activity where application_name ~ '^pushq (?!waits)'"  # those outlive the last wait
+_LEFT = "pushq.jobs_unfinished where queue <> 'pushq.webhooks'"
+_UNDELIVERED = "pushq.jobs_unfinished where queue = 'pushq.webhooks'"
+_HURRY = """
+    update pushq.jobs_unfinished set run_at = now()
+    where queue = 'pushq.webhooks' and status = 'queued' and run_at > now()"""
 _EVENTS = """
     select job_id, kind, was, became, attempt, tx & 4294967295
     from pushq.job_events
@@ -194,7 +207,10 @@ class Stage:
         self._clients: Clients
         self._guests: Guests
         self._decoder: Decoder
+        self._receiver = Receiver(schedule.seed)
+        self._webhooks: tuple[Webhook, ...] = ()
         self._committed: list[Committed] = []
+        self._delivered: list[Change] = []
         self._settled_after: float | None = None
         self._unsettled = 0
         self._calm_from: float | None = None
@@ -208,11 +224,15 @@ class Stage:
         async with AsyncExitStack() as stack:
             for proxy in (self._way_in, *(host.proxy for host in self._hosts)):
                 await stack.enter_async_context(proxy.serving())
+            await stack.enter_async_context(self._receiver.serving())
             way_in = f"postgresql://pushq@127.0.0.1:{self._way_in.port}/{self._database}?sslmode=disable"
             schedule = self._schedule
             self._waiters = Waiters([self._url, way_in])
-            self._clients = Clients(way_in, self._psql, schedule.seed, schedule.jobs, self._waiters)
+            self._clients = Clients(
+                way_in, self._psql, schedule.seed, schedule.jobs, self._waiters, f"{self._receiver.base}/url"
+            )
             self._guests = Guests(way_in, schedule.seed)
+            await self._receiver.subscribe(self._url)
             self._decoder = await Decoder.watching(self._url)
             for host in self._hosts:
                 stack.callback(host.end)
@@ -233,9 +253,11 @@ class Stage:
         self._guests.is_storm = False
         if schedule.last:
             await self._act(last, LAST_SECONDS, schedule.last)
+        self._receiver.be_kind()
         await self._settle()
         if self._settled_after is not None:
             await self._have_calm()
+        await self._deliver_the_rest()
         self._guests.stop()
         await self._stop()
         await self._look_for_leftovers()
@@ -254,7 +276,9 @@ class Stage:
 
     async def _take_changes(self) -> None:
         with suppress(*AWAY):
-            self._committed += filter(_is_ours, await self._decoder.committed())
+            committed = await self._decoder.committed()
+            self._committed += filter(_is_ours, committed)
+            self._delivered += [one for one in committed if isinstance(one, Change) and _task(one) == DELIVERY]
 
     async def _settle(self) -> None:
         began_at = time.monotonic()
@@ -263,7 +287,7 @@ class Stage:
             self._settled_after = time.monotonic() - began_at
             return
         async with connected(self._url) as connection:
-            self._unsettled = await connection.fetchval("select count(*) from pushq.jobs_unfinished")
+            self._unsettled = await connection.fetchval(f"select count(*) from {_LEFT}")
 
     async def _have_calm(self) -> None:
         await self._faults.wait_until_all_work()
@@ -276,7 +300,19 @@ class Stage:
     async def _is_done(self) -> bool:
         with suppress(*AWAY):
             async with connected(self._url) as connection:
-                return not await connection.fetchval("select count(*) from pushq.jobs_unfinished")
+                return not await connection.fetchval(f"select count(*) from {_LEFT}")
+        return False
+
+    async def _deliver_the_rest(self) -> None:
+        """At once, where it would wait for a minute or an hour."""
+        with suppress(AssertionError):
+            await eventually(self._is_delivered, within=DELIVERED_WITHIN)
+
+    async def _is_delivered(self) -> bool:
+        with suppress(*AWAY):
+            async with connected(self._url) as connection:
+                await connection.execute(_HURRY)
+                return not await connection.fetchval(f"select count(*) from {_UNDELIVERED}")
         return False
 
     async def _stop(self) -> None:
@@ -312,6 +348,7 @@ class Stage:
                 complaints=(*self._faults.broken_promises, *(line for host in self._hosts for line in host.complaints)),
             )
             self._events = tuple(Event(*row) for row in await connection.fetch(_EVENTS))
+            self._webhooks = await self._receiver.webhooks(self._url)
             self._files = tuple(File(*row) for row in await connection.fetch(_FILES))
         await self._take_changes()
 
@@ -319,6 +356,7 @@ class Stage:
 
     def ended(self, seconds: float) -> Ended:
         runs, changes = self._runs.runs(), tuple(one for one in self._committed if isinstance(one, Change))
+        deliveries = tuple(deliveries_of(self._delivered))
         placed = [*_with_places(self._committed)]
         guests, waits = tuple(self._guests.runs), self._waiters.waits
         history = History(
@@ -335,9 +373,14 @@ class Stage:
             waits=waits,
             finishes=tuple(self._guests.finishes),
             events=self._events,
-            all_events_of=frozenset({ALL_EVENTS_OF}),
+            all_events_of=frozenset({ALL_EVENTS_OF, TOLD}),
+            inserts_of=frozenset({TOLD}),
             completions=tuple(one for one in placed if isinstance(one, Completion)),
             files=self._files,
+            deliveries=deliveries,
+            arrivals=tuple(self._receiver.arrivals),
+            webhooks=self._webhooks,
+            told={self._receiver.told: TOLD},
             calm_from=self._calm_from,
         )
         return Ended(
@@ -355,12 +398,17 @@ class Stage:
             len(guests),
             len(self._events),
             len(self._files or ()),
+            len(deliveries),
         )
 
 
 def _is_ours(one: Committed) -> bool:
-    row = (one.after or one.before) if isinstance(one, Change) else None
-    return row is None or row.task != FOREIGN
+    return not isinstance(one, Change) or _task(one) not in (FOREIGN, DELIVERY)
+
+
+def _task(change: Change) -> str:
+    row = change.after or change.before
+    return row.task if row else ""
 
 
 def _with_places(committed: Iterable[Committed]) -> Iterator[Registration | Completion]:

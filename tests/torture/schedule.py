@@ -29,7 +29,10 @@ FAILURES_ALLOWED = 5
 """To a task that is not told otherwise."""
 ALLOWED = {"batch": 3, "fail.once": 3, "snooze": 1, "stubborn": 2, "poison": 2, "deaf": 2, "files": 3}
 """Failures that these tasks are allowed."""
-QUEUES = ("default", "history")
+TOLD = "told"
+"""The queue of which webhooks are told everything."""
+QUEUES = {"default": 3, "history": 3, TOLD: 1}
+"""And how likely a job is to be in each."""
 ALL_EVENTS_OF = "history"
 """The queue of which every event is kept."""
 

@@ -9,9 +9,11 @@ from uuid import UUID
 
 from tests.torture.history import (
     Answer,
+    Arrival,
     Call,
     Change,
     Code,
+    Delivery,
     Event,
     Excuse,
     File,
@@ -68,6 +70,7 @@ class Story:
     finishes: list[Finish] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     files: list[File] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     stands: dict[bool, Row] = field(default_factory=dict)
     inserted: Answer | None = None
@@ -159,6 +162,8 @@ def _gather_others(stories: _Stories, history: History) -> None:
         stories[event.job].events.append(event)
     for file in history.files or ():
         stories[file.job].files.append(file)
+    for delivery in history.deliveries or ():
+        stories[delivery.job].deliveries.append(delivery)
 
 
 def _acts(changes: Iterable[Change]) -> Iterator[tuple[Kind, int, Row, Row]]:
@@ -230,6 +235,9 @@ class Circumstances:
         self.history = history
         self._crashes = [excuse for excuse in history.excuses if excuse.host is None]
         self._absences: dict[int, list[Absence]] = {}
+        self.arrivals: dict[UUID, list[Arrival]] = {}
+        for arrival in history.arrivals:
+            self.arrivals.setdefault(arrival.delivery, []).append(arrival)
         self._last_words = dict[tuple[int, int], float]()
         for run in history.runs:
             process = run.host, run.pid
@@ -268,6 +276,10 @@ class Circumstances:
     def is_calm(self, instant: float) -> bool:
         """Whether all faults were over."""
         return self.history.calm_from is not None and instant >= self.history.calm_from
+
+    def is_after_a_crash(self, instant: float) -> bool:
+        """Whether the server may have crashed around it, and forgotten what it had committed a second before."""
+        return any(crash.began_at <= instant <= crash.ended_at + LATE for crash in self._crashes)
 
     def was_forgotten(self, lost: Run, *others: Run) -> bool:
         """Whether the server may have crashed and forgotten the claim of `lost`, before the others were claimed.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.torture import checker
 from tests.torture.checker import check
 from tests.torture.histories import Hero, Tale
-from tests.torture.history import Code, History, Row
+from tests.torture.history import ITS_URL, Code, History, Row
 from tests.torture.mutations import MUTATIONS, Mutation
 from tests.torture.simulator import play
 
@@ -827,6 +827,11 @@ EVENT = [
         ),
     ),
     Case(
+        "an insert has no event, where inserts are told",
+        lambda tale: cancelled(tale.keep_events().job(queue="noted")),
+        lambda tale: cancelled(tale.keep_events().job(queue="noted").note("inserted", "", "queued")),
+    ),
+    Case(
         "an event does not begin where the one before ended",
         lambda tale: cancelled(tale.keep_events().job(queue="history").touch().note("edited", "running", "running")),
         lambda tale: cancelled(tale.keep_events().job(queue="history").touch().note("edited", "queued", "queued")),
@@ -884,6 +889,90 @@ FILE = [
     ),
 ]
 
+# HOOK -----------------------------------------------------------------------------------------------------------------
+
+
+def told_of(tale: Tale) -> Hero:
+    """A job in the queue whose webhook is told everything, up to its run."""
+    hero = tale.job(queue="told").tell("queued").arrive()
+    return hero.claim().tell("running").arrive().begin().end()
+
+
+def with_url(tale: Tale) -> Hero:
+    return tale.job(has_url=True).run().succeed()
+
+
+HOOK = [
+    Case(
+        "a webhook is not told an end",
+        lambda tale: told_of(tale).succeed(),
+        lambda tale: told_of(tale).succeed().tell("succeeded").arrive(),
+    ),
+    Case(
+        "a webhook is not told that a job goes on",
+        lambda tale: told_of(tale).try_again().cancel().tell("cancelled").arrive(),
+        lambda tale: told_of(tale).try_again().tell("queued").arrive().cancel().tell("cancelled").arrive(),
+    ),
+    Case(
+        "a webhook is told an end twice",
+        lambda tale: told_of(tale).fail().tell("failed").arrive().tell("failed").arrive(),
+        lambda tale: told_of(tale).fail().tell("failed").arrive().arrive(),
+    ),
+    Case(
+        "a delivery is written in another transaction",
+        lambda tale: told_of(tale).fail().tell("failed", transaction=1).arrive(),
+        lambda tale: told_of(tale).fail().tell("failed").arrive(),
+    ),
+    Case(
+        "what was rolled back is told",
+        lambda tale: (tale.job().cancel(), tale.job("failed").tell("queued").arrive()),
+        lambda tale: (tale.job().cancel(), tale.job("failed")),
+    ),
+    Case(
+        "a job's own URL is not told its end",
+        with_url,
+        lambda tale: with_url(tale).tell("succeeded", ITS_URL).arrive(),
+    ),
+    Case(
+        "a delivery waits for ever",
+        lambda tale: with_url(tale).tell("succeeded", ITS_URL, status="queued"),
+        lambda tale: with_url(tale).tell("succeeded", ITS_URL, status="failed", crashes=3),
+    ),
+    Case(
+        "a delivery to a webhook that is gone waits for ever",
+        lambda tale: tale.job().run().succeed().tell("succeeded", "gone", status="queued"),
+        lambda tale: tale.job().run().succeed().tell("succeeded", "gone", status="failed"),
+    ),
+    Case(
+        "a delivery succeeds that was not accepted",
+        lambda tale: with_url(tale).tell("succeeded", ITS_URL).arrive(status=500),
+        lambda tale: with_url(tale).tell("succeeded", ITS_URL).arrive(status=500).arrive(),
+    ),
+    Case(
+        "an end arrives before the claim was accepted",
+        lambda tale: told_of(tale).fail().tell("failed").arrive(at=0.2),
+        lambda tale: told_of(tale).fail().tell("failed").arrive(),
+    ),
+    Case(
+        "a delivery arrives under another id",
+        lambda tale: with_url(tale).tell("succeeded", ITS_URL).arrive().arrive(delivery=STRANGER),
+        lambda tale: with_url(tale).tell("succeeded", ITS_URL).arrive().crash_server().arrive(delivery=STRANGER),
+    ),
+    Case(
+        "a delivery says something else than was written",
+        lambda tale: with_url(tale).tell("succeeded", ITS_URL).arrive(tells="failed"),
+        lambda tale: with_url(tale).tell("succeeded", ITS_URL).arrive(),
+    ),
+    Case(
+        "a receiver answers 410, and its webhook goes on",
+        lambda tale: tale.job().run().fail().tell("failed", "gone", status="failed").arrive(path="/gone", status=410),
+        lambda tale: (
+            hero := tale.pause().job().run().fail(),
+            hero.tell("failed", "gone", status="failed").arrive(path="/gone", status=410),
+        ),
+    ),
+]
+
 # CLEAN ----------------------------------------------------------------------------------------------------------------
 
 CLEAN = [
@@ -907,6 +996,7 @@ BY_CODE: dict[Code, list[Case]] = {
     "TOLD": TOLD,
     "EVENT": EVENT,
     "FILE": FILE,
+    "HOOK": HOOK,
     "CLEAN": CLEAN,
 }
 CASES = [pytest.param(code, case, id=case.sentence) for code, cases in BY_CODE.items() for case in cases]

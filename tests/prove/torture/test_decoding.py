@@ -25,8 +25,8 @@ from tests.support.planting import spoil
 from tests.support.store import Store
 from tests.torture import decoding
 from tests.torture.checker import check
-from tests.torture.decoding import Decoder, told, transactions, watch_changes
-from tests.torture.history import Call, Change, Completion, History, Operation, Registration, Run
+from tests.torture.decoding import Decoder, deliveries_of, told, transactions, watch_changes
+from tests.torture.history import ITS_URL, Call, Change, Completion, History, Operation, Registration, Run
 
 SETTINGS = {"wal_level": "logical", "max_prepared_transactions": "5"}
 CLAIMANT = Claimant("host-7-abc", 1, ("default",), ("known",))
@@ -267,6 +267,27 @@ async def test_an_artifact_that_becomes_complete_is_told_and_its_bytes_are_not(u
 
     completed = [one for one in committed if isinstance(one, Completion)]
     assert [(one.job, one.token, one.name) for one in completed] == [(job.id, job.token, "it's a.bin")]
+
+
+async def test_deliveries_of_webhooks_are_told_with_what_they_tell(url: str) -> None:
+    decoder = await Decoder.watching(url)
+    async with Witness.watching(url) as pushq:
+        subscribe = (
+            "insert into pushq.webhooks (statuses, url) values ('{queued,running}', 'https://a.test') returning id"
+        )
+        webhook = await pushq.connection.fetchval(subscribe)
+        job = await pushq.connection.fetchval(
+            "insert into pushq.jobs (task, webhook_url) values ('known', 'https://b.test') returning id"
+        )
+        await pushq.ends(Kind.SUCCEEDED)
+        changes = await changes_of(decoder)
+
+    told = [(one.job, one.receiver, one.tells, one.status) for one in deliveries_of(changes)]
+    assert told == [
+        (job, str(webhook), "queued", "queued"),
+        (job, str(webhook), "running", "queued"),
+        (job, ITS_URL, "succeeded", "queued"),
+    ]
 
 
 async def test_hostile_texts_in_every_column_are_read_exactly(url: str) -> None:

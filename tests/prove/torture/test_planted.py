@@ -12,13 +12,13 @@ import pytest
 from tests.support.supervisors import ROOT, environment
 from tests.torture.schedule import Fault, Schedule
 
-SEED = 70_000
-"""That no battery comes to."""
+SEED = 70_032
+"""That no battery comes to. The job that kills its process is the first, and over before a fault."""
 
 
 @pytest.mark.timeout(150)
 def test_a_planted_bug_is_found_told_and_kept_to_be_played_again(tmp_path: Path) -> None:
-    schedule = Schedule(SEED, 40, 3, (Fault(1, "kill supervisor", 0, 0.5),))
+    schedule = Schedule(SEED, 40, 3, (Fault(3, "kill supervisor", 0, 0.5),))
     schedule.write(tmp_path / "schedule.json")
     command = [sys.executable, "-m", "tests.torture", "--json", "--replay", str(tmp_path / "schedule.json")]
     command += ["--planted", "pools-outlive", "--record", str(tmp_path / "record.jsonl")]
@@ -45,7 +45,8 @@ def test_a_bug_that_needs_no_fault_is_found_without_one(tmp_path: Path, bug: str
     )
 
     assert ended.stdout, ended.stderr
-    assert {violation["code"] for violation in json.loads(ended.stdout)["violations"]} == {code}
+    found = {violation["code"] for violation in json.loads(ended.stdout)["violations"]}
+    assert {code} <= found <= {code, "HOOK"}  # webhooks are told of events: of one that is not noted, nobody is told
 
 
 def test_every_bug_can_still_be_planted() -> None:

@@ -28,7 +28,7 @@ def test_a_run_of_random_faults_breaks_no_promise(tmp_path: Path) -> None:
     report = json.loads(ended.stdout)
     assert report["violations"] == []
     assert report["toothless"] == []
-    assert all(report[what] > 0 for what in ("runs", "waits", "guests", "events", "files"))
+    assert all(report[what] > 0 for what in ("runs", "waits", "guests", "events", "files", "deliveries"))
     assert report["faults"] == {"kill pool": 1, "hold": 1, "drain": 1, "cut": 1}
     assert ended.returncode == 0
 
