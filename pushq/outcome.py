@@ -19,6 +19,7 @@ from pushq.storable import (
     LONGEST_ERROR,
     describe_error,
     guarded,
+    leaves_of,
     name_of,
     short_name_of,
     storable_result,
@@ -199,20 +200,45 @@ def _decided(job: Job, ending: Ending, retries: Retries) -> Outcome:
     if isinstance(ending, Returned):
         return _returned(job, ending.value)
     match ending:
-        case Raised(Retry() as retry) if (delay := _snooze(job, retry.after, retries.backoff)) is not None:
-            return Outcome(job, Kind.SNOOZED, delay.total_seconds())
-        case Raised(Cancel() as cancel):
-            return Outcome(job, Kind.CANCELLED, error=storable_text(text_of(cancel.reason)), error_type="Cancel")
-        case Raised(PayloadError() as error):
-            return _failed(job, error)
         case Raised(error):
-            return _failed_or_retried(job, error, retries)
+            return _raised(job, meant_by(error), retries)
         case TimedOut(after, at):
             error = TimeoutError(f"the attempt took longer than {after.total_seconds():g} s")
             error = error.with_traceback(None if at is None else traceback_of(at))
             return _failed_or_retried(job, error, retries)
         case Stopped():
             return released(job)
+
+
+def _raised(job: Job, error: BaseException, retries: Retries) -> Outcome:
+    match error:
+        case Retry() if (delay := _snooze(job, error.after, retries.backoff)) is not None:
+            return Outcome(job, Kind.SNOOZED, delay.total_seconds())
+        case Cancel():
+            return Outcome(job, Kind.CANCELLED, error=storable_text(text_of(error.reason)), error_type="Cancel")
+        case PayloadError():
+            return _failed(job, error)
+        case _:
+            return _failed_or_retried(job, error, retries)
+
+
+def meant_by(error: BaseException) -> BaseException:
+    """The Retry or Cancel that a group stands for, as asyncio.TaskGroup raises one; else the error itself.
+
+    A group stands for one if there is nothing but these inside: for a Cancel if there is one, else for the Retry with
+    the longest `after`.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    retries, cancels = list[Retry](), list[Cancel]()
+    for leaf in leaves_of(error):
+        if isinstance(leaf, Cancel):
+            cancels.append(leaf)
+        elif isinstance(leaf, Retry):
+            retries.append(leaf)
+        else:
+            return error
+    return cancels[0] if cancels else max(retries, key=lambda retry: _delay_or_none(retry.after) or timedelta(0))
 
 
 def _snooze(job: Job, after: object, backoff: Backoff) -> timedelta | None:

@@ -6,12 +6,18 @@ import email.utils
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from itertools import islice
 
 from pushq.backoff import Backoff
 from pushq.storable import guarded
 
 Classes = tuple[type[BaseException], ...]
+
+LONGEST_ASKED = timedelta(days=365)
+"""The longest delay that an answer may ask for. A longer one counts as this."""
+MOST_LOOKED_AT = 100
+"""Errors that are looked at for a Retry-After: inside of groups, and behind `raise … from`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +54,52 @@ def _lists(classes: Classes, kind: type) -> bool:
     return any(kind is one for one in classes)  # `in` would run code of a metaclass
 
 
-def _inside(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+def _inside(group: BaseException) -> Iterator[BaseException]:
     yield from vars(BaseExceptionGroup)["exceptions"].__get__(group)
 
 
 def retry_after(error: BaseException) -> timedelta | None:
-    """The delay that an answer of HTTP asks for by Retry-After, in seconds or as a date: RFC 9110, 10.2.3.
+    """The delay that an answer of HTTP asks for by Retry-After: RFC 9110, 10.2.3. At most a year.
 
-    Found in `error.response.headers`, as of httpx, requests and aiohttp, or in `error.headers`, as of urllib.
+    Found in `error.response.headers`, as of httpx, requests and aiohttp, or in `error.headers`, as of urllib; also of
+    the errors inside of a group, and of those behind `raise … from`. Of several answers, the longest delay counts.
     """
-    return guarded(lambda: _asked(error), lambda _: None)
+    looked_at = islice(_connected(error), MOST_LOOKED_AT)
+    asked = [guarded(partial(_asked, one), lambda _: None) for one in looked_at]
+    return max((delay for delay in asked if delay is not None), default=None)
+
+
+def _connected(error: BaseException) -> Iterator[BaseException]:
+    """The error, its cause, and the exceptions inside, without recursion. Runs no code of theirs."""
+    waiting = [error]
+    while waiting:
+        yield (one := waiting.pop())
+        if issubclass(type(one), BaseExceptionGroup):
+            waiting += _inside(one)
+        cause = vars(BaseException)["__cause__"].__get__(one)
+        if cause is not None:
+            waiting.append(cause)
 
 
 def _asked(error: BaseException) -> timedelta | None:
     answer = getattr(error, "response", None)
     headers = getattr(error if answer is None else answer, "headers", None)
-    text = None if headers is None else headers.get("Retry-After")
-    if not isinstance(text, str):
+    told = None if headers is None else headers.get("Retry-After")
+    if type(told) is int:
+        return _seconds(str(told))
+    if not isinstance(told, str):
         return None
-    if text.isascii() and text.isdigit():
-        return timedelta(seconds=int(text))
-    instant = email.utils.parsedate_to_datetime(text)
-    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)) - datetime.now(UTC)
+    return _seconds(told) if told.isascii() and told.isdigit() else _time_until(told)
+
+
+def _seconds(digits: str) -> timedelta | None:
+    if not digits.isdigit():
+        return None
+    longest = int(LONGEST_ASKED.total_seconds())
+    return timedelta(seconds=longest if len(digits.lstrip("0")) > len(str(longest)) else min(longest, int(digits)))
+
+
+def _time_until(date: str) -> timedelta:
+    """A date without a zone is one of UTC."""
+    instant = email.utils.parsedate_to_datetime(date)
+    return min(LONGEST_ASKED, (instant if instant.tzinfo else instant.replace(tzinfo=UTC)) - datetime.now(UTC))

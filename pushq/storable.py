@@ -77,11 +77,11 @@ def describe_error(error: BaseException, longest: int = LONGEST_ERROR) -> str:
     """The type and message of an exception; for a group also the first line of each exception inside. Storable."""
     lines = [_line(error)]
     if isinstance(error, BaseExceptionGroup):
-        lines += ["  " + _line(leaf).partition("\n")[0] for leaf in islice(_leaves(error), MOST_LEAVES)]
+        lines += ["  " + _line(leaf).partition("\n")[0] for leaf in islice(leaves_of(error), MOST_LEAVES)]
     return storable_text("\n".join(lines), longest)
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
     """The exceptions in a group and its inner groups, without recursion, however deep."""
     waiting = [error]
     while waiting:

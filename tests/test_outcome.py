@@ -66,6 +66,25 @@ def test_retry_cancel_and_stop_spend_no_attempt() -> None:
     assert decided(Stopped(), exhausted).kind is Kind.RELEASED
 
 
+def grouped(*errors: Exception) -> Ending:
+    return Raised(ExceptionGroup("unhandled errors in a TaskGroup", errors))
+
+
+def test_a_group_of_retries_and_cancels_is_one_of_them() -> None:
+    hour = timedelta(hours=1)
+    inner = ExceptionGroup("inside", [Retry(hour), Retry(MINUTE)])
+
+    assert decided(grouped(Retry(MINUTE))) == Outcome(JOB, Kind.SNOOZED, delay=MINUTE.total_seconds())
+    assert decided(grouped(Retry(), Retry())).delay == MINUTE.total_seconds()
+    assert decided(grouped(Retry(MINUTE), inner)).delay == hour.total_seconds()
+    assert decided(grouped(inner, Cancel("why"), Cancel("too"))) == decided(Raised(Cancel("why")))
+
+
+def test_a_group_with_another_error_inside_is_an_error() -> None:
+    assert decided(grouped(Retry(MINUTE), ValueError("no"))).kind is Kind.RETRIED
+    assert decided(grouped(Cancel("why"), ExceptionGroup("inside", [ValueError("no")]))).kind is Kind.RETRIED
+
+
 def test_a_timeout_counts_as_a_failure() -> None:
     assert decided(TimedOut(MINUTE)).kind is Kind.RETRIED
     assert decided(TimedOut(MINUTE)).error == "TimeoutError: the attempt took longer than 60 s"

@@ -120,6 +120,44 @@ def test_retry_after_as_a_date_is_heeded() -> None:
     assert 80 <= outcome_of(Refused({"Retry-After": later})).delay <= 90
 
 
+YEAR = 365 * 24 * 3600
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["31536001", "9" * 400, "9" * 9000, 31536001, "Wed, 21 Oct 2099 07:28:00 GMT", "Wed, 21 Oct 2099 07:28:00"],
+)
+def test_an_answer_that_asks_for_more_than_a_year_is_heeded_for_a_year(asked: object) -> None:
+    assert outcome_of(Refused({"Retry-After": asked})).delay == YEAR
+
+
+def test_an_int_and_a_date_without_a_zone_are_heeded() -> None:
+    assert outcome_of(Refused({"Retry-After": 120})).delay == 120
+    later = (datetime.now(UTC) + timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S")
+    assert 80 <= outcome_of(Refused({"Retry-After": later})).delay <= 90
+
+
+def behind(cause: BaseException) -> Exception:
+    try:
+        raise ValueError("the model is busy") from cause
+    except ValueError as error:
+        return error
+
+
+def test_an_answer_inside_of_a_group_or_behind_another_error_is_heeded_and_the_longest_delay_counts() -> None:
+    answer = refusal(Retry_After="120")
+    both = ExceptionGroup("both", [Hostile(), Refused({"Retry-After": "60"}), ExceptionGroup("in", [behind(answer)])])
+
+    assert outcome_of(behind(behind(answer))).delay == 120
+    assert outcome_of(both).delay == 120
+
+
+def test_an_error_that_is_its_own_cause_is_looked_at_all_the_same() -> None:
+    error = Refused({"Retry-After": "120"})
+    error.__cause__ = error
+    assert outcome_of(error).delay == 120
+
+
 class Hostile(Exception):
     @property
     def response(self) -> Any:
@@ -131,8 +169,8 @@ class Hostile(Exception):
     [
         Refused({"Retry-After": "soon"}),
         Refused({"Retry-After": "-5"}),
-        Refused({"Retry-After": "9" * 400}),
-        Refused({"Retry-After": "31536001"}),
+        Refused({"Retry-After": -5}),
+        Refused({"Retry-After": True}),
         Refused({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
         Refused({"Retry-After": b"5"}),
         Refused({}),

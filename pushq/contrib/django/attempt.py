@@ -27,7 +27,7 @@ from pushq.contrib.django.api import (
 from pushq.contrib.django.backend import PushqBackend
 from pushq.current import current_job
 from pushq.errors import PayloadError
-from pushq.outcome import Cancel, Retry
+from pushq.outcome import Cancel, Retry, meant_by
 
 CANCELLED = (CancelledError, futures.CancelledError)
 _WORKER = f"{socket.gethostname()}-{os.getpid()}"
@@ -103,6 +103,7 @@ class Attempt:
         """As `outcome.decide` will decide. A cancelled attempt is made again, since its pool stops."""
         if isinstance(error, CANCELLED):
             return False
+        error = meant_by(error)
         if isinstance(error, Retry | Cancel | PayloadError):
             return not isinstance(error, Retry)
         return self._job.failures + 1 >= (self._job.max_attempts or self._backend.max_attempts)
