@@ -246,7 +246,7 @@ async def test_a_job_is_shown_whole(database_url: str, connection: Connection) -
     [job_id] = await insert(connection, "echo", payload={"a": [1, 2]})
 
     [row] = listed(database_url, "jobs", "show", str(job_id))
-    assert set(row) == SHOWN | {"events"}
+    assert set(row) == SHOWN | {"artifacts", "events"}
     assert (row["id"], row["payload"], row["result"]) == (str(job_id), '{"a": [1, 2]}', None)
     shown = invoke("jobs", "show", str(job_id), url=database_url).stdout
     assert 'payload         {"a": [1, 2]}\n' in shown
