@@ -5,6 +5,10 @@ the other half: whoever hangs, and however many hang, quick receivers find a fre
 
 A delivery for which there is no place goes back into the queue, and comes again when a place should be free, as if the
 deliveries of a host stood in line. So each goes back once or twice, however long the line.
+
+Of a host that has not answered yet, only one thing is known: how long the first delivery has taken so far. The line
+reckons with as much again. So the first deliveries to a quick host come back in an instant, and to a host that hangs
+they come back less and less often.
 """
 
 from __future__ import annotations
@@ -28,11 +32,15 @@ _NEWS = 0.3
 
 @dataclass(slots=True)
 class _Host:
-    """pace: seconds of a delivery on average, or None. busy: deliveries now. free_at: when the line has gone."""
+    """pace: seconds of a delivery on average, or None. busy: deliveries now. free_at: when the line has gone.
+
+    since: when the host last answered, or the first of the deliveries under way began.
+    """
 
     pace: float | None = None
     busy: int = 0
     free_at: float = 0.0
+    since: float = 0.0
 
     @property
     def is_quick(self) -> bool:
@@ -53,6 +61,8 @@ class Hosts:
         if wait := self.wait(name, has_waited=has_waited):
             return wait
         host = self._known[name]
+        if not host.busy:
+            host.since = self._now()
         host.busy += 1
         self._busy[name] = host
         return 0.0
@@ -63,16 +73,21 @@ class Hosts:
         now = self._now()
         if (has_waited or host.free_at <= now or not host.busy) and self._has_place(host):
             return 0.0
-        host.free_at = min(max(now, host.free_at) + (host.pace or 1.0) / self._most(host), now + LONGEST_WAIT)
+        pace = max(now - host.since, LEAST_WAIT) if host.pace is None else host.pace
+        host.free_at = min(max(now, host.free_at) + pace / self._most(host), now + LONGEST_WAIT)
         return max(host.free_at - now, LEAST_WAIT)
 
     def leave(self, name: str, seconds: float) -> None:
         """Gives the place back. seconds: how long the delivery took."""
         host = self._busy[name]
         host.busy -= 1
+        host.since = self._now()
         if not host.busy:
             del self._busy[name]
+        was_quick = host.is_quick
         host.pace = seconds if host.pace is None else (1 - _NEWS) * host.pace + _NEWS * seconds
+        if host.is_quick and not was_quick:
+            host.free_at = host.since  # the line was reckoned for a slow host, or for one that nobody knew
 
     def _has_place(self, host: _Host) -> bool:
         if host.busy >= self._most(host):

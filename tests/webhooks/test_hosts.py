@@ -83,6 +83,32 @@ def test_who_comes_back_goes_before_who_comes_for_the_first_time() -> None:
     assert hosts.enter("a.example", has_waited=True) == 0
 
 
+def test_before_a_host_has_answered_its_line_comes_back_soon_and_less_and_less_often() -> None:
+    clock = Clock()
+    hosts = Hosts(20, clock)
+    assert entered(hosts, "new.example", 2) == 2
+    assert max(hosts.enter("new.example", has_waited=False) for _ in range(48)) < 3
+
+    tries = 0
+    due = [clock.now] * 48
+    for _ in range(1500):  # 15 s, the deadline of a delivery
+        clock.now += 0.01
+        for place, at in enumerate(due):
+            if at <= clock.now:
+                tries += 1
+                due[place] = clock.now + hosts.enter("new.example", has_waited=True)
+    assert tries < 48 * 5
+
+
+def test_once_a_host_has_answered_quickly_nobody_waits_for_the_line_that_was_reckoned_before() -> None:
+    clock = Clock()
+    hosts = Hosts(20, clock)
+    assert entered(hosts, "new.example", 50) == 2
+    hosts.leave("new.example", 0.01)
+
+    assert entered(hosts, "new.example", 9) == 9
+
+
 def test_a_host_that_is_free_is_not_waited_for() -> None:
     hosts = Hosts(4, Clock())
     assert entered(hosts, "a.example", 100) == 2
