@@ -1,7 +1,7 @@
 """One PostgreSQL for the whole run, from the first test on that asks; a database for each, as new.
 
-pytest's main process starts the server; xdist's workers are told where to ask for it. The tests of `tests/oldest` ask
-for a server of their own.
+pytest's main process starts the server; xdist's workers are told where to ask for it. The tests of `tests/prove/oldest`
+ask for a server of their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A newcomer's first hour: README's quick start. The tutorial is in tests/prove/oldest."""
+"""A newcomer's first hour begins with README's quick start."""
 
 from __future__ import annotations
 
