@@ -420,6 +420,14 @@ class SpansFail(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SpansLost(Event):
+    """A pool ends, and the spans of its last attempts could not be sent within `seconds`."""
+
+    level: ClassVar[Level] = "warning"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class LogLinesDropped(Event):
     """Lines were dropped, because the reader of the log was too slow."""
 

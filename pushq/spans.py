@@ -36,8 +36,8 @@ class SpanMaker(Protocol):
     def of_batch(self, jobs: Sequence[Job]) -> Span:
         """Begins the span of an attempt at a batch."""
 
-    def flush(self, seconds: float) -> None:
-        """Sends the spans that have ended, within this time. Waits."""
+    def flush(self, seconds: float) -> bool:
+        """Sends the spans that have ended, within this time. Waits. Returns whether the time was enough."""
 
 
 _makers: list[SpanMaker] = []

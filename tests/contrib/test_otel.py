@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -424,6 +425,20 @@ async def test_a_collector_that_does_not_answer_holds_up_a_stop_until_its_deadli
         await finished(connection, *await insert(connection, "child"))
 
     assert not Sent(written).spans
+
+
+@pytest.mark.usefixtures("written")
+async def test_a_pool_whose_exporter_hangs_ends_in_5_seconds_and_tells_of_the_spans_that_are_lost(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_SLOW_COLLECTOR", "3600")
+    monkeypatch.setenv("TEST_SHUTDOWN", "yes")
+    with a_supervisor(database_url, SHUTDOWN_TIMEOUT="25") as supervisor:
+        await finished(connection, *await insert(connection, "child"))
+        began = monotonic()
+        assert supervisor.stop() == 0
+        assert monotonic() - began < 8
+        assert "spans lost" in supervisor.said
 
 
 # If it is off -------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Metrics(MetricExporter):
     def shutdown(self, *_: object, **__: object) -> None: ...
 
 
-provider = TracerProvider(shutdown_on_exit=False)
+provider = TracerProvider(shutdown_on_exit="TEST_SHUTDOWN" in os.environ)
 provider.add_span_processor(BatchSpanProcessor(Spans(), schedule_delay_millis=AN_HOUR))
 trace.set_tracer_provider(provider)
 metrics.set_meter_provider(

@@ -114,12 +114,13 @@ class Maker:
 
     # The end --------------------------------------------------------------------------------------------------
 
-    def flush(self, seconds: float) -> None:
-        until = monotonic() + seconds
+    def flush(self, seconds: float) -> bool:
+        until, are_sent = monotonic() + seconds, True
         for provider in (get_tracer_provider(), get_meter_provider()):
             if flush := getattr(provider, "force_flush", None):  # the SDK's have it, the API's own have not
                 left = max(0, until - monotonic())
-                unless_it_raises(partial(flush, int(1000 * left)))
+                are_sent = unless_it_raises(partial(flush, int(1000 * left))) is not False and are_sent
+        return are_sent
 
 
 _SYSTEM: dict[str, Any] = {"messaging.system": "pushq"}
