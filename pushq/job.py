@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -174,8 +175,8 @@ class NewJob:
     choose. traceparent: your place in a trace, the header of W3C Trace Context. webhook_url: the URL that is told the
     end of the job.
 
-    Raises ValueError for a `run_at` without a time zone, and TypeError for a value of another type. To change a job,
-    use `dataclasses.replace`.
+    Raises ValueError for a `run_at` without a time zone, and for text with a NUL or a lone surrogate, which PostgreSQL
+    does not take; and TypeError for a value of another type. To change a job, use `dataclasses.replace`.
     """
 
     task: str
@@ -201,6 +202,7 @@ class NewJob:
             value = getattr(self, name)
             if value is not None or name in ("task", "queue", "priority"):
                 _refuse(name, value, kind, example)
+                _refuse_unstorable(name, value)
         if self.run_at is not None and self.run_at.utcoffset() is None:
             raise ValueError(
                 f"run_at={self.run_at.isoformat()} has no time zone; give one, for example datetime.now(UTC)."
@@ -219,6 +221,8 @@ class NewJob:
             and self.webhook_url is None
             and type(self.task) is type(self.queue) is str
             and type(self.priority) is int
+            and self.task.isprintable()
+            and self.queue.isprintable()
         )
 
 
@@ -240,3 +244,12 @@ _TYPES: Mapping[str, tuple[type, str]] = {
 def _refuse(name: str, value: object, kind: type, example: str) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"A job's {name} is {example}, not of type {type(value).__name__}.")
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def _refuse_unstorable(name: str, value: object) -> None:
+    if isinstance(value, str) and (found := _UNSTORABLE.search(value)):
+        what = "a NUL character" if found[0] == "\0" else "a lone surrogate"
+        raise ValueError(f"A job's {name} has {what}, which PostgreSQL does not take: leave the character out.")

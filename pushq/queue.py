@@ -84,8 +84,8 @@ class Queue:
         replace, the job is due at most this long after it was enqueued, however often it is put off; at most a year.
 
         Returns (id, inserted). Raises like insert; ValueError for a job with an id of its own, since pushq chooses the
-        id; and the driver's own error, such as asyncpg's InvalidParameterValueError, for a window of a job without a
-        unique_key, and for other values of these arguments.
+        id, for a window of a job without a unique_key, and for other values of these arguments; and TypeError for a
+        window or longest_delay that is no timedelta.
         """
         (done,) = await self.enqueue_many(
             [job], connection=connection, standing=standing, window=window, longest_delay=longest_delay
@@ -256,22 +256,55 @@ def _ids(rows: Iterable[tuple[Any, ...]]) -> list[UUID]:
     return [job_id for (job_id,) in rows]
 
 
-def _values_of(jobs: Iterable[NewJob], queue: str | None, traceparent: str | None, *asked: object) -> list[object]:
-    """The parameters of enqueue.sql."""
+def _values_of(
+    jobs: Iterable[NewJob],
+    queue: str | None,
+    traceparent: str | None,
+    standing: str,
+    window: timedelta | None,
+    longest_delay: timedelta | None,
+) -> list[object]:
+    """The parameters of enqueue.sql. The database would refuse the same, under the names that its function has."""
     if isinstance(jobs, NewJob):
         raise _takes_several("enqueue")
-    return [f"[{', '.join(_object_of(job, queue, traceparent) for job in jobs)}]", *asked]
+    if standing not in ("keep", "replace"):
+        raise ValueError(f"Queue.enqueue: standing is 'keep' or 'replace', not {standing!r}.")
+    _refuse_no_span("window", window)
+    _refuse_no_span("longest_delay", longest_delay)
+    if longest_delay is not None and standing != "replace":
+        raise ValueError(
+            "Queue.enqueue: longest_delay bounds how long calls put a job off; give standing='replace', or no "
+            "longest_delay."
+        )
+    objects = [_object_of(job, queue, traceparent, has_window=window is not None) for job in jobs]
+    return [f"[{', '.join(objects)}]", standing, window, longest_delay]
+
+
+_A_YEAR = timedelta(days=366)
+
+
+def _refuse_no_span(name: str, span: object) -> None:
+    if span is None:
+        return
+    if not isinstance(span, timedelta):
+        raise TypeError(f"Queue.enqueue: {name} is a timedelta: timedelta(hours=1), not of type {type(span).__name__}.")
+    if not timedelta(0) < span <= _A_YEAR:
+        raise ValueError(f"Queue.enqueue: {name} is over 0 and at most a year: timedelta(hours=1), not {span!r}.")
 
 
 _SELDOM = 2
 """The last columns of insert.sql, which few jobs have."""
 
 
-def _object_of(job: NewJob, queue: str | None, traceparent: str | None) -> str:
+def _object_of(job: NewJob, queue: str | None, traceparent: str | None, *, has_window: bool) -> str:
     """A job as pushq.enqueue_many() takes it."""
     _refuse_no_job(job, "enqueue")
     if job.id is not None:
         raise ValueError(f"Queue.enqueue gives each job an id, and this {job.task!r} job has one: use Queue.insert.")
+    if has_window and job.unique_key is None:
+        raise ValueError(
+            f"Queue.enqueue: window is a key's, and this {job.task!r} job has no unique_key; give one, or no window."
+        )
     columns = {
         "task": job.task,
         "queue": queue or job.queue,

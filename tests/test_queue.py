@@ -87,6 +87,16 @@ def test_a_value_of_another_type_is_refused_where_the_job_is_made(values: dict[s
         replace(NewJob("mail.send"), **values)
 
 
+@pytest.mark.parametrize("unstorable", ["a\0b", "a\ud800b", "\udfff"])
+@pytest.mark.parametrize(
+    "column", ["task", "queue", "unique_key", "tenant_id", "correlation_id", "traceparent", "webhook_url"]
+)
+def test_text_that_postgresql_does_not_take_is_refused_where_the_job_is_made(column: str, unstorable: str) -> None:
+    with pytest.raises(ValueError, match=rf"^A job's {column} has a .*, which PostgreSQL does not take: leave") as told:
+        NewJob(**{"task": "mail.send"} | {column: unstorable})  # type: ignore[arg-type]
+    assert ("a NUL character" if "\0" in unstorable else "a lone surrogate") in str(told.value)
+
+
 async def test_one_job_in_place_of_several_is_answered_with_what_takes_one() -> None:
     with pytest.raises(TypeError, match="insert_many takes several jobs, and was given one: use insert"):
         columns_of(NewJob("mail.send"))  # type: ignore[arg-type]

@@ -111,15 +111,11 @@ def enqueue(
       pushq enqueue report.build --wait
       pushq enqueue index.build --unique-key index:42 --standing replace --delay 10
     """
-    job = NewJob(
-        task,
-        _payload(payload),
-        queue=queue,
-        priority=priority,
-        unique_key=unique_key,
-        traceparent=traceparent,
-        webhook_url=webhook_url,
-    )
+    options = {"priority": priority, "unique_key": unique_key, "traceparent": traceparent, "webhook_url": webhook_url}
+    try:
+        job = NewJob(task, _payload(payload), queue, **options)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if (standing or window) and unique_key is None:
         raise UsageError("--standing and --window are about a key; give --unique-key.")
 
@@ -148,7 +144,8 @@ async def _enqueued(
     desk: Desk, job: NewJob, standing: Literal["keep", "replace"] | None, window: float | None
 ) -> Enqueued:
     if standing or window:
-        done = await desk.enqueue(job, standing or "keep", timedelta(seconds=window) if window else None)
+        open_for = max(timedelta.resolution, timedelta(seconds=window)) if window else None
+        done = await desk.enqueue(job, standing or "keep", open_for)
         if not done.inserted:
             click.echo(
                 f"pushq: Job {done.id} has the unique key {printable(repr(job.unique_key))}; no job was inserted.",

@@ -151,6 +151,7 @@ async def test_a_unique_key_that_is_taken_is_said_and_nothing_is_inserted(
         (["--payload", '{"a": "\\ud800"}'], "has text with a lone surrogate"),
         (["--queue", "q" * 201], "jobs_queue_has_1_to_200_characters"),
         (["--unique-key", ""], "jobs_unique_key_has_1_to_200_characters"),
+        (["--unique-key", "\udcff"], "A job's unique_key has a lone surrogate, which PostgreSQL does not take"),
     ],
 )
 def test_a_value_that_cannot_be_stored_is_refused_in_a_sentence(

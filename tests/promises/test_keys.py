@@ -422,6 +422,26 @@ async def test_a_trigger_of_the_app_s_own_that_keeps_a_job_out_is_named(connecti
     await transaction.rollback()
 
 
+async def test_python_refuses_a_window_in_words_of_python_before_the_database_would(connection: Connection) -> None:
+    keyed = NewJob("echo", unique_key="k")
+    for no_span in (5, "1 hour", True):
+        for name in ("window", "longest_delay"):
+            with pytest.raises(TypeError, match=rf"{name} is a timedelta: timedelta\(hours=1\), not of type "):
+                await Queue().enqueue(keyed, connection=connection, **{name: no_span})  # type: ignore[arg-type]
+    for given, says in (
+        ({"window": timedelta(0)}, "window is over 0 and at most a year: timedelta.hours=1., not .*timedelta.0."),
+        ({"window": timedelta(days=367)}, "window is over 0 and at most a year"),
+        ({"longest_delay": -HOUR, "standing": "replace"}, "longest_delay is over 0 and at most a year"),
+        ({"longest_delay": HOUR}, "give standing='replace', or no longest_delay"),
+        ({"standing": "both"}, "standing is 'keep' or 'replace', not 'both'"),
+    ):
+        with pytest.raises(ValueError, match=rf"^Queue\.enqueue: .*{says}"):
+            await Queue().enqueue(keyed, connection=connection, **given)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="window is a key's, and this 'echo' job has no unique_key; give one"):
+        await Queue().enqueue_many([keyed, NewJob("echo")], connection=connection, window=HOUR)
+    assert await count(connection) == 0
+
+
 async def test_python_refuses_a_job_with_an_id_of_its_own_and_what_is_no_job(connection: Connection) -> None:
     with pytest.raises(ValueError, match=r"gives each job an id, and this 'echo' job has one: use Queue\.insert"):
         await Queue().enqueue(NewJob("echo", id=UUID(int=1)), connection=connection)

@@ -480,8 +480,8 @@ async def test_a_run_that_is_refused_or_locked_out_harms_no_other(database_url: 
     async with other.transaction():
         await insert(other, "any", unique_key="held")
         held = asyncio.create_task(waiting.run(columns_of([NewJob("echo", unique_key="held")]), 2))
-        hostile = [NewJob(""), NewJob("any", priority=10**6), NewJob("any", unique_key="a\0"), NewJob("\ud800"),
-                   NewJob("any", timeout=timedelta.max)]  # fmt: skip
+        hostile = [NewJob(""), NewJob("any", priority=10**6), NewJob("any", unique_key="x" * 201),
+                   NewJob("any", webhook_url="no URL"), NewJob("any", timeout=timedelta.max)]  # fmt: skip
         good = [NewJob("echo"), NewJob("echo", unique_key="free"), NewJob("echo", id=uuid4()), NewJob("echo")]
         with supervising(database_url):
             ends = await asyncio.gather(
