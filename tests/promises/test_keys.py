@@ -436,7 +436,7 @@ async def test_python_refuses_a_window_in_words_of_python_before_the_database_wo
         ({"standing": "both"}, "standing is 'keep' or 'replace', not 'both'"),
     ):
         with pytest.raises(ValueError, match=rf"^Queue\.enqueue: .*{says}"):
-            await Queue().enqueue(keyed, connection=connection, **given)  # type: ignore[arg-type]
+            await Queue().enqueue(keyed, connection=connection, **given)
     with pytest.raises(ValueError, match="window is a key's, and this 'echo' job has no unique_key; give one"):
         await Queue().enqueue_many([keyed, NewJob("echo")], connection=connection, window=HOUR)
     assert await count(connection) == 0
