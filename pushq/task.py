@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, Never, ParamSpec, TypeAlias, Typ
 
 from pushq.backoff import Backoff, exponential
 from pushq.batch import LARGEST_BATCH, batch_form_of
-from pushq.errors import TasksError
+from pushq.errors import PayloadError, TasksError
 from pushq.handler import caller, is_async, parameters_of, place_of
 from pushq.job import NewJob
 from pushq.lifespan import Lifespan, misfit
 from pushq.middleware import Middleware
 from pushq.once import yielding_once
+from pushq.outcome import Cancel, Retry
 from pushq.payload import PayloadForm, form_of
 from pushq.retries import Retries
 
@@ -109,7 +110,7 @@ class Tasks:
         max_attempts: int = 5,
         timeout: timedelta | None = None,
         backoff: Backoff | None = None,
-        retry_on: Errors = (),
+        retry_on: Errors | None = None,
         fail_on: Errors = (),
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
@@ -123,7 +124,7 @@ class Tasks:
         max_attempts: int = 5,
         timeout: timedelta | None = None,
         backoff: Backoff | None = None,
-        retry_on: Errors = (),
+        retry_on: Errors | None = None,
         fail_on: Errors = (),
     ) -> Callable[[Callable[..., R]], Task[..., R]]: ...
 
@@ -135,7 +136,7 @@ class Tasks:
         max_attempts: int = 5,
         timeout: timedelta | None = None,
         backoff: Backoff | None = None,
-        retry_on: Errors = (),
+        retry_on: Errors | None = None,
         fail_on: Errors = (),
         batch: int | None = None,
         **unknown: Never,
@@ -155,7 +156,7 @@ class Tasks:
         retries = Retries(
             max_attempts,
             backoff or exponential(),
-            _classes(name, "retry_on", retry_on),
+            () if retry_on is None else _errors_to_retry(name, retry_on),
             _classes(name, "fail_on", fail_on),
         )
         _refuse_both(name, retries)
@@ -317,6 +318,19 @@ def _check_options(
         raise TasksError(f"Task {name!r}: batch is between 1 and {LARGEST_BATCH:,}, not {batch!r}.")
 
 
+def _errors_to_retry(name: str, errors: Errors) -> tuple[type[BaseException], ...]:
+    classes = _classes(name, "retry_on", errors)
+    if not classes:
+        raise TasksError(
+            f"Task {name!r}: retry_on names no class of errors; to retry none, give max_attempts=1; to retry all, "
+            "leave retry_on out."
+        )
+    for one in classes:
+        if issubclass(one, PayloadError):
+            raise TasksError(f"Task {name!r}: a {one.__name__} fails its job at once; leave it out of retry_on.")
+    return classes
+
+
 def _classes(name: str, option: str, errors: Errors) -> tuple[type[BaseException], ...]:
     classes = errors if isinstance(errors, tuple | list) else (errors,)
     for one in classes:
@@ -324,6 +338,12 @@ def _classes(name: str, option: str, errors: Errors) -> tuple[type[BaseException
             raise TasksError(
                 f"Task {name!r}: {option} takes classes of errors, as in {option}=(ConnectionError,), not {one!r}."
             )
+        if issubclass(one, (Retry, Cancel)):
+            raise TasksError(
+                f"Task {name!r}: a {one.__name__} says itself what becomes of its job; leave it out of {option}."
+            )
+        if issubclass(one, GeneratorExit):
+            raise TasksError(f"Task {name!r}: no handler fails by a {one.__name__}; leave it out of {option}.")
     return tuple(classes)
 
 

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from pushq import Tasks
-from pushq.errors import TasksError
+from pushq import Cancel, Retry, Tasks
+from pushq.errors import PayloadError, TasksError
 from pushq.job import Job
 from pushq.outcome import Kind, Outcome, Raised, TimedOut, decide
 from pushq.retries import Retries, retry_after
@@ -22,7 +22,7 @@ JOB = Job(UUID(int=1), "mail", "default", "{}", 1, 0, 0, None, None, None, None,
 
 def kind_of(error: BaseException, retry_on: Errors = (), fail_on: Errors = ()) -> Kind:
     tasks = Tasks()
-    tasks.register("a", retry_on=retry_on, fail_on=fail_on)(lambda: None)
+    tasks.register("a", retry_on=retry_on or None, fail_on=fail_on)(lambda: None)
     return decide(JOB, Raised(error), tasks.find("a").retries).kind
 
 
@@ -94,6 +94,13 @@ def test_a_timeout_is_a_timeouterror() -> None:
         ({"fail_on": (ValueError())}, "not ValueError()."),
         ({"fail_on": ValueError, "retry_on": [ValueError]}, "ValueError is both in retry_on and in fail_on."),
         ({"autoretry_for": ValueError}, "did you mean retry_on?"),
+        ({"retry_on": ()}, "retry_on names no class of errors; to retry none, give max_attempts=1; to retry all, "),
+        ({"retry_on": []}, "retry_on names no class of errors"),
+        ({"retry_on": Retry}, "a Retry says itself what becomes of its job; leave it out of retry_on."),
+        ({"fail_on": (ValueError, type("No", (Retry,), {}))}, "a No says itself what becomes of its job"),
+        ({"fail_on": Cancel}, "a Cancel says itself what becomes of its job; leave it out of fail_on."),
+        ({"retry_on": GeneratorExit}, "no handler fails by a GeneratorExit; leave it out of retry_on."),
+        ({"retry_on": PayloadError}, "a PayloadError fails its job at once; leave it out of retry_on."),
     ],
 )
 def test_what_cannot_be_a_list_of_errors_is_refused_in_a_sentence(options: dict[str, Any], said: str) -> None:
