@@ -115,8 +115,9 @@ def keep(
 ) -> None:
     """Chooses how long finished jobs of the queues are kept.
 
-    TIME is an interval of PostgreSQL's. Jobs go at the next sweep after that time. The choice replaces the former one:
-    without --for, jobs that did not fail are kept by default.
+    TIME is an interval of PostgreSQL's: 90s, 15m, 2h, 30d, 3mon. M means minutes, as m does. The rule that now holds is
+    shown. Jobs go at the next sweep after that time. The choice replaces the former one: without --for, jobs that did
+    not fail are kept by default.
 
     \b
       pushq queues keep mail --for 2h --failed 30d
@@ -127,15 +128,15 @@ def keep(
     if is_default == bool(keep or keep_failed):
         raise click.UsageError("Give --for, --failed or both; or --default alone.")
 
-    async def change(desk: Desk) -> list[dict[str, str]]:
-        return [{"queue": name, "did": await desk.keep(name, keep, keep_failed)} for name in names or (EVERY,)]
+    async def change(desk: Desk) -> list[dict[str, str | None]]:
+        return [await desk.keep(name, keep, keep_failed) for name in names or (EVERY,)]
 
-    show_rows(at_desk(change), ("queue", "did"), as_json=as_json, empty="")
+    show_rows(at_desk(change), ("queue", "did", "keep", "keep_failed"), as_json=as_json, empty="")
 
 
 def _refuse_unclear(names: tuple[str, ...], every: bool) -> None:
     if bool(names) == every:
-        raise click.UsageError("Name queues, or give --all.")
+        raise click.UsageError("Name queues or give --all, not both." if every else "Name queues, or give --all.")
 
 
 def _change(verb: str, names: tuple[str, ...], every: bool, as_json: bool) -> None:

@@ -252,12 +252,19 @@ class Desk:
         (row,) = await self._changes.fetch(f"select pushq.{verb}({places}) as did", *given)
         return str(row["did"])
 
-    async def keep(self, queue: str, keep: str | None, keep_failed: str | None) -> str:
-        """How long a queue's finished jobs are kept, as PostgreSQL writes intervals. None: by default."""
+    async def keep(self, queue: str, keep: str | None, keep_failed: str | None) -> dict[str, str | None]:
+        """How long a queue's finished jobs are kept, in any words of PostgreSQL's for intervals. None: by default.
+
+        Returns a row of queue, did, keep, keep_failed: the rule that now holds, as PostgreSQL has understood the words.
+        """
         (row,) = await self._changes.fetch(
-            "select pushq.keep($1, $2::text::interval, $3::text::interval) as did", queue, keep, keep_failed
+            "select $1::text as queue, pushq.keep($1, rule.keep, rule.keep_failed) as did, rule.keep::text, "
+            "rule.keep_failed::text from (values ($2::text::interval, $3::text::interval)) as rule (keep, keep_failed)",
+            queue,
+            keep,
+            keep_failed,
         )
-        return str(row["did"])
+        return dict(row)
 
     async def keep_all_events(self, queue: str, *, is_on: bool) -> str:
         (row,) = await self._changes.fetch("select pushq.keep_all_events($1, $2) as did", queue, is_on)

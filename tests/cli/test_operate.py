@@ -378,24 +378,34 @@ async def test_all_queues_wait_until_they_are_resumed_also_those_that_nobody_kno
 def test_how_long_a_queue_s_jobs_are_kept_is_chosen_and_shown(database_url: str) -> None:
     keep = ("queues", "keep")
     assert listed(database_url, *keep, "mail", "news", "--for", "2h", "--failed", "30d") == [
-        {"queue": "mail", "did": "changed"}, {"queue": "news", "did": "changed"},
-    ]  # fmt: skip
-    assert listed(database_url, *keep, "mail", "--for", "0") == [{"queue": "mail", "did": "changed"}]
-    assert listed(database_url, *keep, "--all", "--failed", "90d") == [{"queue": "*", "did": "changed"}]
+        {"queue": queue, "did": "changed", "keep": "02:00:00", "keep_failed": "30 days"} for queue in ("mail", "news")
+    ]
+    for did in ("changed", "as before"):
+        (rule,) = listed(database_url, *keep, "mail", "--for", "0")
+        assert rule == {"queue": "mail", "did": did, "keep": "00:00:00", "keep_failed": None}
+    (rule,) = listed(database_url, *keep, "--all", "--failed", "90d")
+    assert rule == {"queue": "*", "did": "changed", "keep": None, "keep_failed": "90 days"}
     shown = {queue["queue"]: (queue["keep"], queue["keep_failed"]) for queue in listed(database_url, "queues", "list")}
     assert shown == {"*": (None, "90 days"), "mail": ("00:00:00", None), "news": ("02:00:00", "30 days")}
     assert "02:00:00  30 days" in invoke("queues", url=database_url).stdout
 
-    assert listed(database_url, *keep, "mail", "--default") == [{"queue": "mail", "did": "by default"}]
-    assert listed(database_url, *keep, "--all", "--default") == [{"queue": "*", "did": "by default"}]
+    for queues, queue in (("mail", "mail"), ("--all", "*")):
+        (rule,) = listed(database_url, *keep, queues, "--default")
+        assert rule == {"queue": queue, "did": "by default", "keep": None, "keep_failed": None}
     assert {queue["queue"] for queue in listed(database_url, "queues", "list")} == {"mail", "news"}
+
+
+@pytest.mark.parametrize("minutes", ["3m", "3M"])
+def test_a_rule_in_words_that_may_be_misread_is_shown_as_it_was_understood(database_url: str, minutes: str) -> None:
+    ended = invoke("queues", "keep", "mail", "--for", minutes, url=database_url)
+    assert ended.stdout.split() == "queue did keep keep_failed mail changed 00:03:00 -".split()
 
 
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "says"),
     [
         (["--for", "2h"], 2, "Name queues, or give --all."),
-        (["mail", "--all", "--for", "2h"], 2, "Name queues, or give --all."),
+        (["mail", "--all", "--for", "2h"], 2, "Name queues or give --all, not both."),
         (["mail"], 2, "Give --for, --failed or both; or --default alone."),
         (["mail", "--for", "2h", "--default"], 2, "Give --for, --failed or both; or --default alone."),
         (["mail", "--for=-2h"], 2, "a time to keep jobs is 0 or more, not -02:00:00"),
@@ -411,12 +421,15 @@ async def test_a_rule_that_is_unclear_is_refused_in_a_sentence(
     assert await connection.fetchval("select count(*) from pushq.queues") == 0
 
 
-@pytest.mark.parametrize("arguments", [[], ["mail", "--all"]])
-def test_which_queues_to_pause_must_be_said(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [([], "Name queues, or give --all."), (["mail", "--all"], "Name queues or give --all, not both.")],
+)
+def test_which_queues_to_pause_must_be_said(arguments: list[str], says: str) -> None:
     for verb in ("pause", "resume"):
         ended = invoke("queues", verb, *arguments)
         assert ended.exit_code == 2
-        assert "Name queues, or give --all." in ended.stderr
+        assert says in ended.stderr
 
 
 async def test_a_wait_that_the_database_ends_tells_why_in_a_sentence(connection: Connection, database_url: str) -> None:
