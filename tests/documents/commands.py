@@ -89,6 +89,7 @@ def _values(option: click.Option) -> str:
         case click.Choice(choices=choices):
             return f"One of {', '.join(f'`{choice}`' for choice in choices)}."
         case click.IntRange() | click.FloatRange() as bounds:
-            return f"From {bounds.min:,} to {bounds.max:,.12g}."
+            least = "Above {:,}, at most" if bounds.min_open else "From {:,} to"
+            return f"{least.format(bounds.min)} {bounds.max:,.12g}."
         case _:
             return ""

@@ -49,6 +49,23 @@ def test_the_page_of_functions_and_tables_names_all() -> None:
     assert {name for name in names if not re.search(rf"`(pushq\.)?{name}[`(.]", page)} == set()
 
 
+async def test_the_signatures_of_the_page_are_those_of_the_functions(connection: Connection) -> None:
+    """Names, types, and which arguments have a default. PostgreSQL writes the defaults in other words."""
+    shown = dict(re.findall(r"^\| `pushq\.(\w+)\((.*?)\)` \|", (REFERENCE / "sql.md").read_text(), re.MULTILINE))
+    assert len(shown) > 20
+    there = await connection.fetch(
+        "select proname::text, pg_get_function_arguments(oid) from pg_proc where pronamespace = 'pushq'::regnamespace"
+    )
+    for name, arguments in shown.items():
+        assert _signature(arguments) in [_signature(known) for other, known in there if other == name], name
+
+
+def _signature(arguments: str) -> list[str]:
+    known = arguments.lower().replace("timestamp with time zone", "timestamptz").replace("integer", "int")
+    without_out = re.sub(r",? ?\bout .*", "", known)
+    return re.findall(r"(?:^|, )(\w+ [\w\[\]]+(?: default)?)", without_out)
+
+
 def test_the_page_names_every_column_of_the_tables_worth_reading() -> None:
     page = rows(REFERENCE / "sql.md")
     columns = named("column", r"((?:supervisors|queues|tasks|tenant_roles|artifacts|webhooks)\.\w+)")

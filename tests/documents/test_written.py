@@ -30,6 +30,34 @@ def test_each_command_has_an_example_and_each_option_a_help(name: str, command: 
         assert not isinstance(option, click.Option) or option.help, option.name
 
 
+def test_the_table_on_top_leads_to_each_command() -> None:
+    table = (REFERENCE / "commands.md").read_text().partition("## ")[0]
+    names = [name for name, _ in commands()]
+    assert [name for name in names if f"](#{name.replace(' ', '-')})" not in table] == []
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda part: part if isinstance(part, str) else "")
+def test_the_page_says_from_where_on_the_program_takes_a_number(name: str, command: click.Command) -> None:
+    section = re.split(r"^## ", (REFERENCE / "commands.md").read_text(), flags=re.MULTILINE)
+    (page,) = (part for part in section if part.startswith(f"{name}\n"))
+    for option in command.params:
+        if isinstance(option.type, click.IntRange | click.FloatRange):
+            (row,) = (line for line in page.splitlines() if line.startswith(f"| `{option.opts[0]} "))
+            takes_the_least = _takes(option, option.type.min)
+            assert (f"From {option.type.min:,} to" in row, f"Above {option.type.min:,}," in row) == (
+                takes_the_least,
+                not takes_the_least,
+            )
+
+
+def _takes(option: click.Parameter, value: float | None) -> bool:
+    try:
+        option.type.convert(str(value), option, None)
+    except click.BadParameter:
+        return False
+    return True
+
+
 def test_the_program_takes_the_examples_of_the_page() -> None:
     """Command, options and values. The examples' ids are short, and are filled up here."""
     text = (REFERENCE / "commands.md").read_text().replace("-…", "-0000-7000-8000-000000000000")
