@@ -452,6 +452,30 @@ async def test_a_day_that_is_over_and_has_no_job_with_a_rule_is_read_once(
     assert await swept(database_url) == 100
 
 
+async def test_rules_count_from_the_instant_and_the_retention_by_the_day_that_a_row_is_given(
+    database_url: str, connection: Connection
+) -> None:
+    first, *_, yesterday = await past_days(connection)
+    await keep(connection, "mail", "1 hour")
+    young = await finish_in_the_past(connection, ago=AN_HOUR / 2, day=yesterday, queue="mail")
+    await finish_in_the_past(connection, ago=2 * AN_HOUR, day=today(), queue="mail")
+    await finish_in_the_past(connection, ago=AN_HOUR / 2, day=first)  # past the seven days
+    assert await swept(database_url) == 1  # beside the one that goes with its day
+    assert await ids(connection) == {*young}
+
+
+async def test_a_row_that_comes_into_a_day_that_was_read_waits_for_the_next_change_of_a_rule(
+    database_url: str, connection: Connection
+) -> None:
+    *_, yesterday = await past_days(connection)
+    await keep(connection, "mail", "1 hour")
+    await swept(database_url)
+    await finish_in_the_past(connection, ago=A_DAY, day=yesterday, queue="mail")
+    assert await swept(database_url) == 0
+    await keep(connection, "news", "1 hour")
+    assert await swept(database_url) == 1
+
+
 async def test_jobs_that_are_left_are_looked_at_when_the_first_is_due(
     database_url: str, connection: Connection
 ) -> None:
