@@ -22,6 +22,8 @@ FULL_NOTIFICATION_QUEUE = 0.1
 """Share of the notification queue in use. At 0.5, INSERTs wake nobody."""
 DAYS_AHEAD = 1
 """Days whose partitions must exist, besides today's. The sweeper makes three."""
+MOST_KEPT = 1_000
+"""Jobs that are looked at of each day with a trigger before deletes."""
 MOST_LINES = 200
 """Tasks in queues whose waiting jobs are looked at."""
 _DEADLINE = 10.0
@@ -168,7 +170,12 @@ async def _days(patient: Patient) -> AsyncIterator[Finding]:
     for kind, says, remedy in kinds:
         if row[kind]:
             yield Finding("days", False, f"{says} {_some(row[kind])}", remedy)
-    if not any(row[kind] for kind, _, _ in kinds):
+    kept = await patient.rows("doctor_kept", MOST_KEPT)
+    for day in kept:
+        says = f"jobs past their queue's `keep` are still there, of {day['day']}, where "
+        remedy = "run `pushq sweep`; its output tells what keeps them: a trigger that returns null lets no row go"
+        yield Finding("days", False, f"{says}{_some(day['triggers'])} of yours runs before each DELETE", remedy)
+    if not kept and not any(row[kind] for kind, _, _ in kinds):
         yield Finding("days", True, "are made ahead, and dropped in time")
 
 

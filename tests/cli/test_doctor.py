@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -15,6 +15,7 @@ import pytest
 
 from pushq.desk.doctor import examine
 from tests.support.commands import invoke
+from tests.support.history import finish_in_the_past, sweeping, swept
 from tests.support.jobs import Connection, insert
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
@@ -86,6 +87,39 @@ async def test_a_day_that_the_rule_of_a_queue_holds_is_not_overdue(database_url:
     await connection.execute("insert into pushq.days (day) values ('2001-01-01')")
     assert "days" in await found(database_url)
     await connection.execute("select pushq.keep('mail', '900 years')")
+    assert "days" not in await found(database_url)
+
+
+@pytest.mark.parametrize("table", ["jobs", "a day"])
+@pytest.mark.parametrize("is_a_rule_for_all", [False, True])
+async def test_a_trigger_that_keeps_jobs_from_the_purge_is_found_and_one_that_does_not_is_not(
+    database_url: str, connection: Connection, table: str, is_a_rule_for_all: bool
+) -> None:
+    await finish_in_the_past(connection, 3, ago=timedelta(hours=4), queue="mail")
+    await connection.execute(
+        "create function public.keep_all() returns trigger language plpgsql as "
+        "'begin if current_setting(''app.keeps'') = ''yes'' then return null; end if; return old; end'"
+    )
+    if table == "a day":
+        table = await connection.fetchval("select to_char(pushq.current_day(), '\"jobs_\"YYYY_MM_DD')")
+    await connection.execute(
+        f"create trigger keeper before delete on pushq.{table} for each row execute function keep_all()"
+    )
+    database = await connection.fetchval("select quote_ident(current_database())")
+    await connection.execute(f"alter database {database} set app.keeps = 'yes'")
+    assert "days" not in await found(database_url)
+
+    await connection.execute("select pushq.keep($1, '1 hour')", "*" if is_a_rule_for_all else "mail")
+    async with sweeping(database_url) as sweeper:
+        assert "a trigger or a row-level policy keeps 3 of 3" in (await sweeper.sweep()).troubles[0]
+    says, remedy = (await found(database_url))["days"]
+    assert "where keeper of yours runs before each DELETE" in says
+    assert remedy
+    assert "run `pushq sweep`" in remedy
+
+    await connection.execute(f"alter database {database} set app.keeps = 'no'")
+    await connection.execute("update pushq.purges set next_at = now()")
+    assert await swept(database_url) == 3
     assert "days" not in await found(database_url)
 
 
