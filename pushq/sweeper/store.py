@@ -94,6 +94,14 @@ class Forgotten:
     outlived: bool
 
 
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """A session waits. relation: whose lock the session wants; None: the end of a transaction. holder: who has it."""
+
+    relation: str | None
+    holder: str
+
+
 class Store(Speaker):
     """Statements about supervisors, jobs of the dead, days, purges, artifacts, tallies and the census."""
 
@@ -212,6 +220,12 @@ class Store(Speaker):
     async def retire_artifact_days(self) -> list[EmptiedDay]:
         """The days that cannot be emptied."""
         return [EmptiedDay(**row) for row in await self._fetch("retire_artifact_days")]
+
+    # Locks ----------------------------------------------------------------------------------------------------
+
+    async def holders(self, application: str, seconds: float) -> list[HeldUp]:
+        """What sessions of this application have waited for, longer than that."""
+        return [HeldUp(**row) for row in await self._fetch("holders", application, seconds)]
 
     # Tallies, the census --------------------------------------------------------------------------------------
 

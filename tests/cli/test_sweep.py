@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
+from datetime import date
 
+import asyncpg
 import pytest
 
 from tests.support.commands import invoke
+from tests.support.days import make_day
 from tests.support.jobs import Connection, has_count, insert, row_of
 from tests.support.supervisors import ROOT, environment, supervising
 from tests.support.waiting import eventually
@@ -63,3 +67,33 @@ async def test_ctrl_c_ends_the_watching_without_a_traceback(
     output, errors = watching.communicate(timeout=20)
 
     assert (watching.returncode, output, "Traceback" in errors) == (1, "", False)
+
+
+@pytest.mark.parametrize(
+    ("lock", "says"),
+    [
+        ("lock table pushq.supervisors in access exclusive mode", "waits for a lock of pushq.supervisors, held by "),
+        ("lock table only pushq.jobs in access share mode", "waits for the transaction of "),
+    ],
+)
+async def test_who_holds_a_sweep_up_by_a_lock_is_told_within_seconds(
+    database_url: str, connection: Connection, lock: str, says: str
+) -> None:
+    for day in (1, 2):  # the first is emptied, and its partition detached, once nobody else uses the table
+        await make_day(connection, date(2001, 1, day))
+    other = await asyncpg.connect(database_url, server_settings={"application_name": "a report"})
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute(lock)
+    sweeping = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pushq", *QUICKLY, env=environment(database_url), cwd=ROOT, stdout=-1, stderr=-1
+    )
+    assert sweeping.stderr
+    told = (await asyncio.wait_for(sweeping.stderr.readline(), 30)).decode()
+    assert f"{says}pid " in told
+    assert "application a report, idle in transaction)." in told
+
+    await transaction.rollback()
+    _, errors = await asyncio.wait_for(sweeping.communicate(), 30)
+    assert (sweeping.returncode, errors) == (0, b"")
+    await other.close()
