@@ -77,7 +77,7 @@ async def test_without_transaction_ids_jobs_wait_uncharged_and_go_on_once_there_
     async with an_old_server() as (server, connection):
         with supervising(server.url()) as supervisor:
             pools = supervisor.pools
-            running = await insert(connection, "sleep", 5, payload={"seconds": 3})
+            running = await insert(connection, "sleep", 5, payload={"seconds": 8})
             await has_count(connection, 5, "status = 'running'")
             await _use_up_ids(connection)
             wait_until(lambda: REFUSED in supervisor.said and supervisor.get("/readyz")[0] == 503)
