@@ -59,7 +59,8 @@ class Job(NamedTuple, Generic[T]):
     this one included. failures: failed attempts so far. crashes: attempts so far that ended with their process.
     max_attempts: failures after which the job is failed; None: the task's. timeout: limit of the attempt; None: the
     task's. tenant_id: the owner. correlation_id: the producer's own reference. token: the claim's token. extras: what
-    few jobs have, as JSON text: {"checkpoint", "traceparent", "all_events"}, each only if there; None: nothing.
+    few jobs have, as JSON text: {"checkpoint", "traceparent", "all_events", "lane", "turn", "affinity"}, each only if
+    there; None: nothing.
     """
 
     id: UUID
@@ -104,6 +105,17 @@ class Job(NamedTuple, Generic[T]):
     def all_events(self) -> bool:
         """Whether every transition of the job is kept as an event."""
         return bool(self._extra("all_events"))
+
+    @property
+    def lane(self) -> str | None:
+        """The jobs of the queue that need the same. None: the job needs nothing."""
+        lane: str | None = self._extra("lane")
+        return lane
+
+    @property
+    def turn(self) -> float:
+        """Seconds for which jobs of the lane may follow one another."""
+        return float(self._extra("turn") or 0.0)
 
     def _saved(self) -> dict[str, Any]:
         """What an earlier attempt has left in the column `progress`."""

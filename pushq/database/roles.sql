@@ -58,7 +58,8 @@ begin
             pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
             pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
             pushq.tenant_roles, pushq.job_events, pushq.unique_windows, pushq.purges, pushq.artifacts,
-            pushq.artifact_drafts, pushq.artifact_pieces, pushq.artifact_bytes, pushq.webhooks, pushq.noted_queues
+            pushq.artifact_drafts, pushq.artifact_pieces, pushq.artifact_bytes, pushq.webhooks, pushq.noted_queues,
+            pushq.resources, pushq.tokens, pushq.turnstiles
             }}'::regclass[])
         and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
@@ -70,7 +71,7 @@ begin
     select string_agg(oid::regclass::text, ', ') into gates
     from pg_class
     where relnamespace = 'pushq'::regnamespace and relkind = 'S' and relname ~ '^gate_\d+$';
-    execute format('grant select on sequence %s, pushq.inserts_noted to public, %I', gates, roles[1]);
+    execute format('grant select on sequence %s, pushq.inserts_noted, pushq.needs_stamped to public, %I', gates, roles[1]);
     execute format('grant usage, select, update on sequence %s to %I, %I', gates, roles[2], roles[4]);
     revoke execute on function
         pushq.make_days(int), pushq.retire_days(interval), pushq.days_to_purge(interval),
@@ -85,13 +86,13 @@ begin
         pushq.begin_artifact, pushq.append_artifact,
         pushq.complete_artifact, pushq.discard_artifact, pushq.artifact_piece, pushq.read_artifact, pushq.forget_drafts(),
         pushq.forget_artifacts, pushq.forget_artifact_bytes(),
-        pushq.copy_noted_queues(), pushq.rest_inserts(), pushq.webhooks_of(text, text, text),
+        pushq.set_lane(), pushq.note_rules(), pushq.position(uuid), pushq.why(uuid), pushq.copy_noted_queues(), pushq.rest_inserts(), pushq.webhooks_of(text, text, text),
         pushq.deliver(bigint[], uuid[], text[], timestamptz[], int[], text[], jsonb[]), pushq.deliver_to_urls(uuid[])
         from public;
 
     grant insert (
         id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
-        submitted_by, waiters, webhook_url, traceparent
+        submitted_by, waiters, webhook_url, traceparent, needs, limit_key, affinity
     ) on pushq.jobs to {producer};
     grant select (id) on pushq.jobs to {producer};
     grant execute on function
@@ -111,7 +112,8 @@ begin
     -- Empty partitions of days past retention then stay until the owner runs `pushq sweep`.
     grant select, insert, update, delete on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
-        pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.webhooks
+        pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.webhooks,
+        pushq.resources, pushq.tokens, pushq.turnstiles
         to {worker}, {admin};
     grant select on
         pushq.migrations, pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.artifact_drafts, pushq.noted_queues
@@ -129,11 +131,12 @@ begin
     grant select on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
-        pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.noted_queues
+        pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.noted_queues, pushq.resources, pushq.tokens
         to {observer};
     grant select (id, tenant_id, queue, task, statuses, url, body, paused_at, created_at) on pushq.webhooks to {observer};
     grant execute on function
-        pushq.run_bounds(), pushq.wait_bounds(), pushq.keep_rules(), pushq.artifact_piece, pushq.read_artifact
+        pushq.run_bounds(), pushq.wait_bounds(), pushq.keep_rules(), pushq.artifact_piece, pushq.read_artifact,
+        pushq.position(uuid), pushq.why(uuid)
         to {observer};
 
     perform set_config('search_path', path, true);

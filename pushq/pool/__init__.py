@@ -37,6 +37,7 @@ from pushq.pool.figures import FigureKeeper
 from pushq.pool.finisher import LOCK_WAIT, finish
 from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
+from pushq.pool.lanes import Lanes
 from pushq.pool.lifespan import Lifespan
 from pushq.pool.listener import Listener
 from pushq.pool.loads import Loads
@@ -130,9 +131,21 @@ class Pool:
     claiming: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     deadline: float = inf
 
+    loads: Loads = field(init=False)
+    lanes: Lanes = field(init=False)
     lifespan: Lifespan = field(init=False)
 
     def __post_init__(self) -> None:
+        self.loads = Loads(self.tasks)
+        self.lanes = Lanes(
+            self.claims,
+            self.claimant,
+            loads=self.loads,
+            intake=self.intake,
+            outbox=self.outbox,
+            doorbell=self.doorbell,
+        )
+        self.outcomes.lanes = self.apart.lanes = self.lanes
         self.lifespan = Lifespan(self.tasks.lifespan_of_app, self.tasks.misfit, self._end_without_lifespan)
 
     def is_draining(self) -> bool:
@@ -175,7 +188,7 @@ class Pool:
                 finishing.start_soon(finish, self.outcomes, self.apart, self.outbox)
                 async with anyio.create_task_group() as working:
                     for _ in range(self.intake.workers):
-                        working.start_soon(Worker(self.tasks, self.attempts, self.intake, self.outbox).run)
+                        working.start_soon(Worker(self.tasks, self.attempts, self.intake, self.outbox, self.lanes).run)
                     with self.claiming:
                         await self._claimer().run()
                 self.outbox.close()
@@ -223,12 +236,13 @@ class Pool:
         return Claimer(
             self.claims,
             self.claimant,
-            loads=Loads(self.tasks),
+            loads=self.loads,
             intake=self.intake,
             outbox=self.outbox,
             doorbell=self.doorbell,
             gate=Gate(self.claims, self.claimant.queues) if self._listens else None,
             poll_interval=self.assignment.poll_interval,
+            lanes=self.lanes,
         )
 
     @property

@@ -20,8 +20,8 @@ from pushq.job import Job
 from pushq.pool.attention import Attention
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
-from pushq.pool.in_doubt import InDoubt
 from pushq.pool.intake import Intake
+from pushq.pool.lanes import Lanes
 from pushq.pool.loads import Loads
 from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
@@ -54,6 +54,7 @@ class Claimer:
         doorbell: Doorbell,
         gate: Gate | None,
         poll_interval: float,
+        lanes: Lanes,
     ) -> None:
         self._store = store
         self._claimant = claimant
@@ -61,7 +62,9 @@ class Claimer:
         self._intake = intake
         self._outbox = outbox
         self._gate = gate
-        self._in_doubt = InDoubt(store, claimant.supervisor)
+        self._lanes = lanes
+        self._lanes_first = False
+        self._in_doubt = lanes.in_doubt
         self._passed_over = PassedOver()
         self._lookback = Lookback()
         self._outage = Outage()
@@ -142,7 +145,7 @@ class Claimer:
 
     async def _claim(self) -> int:
         """Puts jobs into the intake. Returns how many."""
-        room = self._intake.room
+        room, owed = self._intake.room, self._lanes.owed
         # Shielded: a claim cancelled half-way may have taken jobs, and nobody would run them.
         with anyio.CancelScope(shield=True):
             # Rows may make a claim too slow. So after each failure fewer jobs are claimed, at last one alone.
@@ -150,7 +153,9 @@ class Claimer:
             is_full = len(jobs) >= room
             if is_full:
                 await self._fill_batches(jobs)
-        self._intake.put(self._loads.of(jobs), is_full=is_full)
+        in_lanes = self._put(jobs, is_full=is_full)
+        if owed and not self._failures:
+            await self._pay(owed, in_lanes)
         if jobs:
             publish(JobsClaimed(len(jobs)))
             self._sleeper.note_jobs(len(jobs))
@@ -159,6 +164,27 @@ class Claimer:
         elif self._saturated_since is None:
             self._saturated_since = anyio.current_time()
         return len(jobs)
+
+    async def _pay(self, owed: int, taken: int) -> None:
+        """A look for units that were given back is done. If the pool has not taken as many, others are rung."""
+        if taken < owed:
+            try:
+                await self._store.ring_for_units()
+            except DatabaseTrouble as error:
+                self._outage.note(error)
+                return
+        self._lanes.owed -= owed
+
+    def _put(self, jobs: list[Job], *, is_full: bool) -> int:
+        """Returns how many of the jobs hold units."""
+        in_lanes = [job for job in jobs if job.extras and job.lane]
+        if in_lanes:
+            self._lanes.begin(in_lanes)
+            self._intake.put_first(self._loads.of(in_lanes))
+            held = {job.fence for job in in_lanes}
+            jobs = [job for job in jobs if job.fence not in held]
+        self._intake.put(self._loads.of(jobs), is_full=is_full)
+        return len(in_lanes)
 
     async def _fill_batches(self, jobs: list[Job]) -> None:
         """Adds to the claimed jobs what their batches have room for. Jobs in trouble are left to the next claim."""
@@ -194,8 +220,17 @@ class Claimer:
     async def _claim_at_once(self, limit: int, jobs: list[Job]) -> bool:
         """Claims with one statement. False: the claim is rolled back, perhaps for a single job."""
         token, span, began = uuid4(), self._lookback.span, monotonic()
+        self._lanes_first = not self._lanes_first
         try:
-            jobs += await self._store.claim(self._claimant, token, limit, span.since, span.until)
+            jobs += await self._store.claim(
+                self._claimant,
+                token,
+                limit,
+                span.since,
+                span.until,
+                in_lanes=self._room_in_lanes,
+                lanes_first=self._lanes_first,
+            )
         except DatabaseTrouble as error:
             if is_rejection(error) or (isinstance(error, StatementRolledBack) and self._failures >= ROLLED_BACK):
                 return False
@@ -204,6 +239,16 @@ class Claimer:
             raise
         self._lookback.note(span, began=began, jobs=len(jobs), room=limit)
         return True
+
+    @property
+    def _room_in_lanes(self) -> int:
+        """How many jobs with needs to claim: no more than workers are free, since each holds what others wait for.
+
+        While quick jobs are claimed ahead, no worker is ever free. Then jobs with needs come next, with every second
+        claim.
+        """
+        free = self._intake.free
+        return max(free, (self._intake.workers + 1) // 2) if free <= 0 and self._lanes_first else max(free, 0)
 
     async def _claim_apart(self, limit: int, jobs: list[Job]) -> None:
         """Claims in ever smaller pieces: a job that cannot be claimed holds up no other job."""

@@ -42,6 +42,7 @@ class Intake:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.busy = 0
+        self._kept = 0  # workers that wait for the next job of the lane in which their last one ran
         self._loads: deque[Load] = deque()
         self._arrivals: deque[tuple[int, float]] = deque()  # by claim: how many loads had come by then, and when
         self._come = 0
@@ -51,7 +52,7 @@ class Intake:
         self._has_room = anyio.Event()
         self._turn_ends = 0.0
         self._is_yielding = False  # whether a worker has yielded to the loop, and will go on at once
-        self._is_closed = False
+        self.is_closed = False
 
     # The workers' side ----------------------------------------------------------------------------------------
 
@@ -64,7 +65,7 @@ class Intake:
         if monotonic() >= self._turn_ends:
             await self._let_others_run()
         while not self._loads:
-            if self._is_closed:
+            if self.is_closed:
                 return None
             self._has_room.set()
             await self._wait()
@@ -82,6 +83,14 @@ class Intake:
         self.busy -= 1
         self._pace.ended += 1
 
+    def keep_place(self) -> None:
+        """A worker that ends its load waits for the next of the lane: no other job is claimed for that worker."""
+        self._kept += 1
+
+    def let_go_of_place(self) -> None:
+        self._kept -= 1
+        self._has_room.set()
+
     async def _let_others_run(self) -> None:
         """Yields to the event loop once, and then the same worker goes on. So no other worker need be woken."""
         self._is_yielding = True
@@ -93,7 +102,7 @@ class Intake:
         self._wake_one()
 
     async def _wait(self) -> None:
-        while not self._is_closed:
+        while not self.is_closed:
             event = anyio.Event()
             self._idle.append(event)
             try:
@@ -119,7 +128,12 @@ class Intake:
         self._claim_below = max(0, ahead - LARGEST_CLAIM, ahead // 2)
         if len(self._loads) > self._claim_below:
             return 0
-        return min(self.workers - self.busy + ahead - len(self._loads), LARGEST_CLAIM)
+        return min(self.workers - self.busy - self._kept + ahead - len(self._loads), LARGEST_CLAIM)
+
+    @property
+    def free(self) -> int:
+        """Workers for which no load is there. Negative: so many loads wait."""
+        return self.workers - self.busy - self._kept - len(self._loads)
 
     async def wait_room(self) -> None:
         while self.room <= 0:
@@ -132,6 +146,12 @@ class Intake:
         self._come += len(loads)
         self._arrivals.append((self._come, monotonic()))
         self._pace.note_claim(is_full=is_full)
+        self._wake_one()
+
+    def put_first(self, loads: Sequence[Load]) -> None:
+        """Adds loads before all others: their jobs hold what others wait for."""
+        self._loads.extendleft(reversed(loads))
+        self._come += len(loads)
         self._wake_one()
 
     @property
@@ -158,7 +178,7 @@ class Intake:
 
     def close(self) -> None:
         """Ends the workers when the last job is taken."""
-        self._is_closed = True
+        self.is_closed = True
         for event in self._idle:
             event.set()
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from pushq.database.session import Session
 from pushq.database.speaker import Speaker
-from pushq.errors import ValueRefused
+from pushq.errors import DatabaseTrouble, ValueRefused
 from pushq.job import Job
 from pushq.outcome import ENDS, Kind, Outcome
 from pushq.progress import Unwritten
@@ -43,11 +43,39 @@ class Outlook:
     lease_is_live: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Who takes jobs that follow others in their lanes, and under which token.
+
+    queues, lanes: of the jobs that end; a lane is None if it must let go. turns_over: which lanes go on only if nobody
+    waits for what they hold.
+    """
+
+    claimant: Claimant
+    token: UUID
+    queues: Sequence[str]
+    lanes: Sequence[str | None]
+    turns_over: Sequence[bool]
+
+
+class Lanes(Protocol):
+    """Knows which jobs may follow those that end. pushq/pool/lanes.py explains."""
+
+    def following(self, outcomes: Sequence[Outcome]) -> Following | None: ...
+
+    def settle(self, outcomes: Sequence[Outcome], jobs: Sequence[Job]) -> bool: ...
+
+    def lose(self, following: Following) -> None: ...
+
+
 class Store(Speaker):
     """Claims, the gate, outcomes.
 
     tell: takes what is to be told to those that wait for jobs, after the commit. supervisor: whose outcomes these are.
+    lanes: None for a store that writes no outcomes.
     """
+
+    lanes: Lanes | None = None
 
     def __init__(
         self, session: Session, tell: Callable[[Sequence[str]], None] = lambda _: None, supervisor: str = ""
@@ -59,13 +87,23 @@ class Store(Speaker):
     # Claims ---------------------------------------------------------------------------------------------------
 
     async def claim(
-        self, claimant: Claimant, token: UUID, limit: int, since: float | None = None, until: float | None = None
+        self,
+        claimant: Claimant,
+        token: UUID,
+        limit: int,
+        since: float | None = None,
+        until: float | None = None,
+        *,
+        in_lanes: int = 0,
+        lanes_first: bool = False,
     ) -> list[Job]:
         """Takes due jobs, at most `limit`.
 
-        The jobs fell due at most `since` and at least `until` seconds ago. None: no bound.
+        The jobs fell due at most `since` and at least `until` seconds ago. None: no bound. in_lanes: how many may have
+        needs, at most. lanes_first: whether these come before jobs that are equally urgent.
         """
-        return _jobs(await self._fetch("claim", *_claim(claimant, token), limit, since, until))
+        asked = (*_claim(claimant, token), limit, since, until, in_lanes, lanes_first)
+        return _jobs(await self._fetch("claim", *asked))
 
     async def claimable(self, claimant: Claimant, limit: int) -> list[UUID]:
         """The ids of the jobs that a claim would take."""
@@ -82,6 +120,10 @@ class Store(Speaker):
         """The id of the job that claim_suspect would take, if any."""
         asked = (list(claimant.queues), list(claimant.tasks), passed_over)
         return [row["id"] for row in await self._fetch("next_suspect", *asked)]
+
+    async def ring_for_units(self) -> None:
+        """Tells idle pools that units may be free, if jobs wait for any."""
+        await self._fetch("ring_for_units")
 
     async def take_back(self, supervisor: str, token: UUID) -> list[Job]:
         return _jobs(await self._fetch("take_back", supervisor, token))
@@ -157,35 +199,55 @@ class Store(Speaker):
         return refused
 
     async def _end(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        now = monotonic()
-        row = await self._one_noting(
-            "finish",
-            outcomes,
-            [outcome.job.id for outcome in outcomes],
-            [outcome.job.token for outcome in outcomes],
-            [now - outcome.began if outcome.began else 0.0 for outcome in outcomes],
-            [now - outcome.ended if outcome.ended else 0.0 for outcome in outcomes],
-            _unless_all(Kind.SUCCEEDED, [outcome.kind for outcome in outcomes]),
-            _unless_all(None, [outcome.error for outcome in outcomes]),
-            _unless_all(None, [outcome.traceback for outcome in outcomes]),
-            _unless_all(None, [outcome.result for outcome in outcomes]),
-        )
+        if self.lanes and (following := self.lanes.following(outcomes)):
+            return await self._end_following(self.lanes, outcomes, following)
+        row = await self._one_noting("finish", outcomes, *_ends(outcomes))
         if row["told"]:
             self._tell(row["told"])
         return _refused(outcomes, row["places"])
+
+    async def _end_following(self, lanes: Lanes, outcomes: Sequence[Outcome], following: Following) -> list[Outcome]:
+        """Writes ends, and takes the jobs that follow in the lanes of those that end."""
+        jobs: list[Job] = []
+        try:
+            rows = await self._fetch(
+                "finish_following",
+                *_ends(outcomes),
+                *self._noted(outcomes),
+                following.queues,
+                following.lanes,
+                following.turns_over,
+                sorted(following.claimant.tasks),
+                following.claimant.pool,
+                following.token,
+            )
+            jobs = _jobs(tuple(row)[2:] for row in rows if row["id"])
+        except DatabaseTrouble as error:
+            if not error.state:
+                lanes.lose(following)
+            raise
+        finally:
+            are_others_told = lanes.settle(outcomes, jobs)
+        if are_others_told:
+            await self.ring_for_units()
+        if rows[0]["told"]:
+            self._tell(rows[0]["told"])
+        return _refused(outcomes, rows[0]["places"])
 
     async def _one_noting(self, name: str, outcomes: Sequence[Outcome], *arguments: object) -> Any:
         """The row of a statement, which writes the events of the outcomes if there are any.
 
         By default each outcome but a success and a detachment has an event; with all_events of its queue, each has.
         """
-        noted = [outcome.kind not in _UNNOTED or outcome.job.all_events for outcome in outcomes]
-        if True not in noted:
+        if not any(map(_is_noted, outcomes)):
             return await self._one(name, *arguments)
-        return await self._one(
-            f"{name}_noting",
-            *arguments,
-            _unless_all(True, noted),
+        noted, *rest = self._noted(outcomes)
+        return await self._one(f"{name}_noting", *arguments, _unless_all(True, noted), *rest)
+
+    def _noted(self, outcomes: Sequence[Outcome]) -> tuple[list[bool], list[str | None], list[int], str]:
+        """What the events of the outcomes need: which have one, tenants, attempts, who."""
+        return (
+            [_is_noted(outcome) for outcome in outcomes],
             _unless_all(None, [outcome.job.tenant_id for outcome in outcomes]),
             [outcome.job.attempt for outcome in outcomes],
             self._supervisor,
@@ -266,6 +328,25 @@ class Store(Speaker):
     async def locked_by_others(self, outcomes: Sequence[Outcome]) -> set[UUID]:
         """The ids of the jobs whose rows another session has locked."""
         return {row["id"] for row in await self._fetch("locked_by_others", [outcome.job.id for outcome in outcomes])}
+
+
+def _is_noted(outcome: Outcome) -> bool:
+    return outcome.kind not in _UNNOTED or outcome.job.all_events
+
+
+def _ends(outcomes: Sequence[Outcome]) -> tuple[object, ...]:
+    """The arguments of pushq.end_sorted()."""
+    now = monotonic()
+    return (
+        [outcome.job.id for outcome in outcomes],
+        [outcome.job.token for outcome in outcomes],
+        [now - outcome.began if outcome.began else 0.0 for outcome in outcomes],
+        [now - outcome.ended if outcome.ended else 0.0 for outcome in outcomes],
+        _unless_all(Kind.SUCCEEDED, [outcome.kind for outcome in outcomes]),
+        _unless_all(None, [outcome.error for outcome in outcomes]),
+        _unless_all(None, [outcome.traceback for outcome in outcomes]),
+        _unless_all(None, [outcome.result for outcome in outcomes]),
+    )
 
 
 def _claim(claimant: Claimant, token: UUID) -> tuple[object, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pushq.job import Job
-from pushq.outcome import released
+from pushq.outcome import Outcome, released
 from pushq.pool.attempts import Attempts
 from pushq.pool.intake import Intake
+from pushq.pool.lanes import Lanes
 from pushq.pool.outbox import Outbox
 from pushq.pool.recalls import end_recalled, end_unbegun
 from pushq.recalled import recalled
@@ -15,11 +16,12 @@ from pushq.task import Tasks
 class Worker:
     """One of the N workers of a pool."""
 
-    def __init__(self, tasks: Tasks, attempts: Attempts, intake: Intake, outbox: Outbox) -> None:
+    def __init__(self, tasks: Tasks, attempts: Attempts, intake: Intake, outbox: Outbox, lanes: Lanes) -> None:
         self._tasks = tasks
         self._attempts = attempts
         self._intake = intake
         self._outbox = outbox
+        self._lanes = lanes
 
     async def run(self) -> None:
         """Takes loads until the intake is closed and empty."""
@@ -31,19 +33,23 @@ class Worker:
                 self._outbox.put(end_unbegun(load))
                 self._intake.done()
                 continue
-            try:
-                outcome = await self._attempts.make(load, self._tasks.find(load.task))
-            except BaseException:
-                self._outbox.put(released(load))
-                raise
-            if recalled and load.fence in recalled:
-                outcome = end_recalled(outcome)
+            outcome = await self._make(load)
             self._outbox.put(outcome)
+            if load.extras:
+                self._lanes.end(outcome)
             if outcome.error_type and outcome.is_unbegun:  # a property costs a call, and most have no error
                 await self._attempts.rest()
             self._intake.done()
             if self._outbox.is_full:
                 await self._outbox.wait_room()
+
+    async def _make(self, job: Job) -> Outcome:
+        try:
+            outcome = await self._attempts.make(job, self._tasks.find(job.task))
+        except BaseException:
+            self._outbox.put(released(job))
+            raise
+        return end_recalled(outcome) if recalled and job.fence in recalled else outcome
 
     async def _run_batch(self, jobs: list[Job]) -> None:
         rest = [job for job in jobs if job.fence not in recalled] if recalled else jobs

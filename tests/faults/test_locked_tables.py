@@ -209,7 +209,7 @@ async def _waits(connection: Connection, statement: str) -> bool:
 
 async def _pool_waits(connection: Connection) -> bool:
     """With a claim, or with the question when the next job is due."""
-    return await _waits(connection, "%pushq.lock_claimable(%") or await _waits(connection, "%pushq.next_due(%")
+    return await _waits(connection, "%pushq.lock_claimable(%") or await _waits(connection, "%pushq.next_due%")
 
 
 @asynccontextmanager

@@ -86,6 +86,10 @@ class Row:
     progress: str | None = None
     webhook_url: str | None = None
     traceparent: str | None = None
+    needs: str | None = None
+    limit_key: str | None = None
+    affinity: str | None = None
+    lane: str | None = None
     started_at: Moment | None = None
     finished_at: Moment | None = None
     supervisor: str | None = None

@@ -23,6 +23,7 @@ from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
+from pushq.pool.lanes import Lanes
 from pushq.pool.loads import Loads
 from pushq.pool.outbox import Outbox
 from pushq.pool.store import Claimant, Outlook
@@ -138,15 +139,22 @@ def _watched(monkeypatch: pytest.MonkeyPatch, disturbances: frozenset[str], *, h
         store, bell = Quiet(disturbances), Doorbell()
         store.due_at = anyio.current_time() + LASTS / 2
         bell.hears = hears
+        claimant, loads, intake_of_ten, outbox = (
+            Claimant("here", 1, ("default",), ("echo",)),
+            Loads(()),
+            Intake(10),
+            Outbox(),
+        )
         one = Claimer(
             store,
-            Claimant("here", 1, ("default",), ("echo",)),
-            loads=Loads(()),
-            intake=Intake(10),
-            outbox=Outbox(),
+            claimant,
+            loads=loads,
+            intake=intake_of_ten,
+            outbox=outbox,
             doorbell=bell,
             gate=Gate(store, ("default",)),
             poll_interval=POLL,
+            lanes=Lanes(store, claimant, loads=loads, intake=intake_of_ten, outbox=outbox, doorbell=bell),
         )
         async with anyio.create_task_group() as group:
             group.start_soon(one.run)

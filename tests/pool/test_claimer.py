@@ -17,6 +17,7 @@ from pushq.pool import claimer
 from pushq.pool.claimer import Claimer
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.intake import Intake
+from pushq.pool.lanes import Lanes
 from pushq.pool.loads import Loads
 from pushq.pool.outbox import Outbox
 from pushq.pool.store import Claimant
@@ -50,15 +51,18 @@ async def claiming(
     )
     session = Session(url, "test", settings={"statement_timeout": "300ms", "lock_timeout": "100ms"})
     intake, events = Intake(50), list[Event]()
+    store, claimant = of(session), Claimant("here", 1, ("default",), ("echo", *(tasks.names if tasks else ())))
+    lanes = Lanes(store, claimant, loads=Loads(tasks or ()), intake=intake, outbox=Outbox(), doorbell=Doorbell())
     one = Claimer(
-        of(session),
-        Claimant("here", 1, ("default",), ("echo", *(tasks.names if tasks else ()))),
-        loads=Loads(tasks or ()),
+        store,
+        claimant,
+        loads=lanes.loads,
         intake=intake,
-        outbox=Outbox(),
-        doorbell=Doorbell(),
+        outbox=lanes.outbox,
+        doorbell=lanes.doorbell,
         gate=None,
         poll_interval=0.1,
+        lanes=lanes,
     )
 
     async def work() -> None:
@@ -116,9 +120,17 @@ class LosesTheReply(Store):
     lost = 0
 
     async def claim(
-        self, claimant: Claimant, token: UUID, limit: int, since: float | None = None, until: float | None = None
+        self,
+        claimant: Claimant,
+        token: UUID,
+        limit: int,
+        since: float | None = None,
+        until: float | None = None,
+        *,
+        in_lanes: int = 0,
+        lanes_first: bool = False,
     ) -> list[Job]:
-        jobs = await super().claim(claimant, token, limit, since, until)
+        jobs = await super().claim(claimant, token, limit, since, until, in_lanes=in_lanes, lanes_first=lanes_first)
         if claimant.tasks == ("in.batches",) and not LosesTheReply.lost:
             LosesTheReply.lost = len(jobs)
             raise DatabaseAway("The reply is lost.")

@@ -8,12 +8,17 @@ import anyio
 import anyio.lowlevel
 
 from pushq import Tasks, current_job
+from pushq.database.session import Session
 from pushq.events import Event, JobRecalled, subscribe
 from pushq.job import Job
 from pushq.pool.attempts import Attempts
+from pushq.pool.doorbell import Doorbell
 from pushq.pool.intake import Intake
+from pushq.pool.lanes import Lanes
+from pushq.pool.loads import Loads
 from pushq.pool.outbox import Outbox
 from pushq.pool.recalls import Recalls, digest, given_back
+from pushq.pool.store import Claimant, Store
 from pushq.pool.worker import Worker
 from pushq.recalled import recalled
 from tests.support.loops import on_a_pool_s_loop
@@ -62,7 +67,15 @@ async def test_a_job_that_is_recalled_before_a_worker_begins_does_not_begin() ->
 
     intake.close()
     with subscribe(told.append):
-        await Worker(tasks, attempts, intake, outbox).run()
+        lanes = Lanes(
+            Store(Session("postgresql://nowhere", "test")),
+            Claimant("here", 1, (), ()),
+            loads=Loads(()),
+            intake=intake,
+            outbox=outbox,
+            doorbell=Doorbell(),
+        )
+        await Worker(tasks, attempts, intake, outbox, lanes).run()
     outcomes = await outbox.batch()
 
     assert begun == [jobs[0].id, jobs[2].id, batch[1].id]

@@ -15,7 +15,8 @@ from tests.support.roles import LOGINS, Logins
 GOLDEN = Path(__file__).with_name("golden_privileges.txt")
 PRODUCERS = (
     "id", "task", "payload", "queue", "priority", "run_at", "max_attempts", "timeout", "unique_key", "tenant_id",
-    "correlation_id", "submitted_by", "waiters", "webhook_url", "traceparent",
+    "correlation_id", "submitted_by", "waiters", "webhook_url", "traceparent", "needs", "limit_key",
+    "affinity",
 )  # fmt: skip
 
 
@@ -88,12 +89,13 @@ async def test_a_producer_writes_its_own_columns_and_none_of_ours(connection: Co
         )
     ]
     ours = set(every) - set(PRODUCERS)
-    assert len(ours) == 17
+    assert len(ours) == 18
     producer = await asyncpg.connect(logins.url_as("producer"))
     columns = ", ".join(PRODUCERS)
     values = (
         "gen_random_uuid(), 'echo', '{}', 'mail', 1, now(), 2, '1 s', 'key', 'tenant', 'trace', 'me', '{pushq_a}', "
-        "'http://example.com', '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'"
+        "'http://example.com', '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', "
+        "'{\"gpu\": 1}', 'cam7', 'resnet'"
     )
     assert await producer.fetchval(f"insert into pushq.jobs ({columns}) values ({values}) returning id")
     for column in ours:

@@ -109,7 +109,8 @@ async def test_after_a_restore_without_privileges_the_printed_roles_make_the_rig
 
     keeps, opens = await faults(empty_database_url)
     assert (
-        "lacks rights of the roles: everybody: select on gate_N, everybody: select on inserts_noted; as the owner run"
+        "lacks rights of the roles: everybody: select on gate_N, everybody: select on inserts_noted, "
+        "everybody: select on needs_stamped; as the owner run"
         in keeps
     )
     assert opens.startswith(

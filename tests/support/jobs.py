@@ -17,10 +17,11 @@ else:
 
 
 async def insert(connection: Connection, task: str, count: int = 1, **columns: Any) -> list[UUID]:
-    """Inserts equal jobs; `payload` is a dict, the other columns are as asyncpg takes them."""
+    """Inserts equal jobs; `payload` and `needs` are values for JSON, the other columns are as asyncpg takes them."""
     given = {"task": task} | columns
-    if isinstance(given.get("payload"), dict):
-        given["payload"] = json.dumps(given["payload"])
+    given |= {
+        name: json.dumps(value) for name, value in given.items() if isinstance(value, dict | list) and name != "waiters"
+    }
     names = ", ".join(given)
     values = ", ".join(f"${number}" for number in range(1, len(given) + 1))
     rows = await connection.fetch(

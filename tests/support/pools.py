@@ -6,7 +6,7 @@ from tests.support.jobs import Connection
 from tests.support.waiting import eventually
 
 _LAST_SAID = """
-    select state = 'idle' and query like '%pushq.next_due(%'
+    select state = 'idle' and query like '%pushq.next_due%'
     from pg_stat_activity
     where datname = current_database() and application_name like '%: claims'
 """

@@ -3,12 +3,13 @@
 -- claims are rolled back for any job.
 select *
 from pushq.hand_out(
-    case when cardinality($1::uuid[]) > 0 then array(
-        select job.id
-        from pushq.jobs_unfinished as job
-        where job.id = any($1) and job.status = 'queued'
-        and exists (select from pushq.supervisors where name = $2::text and lease_until > now())
-        order by job.id
-        for no key update skip locked)
+    case when cardinality($1::uuid[]) > 0 then pushq.lock_fitting(
+        array(
+            select job.id
+            from pushq.jobs_unfinished as job
+            where job.id = any($1) and job.status = 'queued'
+            and exists (select from pushq.supervisors where name = $2::text and lease_until > now())
+            order by job.id),
+        cardinality($1))
     end,
     $2, $3::int, $4::uuid, array(select queue from pushq.noted_queues))

@@ -49,6 +49,9 @@ rung as (
     select pushq.ring_if_idle(queue)
     from (select distinct queue from requeued) as queue
 ),
+gave_units as (
+    select pushq.ring_for_units() from requeued having count(*) >= 0
+),
 noted as (
     select pushq.note_changes(
         null, '{}', array_agg(id), array_agg(tenant_id), array_agg(attempt), '{}',
@@ -69,4 +72,5 @@ from (
 cross join (select count(*) from ended) as ending
 cross join (select count(*) from tallied) as tallying
 cross join (select count(*) from rung) as ringing
+cross join (select count(*) from gave_units) as giving
 cross join (select count(*) from noted) as noting

@@ -1,0 +1,741 @@
+-- How pools take jobs with needs: 0023_needs explains.
+
+insert into pushq.migrations (version, name) values (24, '0024_lanes');
+create or replace function pushq.schema_version() returns int language sql stable parallel safe return 24;
+
+
+-- The ledger -----------------------------------------------------------------------------------------------------
+
+-- What running jobs hold of each name.
+create function pushq.held() returns table (name text, units int)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select need.key, sum(need.value::int * holder.jobs)::int
+    from (
+        select job.needs, count(*) as jobs
+        from pushq.jobs_unfinished as job
+        where job.status = 'running' and job.needs is not null
+        group by job.needs
+    ) as holder
+    cross join lateral jsonb_each(holder.needs) as need
+    group by need.key;
+end
+$$;
+
+-- What is free of each name that has a rule: units, or null for any number; and the rate, if there is one. whole_at: when the burst
+-- will be whole again, null if it is.
+create function pushq.free(names text[])
+returns table (name text, units int, capacity_left int, rate double precision, burst int, whole_at timestamptz)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select
+        rule.name,
+        least(
+            rule.capacity - coalesce(held.units, 0),
+            floor(rule.burst - rule.rate * coalesce(extract(epoch from token.whole_at - clock_timestamp()), 0) + 1e-6)::int),
+        rule.capacity - coalesce(held.units, 0),
+        rule.rate, rule.burst, token.whole_at
+    from pushq.rules(free.names) as rule
+    left join pushq.held() as held on held.name = rule.name
+    left join pushq.tokens as token on rule.rate is not null and token.name = rule.name and token.whole_at > clock_timestamp()
+    where rule.capacity is not null or rule.rate is not null;
+end
+$$;
+
+-- The names of which nothing is free, so that no job that needs one can run. by_rate: also those whose next unit is a matter of time.
+create function pushq.spent_names(by_rate boolean) returns text[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select free.name
+        from pushq.free(array(
+            select held.name from pushq.held() as held
+            union
+            select token.name from pushq.tokens as token where spent_names.by_rate and token.whole_at > clock_timestamp()
+            union
+            select closed.name from pushq.resources as closed where closed.capacity = 0
+            union
+            select 'queue:' || closed.name from pushq.queues as closed where closed.capacity = 0
+        )) as free
+        where free.capacity_left < 1 or spent_names.by_rate and free.units < 1);
+end
+$$;
+
+
+-- Claims ---------------------------------------------------------------------------------------------------------
+
+-- Queued jobs with needs that may fit, in the order in which they should begin: of the queues and the tasks, due between `since` and
+-- due_by, that need no spent name. A job that lacks only some of its units is listed too, since the job may reserve them.
+--
+-- First the most urgent jobs are looked at, whatever their lanes: a few more than there is room for. If these lack too much, the
+-- search goes on by lanes: the first due job of each task and priority in each lane, up to 2,000 of them, from a lane at random on.
+create function pushq.guess_fitting(
+    queues text[], tasks text[], most int, since timestamptz, due_by timestamptz, spent text[])
+returns uuid[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    looked_at int;
+    found_ids uuid[];
+    more_ids uuid[];
+begin
+    with recursive level as (
+        select open.name as queue, first.priority
+        from unnest(guess_fitting.queues) as open (name)
+        cross join lateral (
+            select job.priority
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.apart = 'lane' and job.queue = open.name
+            order by job.priority
+            limit 1
+        ) as first
+        union all
+        select level.queue, following.priority
+        from level
+        cross join lateral (
+            select job.priority
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.apart = 'lane' and job.queue = level.queue and job.priority > level.priority
+            order by job.priority
+            limit 1
+        ) as following
+    ),
+    urgent as materialized (
+        select job.*
+        from (select level.queue, level.priority from level limit 100) as level
+        cross join lateral (
+            select its.id, its.task, its.priority, its.run_at, its.needs, its.lane
+            from pushq.jobs_unfinished as its
+            where its.status = 'queued' and its.apart = 'lane' and its.queue = level.queue and its.priority = level.priority
+            and its.run_at >= guess_fitting.since and its.run_at <= guess_fitting.due_by
+            order by its.run_at, its.id
+            limit 100 + 2 * guess_fitting.most
+        ) as job
+        limit 100 + 2 * guess_fitting.most
+    ),
+    fitting as (
+        select urgent.id, urgent.priority, urgent.run_at
+        from urgent
+        where urgent.task = any(guess_fitting.tasks) and not urgent.needs ?| guess_fitting.spent
+        order by urgent.priority, urgent.run_at, urgent.id
+        limit 50 + guess_fitting.most
+    )
+    select
+        (select count(*) from urgent),
+        array(select fitting.id from fitting order by fitting.priority, fitting.run_at, fitting.id)
+    into looked_at, found_ids;
+
+    if cardinality(found_ids) >= guess_fitting.most or looked_at < 100 + 2 * guess_fitting.most then
+        return found_ids;
+    end if;
+
+    with recursive beginning as (
+        select lpad(to_hex(floor(random() * 256)::int), 2, '0') collate "C" as lane
+    ),
+    line as (
+        select from_lane.queue, from_lane.until, first.*
+        from (
+            select open.name as queue, part.from_lane, part.until
+            from unnest(guess_fitting.queues) as open (name)
+            cross join beginning
+            cross join lateral (values (beginning.lane, 'x'), ('', beginning.lane)) as part (from_lane, until)
+        ) as from_lane
+        cross join lateral (
+            select job.id, job.lane, job.task collate "C" as task, job.priority, job.run_at, job.needs
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = from_lane.queue
+            and job.lane >= from_lane.from_lane and job.lane < from_lane.until
+            and job.run_at >= guess_fitting.since
+            order by job.lane, job.task collate "C", job.priority, job.run_at, job.id
+            limit 1
+        ) as first
+        union all
+        select line.queue, line.until, following.*
+        from line
+        cross join lateral (
+            select job.id, job.lane, job.task collate "C" as task, job.priority, job.run_at, job.needs
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = line.queue
+            and (job.lane, job.task collate "C", job.priority) > (line.lane, line.task, line.priority) and job.lane < line.until
+            and job.run_at >= guess_fitting.since
+            order by job.lane, job.task collate "C", job.priority, job.run_at, job.id
+            limit 1
+        ) as following
+    ),
+    fitting as materialized (
+        select line.queue, line.lane, line.task, line.priority
+        from (select * from line limit 2000) as line
+        where line.run_at <= guess_fitting.due_by and line.task = any(guess_fitting.tasks) and not line.needs ?| guess_fitting.spent
+        order by line.priority, line.run_at, line.id
+        limit 50 + guess_fitting.most
+    )
+    select array_agg(job.id order by job.priority, job.run_at, job.id) into more_ids
+    from fitting
+    cross join lateral (
+        select its.id, its.priority, its.run_at
+        from pushq.jobs_unfinished as its
+        where its.status = 'queued' and its.apart = 'lane' and its.queue collate "C" = fitting.queue
+        and its.lane = fitting.lane and its.task collate "C" = fitting.task and its.priority = fitting.priority
+        and its.run_at >= guess_fitting.since and its.run_at <= guess_fitting.due_by and its.id <> all(found_ids)
+        order by its.run_at, its.id
+        limit greatest(1, guess_fitting.most - cardinality(found_ids))
+    ) as job;
+    return found_ids || more_ids;
+end
+$$;
+
+-- Locks the turnstiles of the names, in order. Waits a moment and no longer, since a guest may hold one in a transaction that stays
+-- open. Returns whether all are locked.
+create function pushq.lock_turnstiles(names text[]) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '50ms'
+as $$
+begin
+    perform
+    from pushq.turnstiles
+    where turnstile = any(array(select distinct hashtext(name) & 255 from unnest(lock_turnstiles.names) as name))
+    order by turnstile
+    for update;
+    return true;
+exception
+    when lock_not_available then
+        return false;
+end
+$$;
+
+-- Which of the queued jobs fit, in the given order, beside all that runs: at most `most`. A job that does not fit is passed by. If the
+-- job has been due for a second, what the job needs is reserved: those behind it find the less.
+create function pushq.choose_fitting(ids uuid[], most int) returns uuid[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    names text[];
+    left_over int[];
+    candidate record;
+    fits boolean;
+    chosen uuid[] := '{}';
+begin
+    select array_agg(free.name), array_agg(free.units)
+    into names, left_over
+    from pushq.free(array(
+        select distinct jsonb_object_keys(wanted.needs)
+        from (
+            select distinct job.needs from pushq.jobs_unfinished as job where job.id = any(choose_fitting.ids) and job.needs is not null
+        ) as wanted
+    )) as free;
+    for candidate in
+        select job.id, shape.places, shape.units, job.run_at < clock_timestamp() - interval '1 second' as is_overtaken
+        from unnest(choose_fitting.ids) with ordinality as given (id, place)
+        cross join lateral (
+            select its.id, its.needs, its.run_at
+            from pushq.jobs_unfinished as its
+            where its.id = given.id and its.status = 'queued'
+            offset 0
+        ) as job
+        left join (
+            select wanted.needs, array_agg(array_position(names, need.key)) as places, array_agg(need.value::int) as units
+            from (
+                select distinct its.needs
+                from pushq.jobs_unfinished as its
+                where its.id = any(choose_fitting.ids) and its.needs is not null
+            ) as wanted
+            cross join lateral jsonb_each(wanted.needs) as need
+            where need.key = any(names)
+            group by wanted.needs
+        ) as shape on shape.needs = job.needs
+        order by given.place
+    loop
+        fits := true;
+        for i in 1..coalesce(cardinality(candidate.places), 0) loop
+            if left_over[candidate.places[i]] < candidate.units[i] then
+                fits := false;
+                exit;
+            end if;
+        end loop;
+        if fits or candidate.is_overtaken then
+            for i in 1..coalesce(cardinality(candidate.places), 0) loop
+                left_over[candidate.places[i]] := left_over[candidate.places[i]] - candidate.units[i];
+            end loop;
+        end if;
+        if fits then
+            chosen := chosen || candidate.id;
+            exit when cardinality(chosen) >= choose_fitting.most;
+        end if;
+    end loop;
+    return chosen;
+end
+$$;
+
+-- Takes the tokens of the jobs from the names that have a rate.
+create function pushq.spend_tokens(ids uuid[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into pushq.tokens as token (name, whole_at)
+    select spent.name, clock_timestamp() + spent.units / rule.rate * interval '1 second'
+    from (
+        select need.key as name, sum(need.value::int) as units
+        from pushq.jobs_unfinished as job
+        cross join lateral jsonb_each(job.needs) as need
+        where job.id = any(spend_tokens.ids)
+        group by need.key
+        offset 0
+    ) as spent
+    join pushq.rules(array(
+        select distinct jsonb_object_keys(job.needs)
+        from pushq.jobs_unfinished as job
+        where job.id = any(spend_tokens.ids) and job.needs is not null)) as rule
+        on rule.name = spent.name and rule.rate is not null
+    order by spent.name
+    on conflict on constraint tokens_pkey do update
+    set whole_at = greatest(token.whole_at, clock_timestamp()) + (excluded.whole_at - clock_timestamp());
+end
+$$;
+
+-- Locks those of the queued jobs, in the given order, that fit beside all that runs, and returns their ids: at most `most`.
+create function pushq.lock_fitting(ids uuid[], most int) returns uuid[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    names text[];
+    chosen uuid[];
+    has_rates boolean;
+begin
+    if coalesce(cardinality(lock_fitting.ids), 0) = 0 or lock_fitting.most < 1 then
+        return '{}';
+    end if;
+    select array_agg(rule.name), bool_or(rule.rate is not null) into names, has_rates
+    from pushq.rules(array(
+        select distinct jsonb_object_keys(wanted.needs)
+        from (
+            select distinct job.needs from pushq.jobs_unfinished as job where job.id = any(lock_fitting.ids) and job.needs is not null
+        ) as wanted
+    )) as rule
+    where rule.capacity is not null or rule.rate is not null;
+    if not pushq.lock_turnstiles(names) then
+        return '{}';
+    end if;
+    -- From here on each statement has a new snapshot.
+    chosen := array(
+        select job.id
+        from unnest(pushq.choose_fitting(lock_fitting.ids, lock_fitting.most)) with ordinality as given (id, place)
+        cross join lateral (
+            select its.id
+            from pushq.jobs_unfinished as its
+            where its.id = given.id and its.status = 'queued'
+            for no key update skip locked
+        ) as job
+        order by given.place);
+    if has_rates then
+        perform pushq.spend_tokens(chosen);
+    end if;
+    return chosen;
+end
+$$;
+
+-- As pushq.lock_claimable() of 0004_claims, and takes jobs with needs too: at most most_in_lanes of them, since a job that only waits
+-- for a worker may hold nothing. Of jobs that are equally urgent, those with needs come first if lanes_first says so.
+create function pushq.lock_claimable(
+    queues text[], tasks text[], its_supervisor text, most int, since timestamptz, due_by timestamptz, most_in_lanes int,
+    lanes_first boolean)
+returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    has_priorities boolean;
+    first_in_lanes int;
+    lanes_at int;
+    open_queues text[];
+    lease_is_live boolean;
+    ids uuid[] := '{}';
+begin
+    select
+        exists (
+            select
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.apart is null and job.priority <> 0
+            and job.queue collate "C" = any(lock_claimable.queues) and job.run_at >= lock_claimable.since),
+        (
+            select min(first.priority)
+            from unnest(lock_claimable.queues) as open (name)
+            cross join lateral (
+                select job.priority
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart = 'lane' and job.queue = open.name and job.run_at >= lock_claimable.since
+                order by job.priority
+                limit 1
+            ) as first
+            where lock_claimable.most_in_lanes > 0
+        ),
+        array(select queue.name from pushq.open_queues(lock_claimable.queues) as queue order by queue.place),
+        exists (
+            select from pushq.supervisors as live
+            where live.name = lock_claimable.its_supervisor and live.lease_until > now())
+    into has_priorities, first_in_lanes, open_queues, lease_is_live;
+    if not lease_is_live then
+        return '{}';
+    end if;
+
+    lanes_at := sign(first_in_lanes) + 2 - lanes_first::int;
+    for step in 0..3 loop
+        if step = lanes_at and cardinality(ids) < most then
+            ids := ids || pushq.lock_in_lanes(
+                open_queues, tasks, least(most - cardinality(ids), most_in_lanes), since, due_by);
+        end if;
+        exit when cardinality(ids) >= most;
+        if step = 1 then
+            ids := ids || pushq.lock_ordinary(open_queues, tasks, most - cardinality(ids), since, due_by);
+        elsif has_priorities and step in (0, 2) then
+            ids := ids || pushq.lock_by_priority(step - 1, open_queues, tasks, most - cardinality(ids), since, due_by);
+        end if;
+    end loop;
+    return ids;
+end
+$$;
+
+-- Locks due jobs with needs that fit beside all that runs, and returns their ids.
+create function pushq.lock_in_lanes(queues text[], tasks text[], most int, since timestamptz, due_by timestamptz) returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pushq.lock_fitting(
+        pushq.guess_fitting(
+            lock_in_lanes.queues, lock_in_lanes.tasks, lock_in_lanes.most, lock_in_lanes.since, lock_in_lanes.due_by,
+            pushq.spent_names(true)),
+        lock_in_lanes.most);
+end
+$$;
+
+-- When a job with needs may be taken next, as far as time decides: now if one fits, later if one is due later or lacks only what a rate
+-- will bring. Null: the others wait for units, and whoever gives units back rings.
+create function pushq.next_due_in_lanes(queues text[], tasks text[], since timestamptz) returns timestamptz
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ids uuid[] := pushq.guess_fitting(
+        next_due_in_lanes.queues, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), pushq.spent_names(false));
+    fits uuid[] := pushq.choose_fitting(ids, 1);
+begin
+    if cardinality(fits) > 0 then
+        return (select job.run_at from pushq.jobs_unfinished as job where job.id = fits[1]);
+    end if;
+    return least(
+        (
+            select min(rated.next_at)
+            from (
+                select max(
+                    free.whole_at - (free.burst - need.value::int) / free.rate * interval '1 second') as next_at
+                from pushq.jobs_unfinished as job
+                cross join lateral jsonb_each(job.needs) as need
+                join pushq.free(array(
+                    select distinct jsonb_object_keys(its.needs) from pushq.jobs_unfinished as its where its.id = any(ids)
+                )) as free on free.name = need.key and free.units < need.value::int and free.rate is not null
+                where job.id = any(ids)
+                group by job.id
+            ) as rated
+            where rated.next_at > clock_timestamp()
+        ),
+        (
+            with recursive level as (
+                select open.name as queue, first.priority
+                from unnest(next_due_in_lanes.queues) as open (name)
+                cross join lateral (
+                    select job.priority
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart = 'lane' and job.queue = open.name
+                    order by job.priority
+                    limit 1
+                ) as first
+                union all
+                select level.queue, following.priority
+                from level
+                cross join lateral (
+                    select job.priority
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart = 'lane' and job.queue = level.queue and job.priority > level.priority
+                    order by job.priority
+                    limit 1
+                ) as following
+            )
+            select min(first.run_at)
+            from (select * from level limit 100) as level
+            cross join lateral (
+                select job.run_at
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart = 'lane' and job.queue = level.queue and job.priority = level.priority
+                and job.run_at > clock_timestamp()
+                order by job.run_at
+                limit 1
+            ) as first
+        ));
+end
+$$;
+
+-- As pushq.next_due() of 0004_claims, and jobs with needs.
+create function pushq.next_due_of_all(queues text[], tasks text[], since timestamptz) returns timestamptz
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return least(
+        pushq.next_due(next_due_of_all.queues, next_due_of_all.tasks, next_due_of_all.since),
+        case when exists (
+            select
+            from unnest(next_due_of_all.queues) as served (name)
+            cross join lateral (
+                select
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart = 'lane' and job.queue = served.name
+                limit 1
+            ) as waiting
+        ) then pushq.next_due_in_lanes(
+            array(select open.name from pushq.open_queues(next_due_of_all.queues) as open), next_due_of_all.tasks,
+            next_due_of_all.since) end);
+end
+$$;
+
+-- As in 0022_webhooks, and {"lane": text, "turn": seconds} of a job with needs, and its {"affinity": text}.
+create function pushq.extras(
+    progress jsonb, traceparent text, queue text, task text, tenant_id text, noted text[], lane text, affinity text)
+returns text
+language sql stable
+begin atomic
+    select nullif((
+        coalesce(pushq.extras(progress, traceparent, queue, task, tenant_id, noted)::jsonb, '{}')
+        || case when lane is not null then jsonb_build_object(
+            'lane', lane,
+            'turn', coalesce((select extract(epoch from known.turn)::float8 from pushq.queues as known where known.name = queue), 0.05))
+        else '{}' end
+        || case when affinity is not null then jsonb_build_object('affinity', affinity) else '{}' end)::text, '{}');
+end;
+
+do $$
+begin
+    execute replace(replace(
+        pg_get_functiondef('pushq.hand_out(uuid[], text, int, uuid, text[])'::regprocedure),
+        'job.progress is not null or job.traceparent is not null or',
+        'job.progress is not null or job.traceparent is not null or job.lane is not null or'),
+        'job.tenant_id, hand_out.noted)', 'job.tenant_id, hand_out.noted, job.lane, job.affinity)');
+end
+$$;
+
+
+-- Ends -----------------------------------------------------------------------------------------------------------
+
+-- Rings for each queue in which jobs with needs wait, since units have been given back. A job of any queue may need them.
+create function pushq.ring_for_units() returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pushq.ring_if_idle(waiting.queue)
+    from (
+        with recursive waiting as (
+            (
+                select job.queue collate "C" as queue
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart = 'lane'
+                order by job.queue collate "C"
+                limit 1
+            )
+            union all
+            select following.queue
+            from waiting
+            cross join lateral (
+                select job.queue collate "C" as queue
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" > waiting.queue
+                order by job.queue collate "C"
+                limit 1
+            ) as following
+        )
+        select queue from waiting
+    ) as waiting;
+end
+$$;
+
+-- The next jobs of the lanes start in the place of jobs that have ended in this transaction, and hold what those held. So no lock and
+-- no count is needed. queues, lanes: of the jobs that ended at the places (null: at all), null for a job whose lane must let go.
+-- turns_over: whether a lane goes on only if none of the hundred most urgent jobs of its queue waits for what it holds. A lane with a
+-- rate lets go. Whoever calls looks for jobs next, or rings for the units that are given back.
+create function pushq.follow(
+    places int[], queues text[], lanes text[], turns_over boolean[], tasks text[], its_supervisor text, its_pool int, its_token uuid, noted text[])
+returns table (
+    id uuid, task text, queue text, payload text, attempt int, failures int, crashes int, max_attempts int,
+    timeout double precision, tenant_id text, correlation_id text, token uuid, extras text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    ids uuid[] := array(
+        with ended as materialized (
+            select given.queue, given.lane, count(*) as jobs, bool_or(given.turn_is_over) as turn_is_over
+            from unnest(follow.queues, follow.lanes, follow.turns_over) with ordinality as given (queue, lane, turn_is_over, place)
+            where given.lane is not null and (follow.places is null or given.place = any(follow.places))
+            and given.queue in (select name from pushq.open_queues(follow.queues))
+            group by given.queue, given.lane
+        )
+        select following.id
+        from ended
+        cross join lateral (
+            with recursive line as (
+                (
+                    select job.task collate "C" as task, job.priority
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
+                    and job.lane = ended.lane
+                    order by job.task collate "C", job.priority
+                    limit 1
+                )
+                union all
+                select more.*
+                from line
+                cross join lateral (
+                    select job.task collate "C" as task, job.priority
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
+                    and job.lane = ended.lane and (job.task collate "C", job.priority) > (line.task, line.priority)
+                    order by job.task collate "C", job.priority
+                    limit 1
+                ) as more
+            )
+            select its.id, its.priority, its.run_at, its.needs
+            from (select line.task, line.priority from line limit 100) as line
+            cross join lateral (
+                select job.id, job.priority, job.run_at, job.needs
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
+                and job.lane = ended.lane and job.task collate "C" = line.task and job.priority = line.priority
+                and job.run_at <= clock_timestamp()
+                order by job.run_at, job.id
+                limit ended.jobs
+                for no key update skip locked
+            ) as its
+            where line.task = any(follow.tasks)
+            order by its.priority, its.run_at, its.id
+            limit ended.jobs
+        ) as following
+        where exists (
+            select from pushq.supervisors as live where live.name = follow.its_supervisor and live.lease_until > clock_timestamp())
+        and not exists (
+            select
+            from pushq.rules(array(
+                select jsonb_object_keys(its.needs) from pushq.jobs_unfinished as its where its.id = following.id)) as rule
+            where rule.rate is not null)
+        and not (ended.turn_is_over and exists (
+            select
+            from (
+                select its.lane, its.needs
+                from pushq.jobs_unfinished as its
+                where its.status = 'queued' and its.apart = 'lane' and its.queue = ended.queue and its.run_at <= clock_timestamp()
+                order by its.priority, its.run_at, its.id
+                limit 100
+            ) as urgent
+            where urgent.lane <> ended.lane and urgent.needs ?| array(
+                select name from jsonb_object_keys(following.needs) as name where name not like 'affinity:%')
+        ))
+    );
+begin
+    return query select * from pushq.hand_out(ids, follow.its_supervisor, follow.its_pool, follow.its_token, follow.noted);
+end
+$$;
+
+do $$
+declare
+    function regprocedure;
+begin
+    -- The new columns are kept with finished jobs, and come back with them.
+    foreach function in array '{
+        "pushq.end_sorted(uuid[], uuid[], float8[], float8[], text[], text[], text[], text[])",
+        "pushq.end_quietly(uuid[], uuid[], float8[], float8[], text[], text[], text[], text[])",
+        "pushq.bring_back(uuid, date, timestamptz)"}'::regprocedure[]
+    loop
+        execute regexp_replace(
+            pg_get_functiondef(function), '(\w+\.)?webhook_url, (\w+\.)?traceparent',
+            '\&, \1needs, \1limit_key, \1affinity, \1lane', 'g');
+    end loop;
+end
+$$;
+
+-- What gives units back rings for them; a running job that holds units holds them until its handler has stopped.
+do $$
+begin
+    execute replace(replace(replace(replace(
+        pg_get_functiondef('pushq.give_back(uuid[], uuid[], text[], float8[], text[], text[])'::regprocedure),
+        'job.supervisor, job.apart, give_back', 'job.supervisor, job.apart, job.lane, give_back'),
+        'where going_on.apart = ''cancelling'')
+    into places, cancelling', 'where going_on.apart = ''cancelling''), bool_or(going_on.lane is not null)
+    into places, cancelling, gave_units'),
+        'cancelling uuid[];', 'cancelling uuid[];
+    gave_units boolean;'),
+        'return places;', 'if gave_units then
+        perform pushq.ring_for_units();
+    end if;
+    return places;');
+
+    execute replace(replace(
+        pg_get_functiondef('pushq.end_jobs(uuid[], uuid[], float8[], float8[], text[], text[], text[], text[])'::regprocedure),
+        'min(job.supervisor) as supervisor', 'min(job.supervisor) as supervisor,
+        bool_or(job.status = ''running'' and job.lane is not null) as gave_units'),
+        'its.queue, its.task, its.supervisor', 'its.queue, its.task, its.supervisor, its.lane');
+    execute replace(
+        pg_get_functiondef('pushq.end_jobs(uuid[], uuid[], float8[], float8[], text[], text[], text[], text[])'::regprocedure),
+        'return end_of_all.places;', 'if before.gave_units then
+        perform pushq.ring_for_units();
+    end if;
+    return end_of_all.places;');
+
+    execute replace(
+        pg_get_functiondef('pushq.mark_cancelling(uuid)'::regprocedure),
+        'its.waiters is not null', '(its.waiters is not null or its.lane is not null)');
+
+    execute replace(replace(
+        pg_get_functiondef('pushq.change(uuid, text, text)'::regprocedure),
+        'pushq.apart(crashes)', 'pushq.apart(crashes, needs)'),
+        'pushq.ring_if_idle(was.queue);', 'pushq.ring_if_idle(was.queue), pushq.ring_for_units();');
+
+    execute replace(
+        pg_get_functiondef('pushq.take(uuid, text, interval)'::regprocedure),
+        'array(select id from pushq.jobs_unfinished as job where job.id = take.id and job.status = ''queued'' for no key update)',
+        'pushq.lock_fitting(
+            array(select id from pushq.jobs_unfinished as job where job.id = take.id and job.status = ''queued'' for no key update), 1)');
+
+    execute replace(replace(
+        pg_get_functiondef('pushq.take_next(text, text, interval, text[])'::regprocedure),
+        'wanted := pushq.tasks_in(take_next.queue);', 'wanted := pushq.tasks_in(take_next.queue) || array(
+            select distinct urgent.task collate "C"
+            from (
+                select job.task
+                from pushq.jobs_unfinished as job
+                where job.status = ''queued'' and job.apart = ''lane'' and job.queue = take_next.queue
+                order by job.priority, job.run_at, job.id
+                limit 1000
+            ) as urgent);
+        wanted := array(select distinct name collate "C" from unnest(wanted) as name order by 1);'),
+        'guest, 1, ''-infinity'', clock_timestamp())', 'guest, 1, ''-infinity'', clock_timestamp(), 1, random() < 0.5)');
+
+    execute replace(replace(
+        pg_get_functiondef('pushq.lock_suspect(text, text[], text)'::regprocedure),
+        'return array(', 'return pushq.lock_fitting(array('),
+        'limit 1
+        for no key update of job skip locked);', 'limit 20), 1);');
+end
+$$;

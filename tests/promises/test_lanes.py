@@ -1,0 +1,124 @@
+"""Jobs that share things: needs, lanes, limits, rates."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from typing import Any
+
+from tests.support.jobs import Connection, finished, insert
+from tests.support.supervisors import supervising
+from tests.support.waiting import eventually
+
+Row = Any
+
+
+async def most_at_once(connection: Connection) -> dict[str, int]:
+    """How many units of each name were held at once, at most, by what the rows of finished jobs say of their runs."""
+    rows = await connection.fetch(
+        """
+        with run as (
+            select need.key as name, need.value::int as units, job.started_at as at, job.finished_at as until
+            from pushq.jobs as job cross join lateral jsonb_each(job.needs) as need
+            where job.finished_on < 'infinity'
+        ),
+        change as (
+            select name, at, units from run union all select name, until, -units from run
+        )
+        select name, max(held)::int as held
+        from (select name, sum(units) over (partition by name order by at, units) as held from change) as held
+        group by name
+        """
+    )
+    return {row["name"]: row["held"] for row in rows}
+
+
+async def test_jobs_that_need_the_same_run_one_after_the_other_whichever_supervisor_takes_them(
+    database_url: str, connection: Connection
+) -> None:
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(supervising(database_url, POLL_INTERVAL="0"))
+        jobs = [
+            (await insert(connection, "sleep", needs=[f"model:{number % 3}"], payload={"seconds": 0.02}))[0]
+            for number in range(60)
+        ]
+        rows = await finished(connection, *jobs)
+
+    assert {row["status"] for row in rows} == {"succeeded"}
+    assert await most_at_once(connection) == {"model:0": 1, "model:1": 1, "model:2": 1}
+
+
+async def test_a_job_waits_for_all_of_its_units_and_a_stream_of_smaller_ones_does_not_starve_it(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute("insert into pushq.resources (name, capacity) values ('gpu', 4)")
+    await connection.execute("update pushq.queues set turn = '0'")
+    with supervising(database_url, POLL_INTERVAL="0"):
+        small = await insert(connection, "sleep", 8, needs=["gpu"], payload={"seconds": 0.1})
+        [large] = await insert(connection, "sleep", needs={"gpu": 4}, payload={"seconds": 0.1})
+        small += await insert(connection, "sleep", 100, needs=["gpu"], payload={"seconds": 0.1})
+        rows = await finished(connection, large, *small)
+
+    later = [row for row in rows if row["started_at"] > rows[0]["started_at"]]
+    assert len(later) > 40
+    assert (await most_at_once(connection))["gpu"] == 4
+
+
+async def test_a_rate_is_kept_by_several_supervisors_without_any_polling(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute("insert into pushq.resources (name, capacity, rate, burst) values ('api', null, 20, 5)")
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(supervising(database_url, POLL_INTERVAL="0"))
+        rows = await finished(connection, *await insert(connection, "echo", 40, needs=["api"]))
+
+    starts = sorted(row["started_at"] for row in rows)
+    for first, start in enumerate(starts):
+        for number, later in enumerate(starts[first:], 1):
+            assert number <= 5 + 20 * ((later - start).total_seconds() + 0.02) + 1
+    assert (starts[-1] - starts[0]).total_seconds() < 35 / 20 + 1
+
+
+async def test_a_capacity_that_is_raised_lets_those_that_wait_begin_at_once(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute("insert into pushq.resources (name, capacity) values ('gpu', 0)")
+    with supervising(database_url, POLL_INTERVAL="0"):
+        jobs = await insert(connection, "echo", 3, needs=["gpu"])
+        await asyncio.sleep(0.5)
+        assert await connection.fetchval("select count(*) from pushq.jobs where status = 'queued'") == 3
+        await connection.execute("update pushq.resources set capacity = 3 where name = 'gpu'")
+        await finished(connection, *jobs, within=2)
+
+
+async def test_a_queue_runs_no_more_jobs_at_once_than_its_capacity(database_url: str, connection: Connection) -> None:
+    await connection.execute(
+        "insert into pushq.queues (name, capacity) values ('default', 2) on conflict (name) do update set capacity = 2"
+    )
+    with supervising(database_url, POLL_INTERVAL="0"):
+        await finished(connection, *await insert(connection, "sleep", 30, payload={"seconds": 0.02}))
+
+    assert await most_at_once(connection) == {"queue:default": 2}
+
+
+async def test_units_of_a_pool_that_died_are_free_for_others(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, POLL_INTERVAL="0"):
+        jobs = await insert(connection, "die.once", needs=["gpu"]) + await insert(connection, "echo", needs=["gpu"])
+        rows = await finished(connection, *jobs)
+
+    assert {row["status"] for row in rows} == {"succeeded"}
+    await eventually(lambda: connection.fetchval("select count(*) = 0 from pushq.held()"))
+
+
+async def test_plain_jobs_and_jobs_with_needs_do_not_hold_one_another_up(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url, POLL_INTERVAL="0"):
+        plain = await insert(connection, "sleep", 600, payload={"seconds": 0.05})
+        needing = await insert(connection, "sleep", 20, needs=["gpu"], payload={"seconds": 0.05})
+        rows = await finished(connection, *needing, *plain)
+
+    assert max(row["finished_at"] for row in rows[:20]) < max(row["finished_at"] for row in rows[20:])
+    assert min(row["finished_at"] for row in rows[20:]) < max(row["finished_at"] for row in rows[:20])
