@@ -141,6 +141,9 @@ begin
     elsif jsonb_typeof(broken_rule_of_needs.needs) not in ('object', 'array')
         or jsonb_path_exists(broken_rule_of_needs.needs, 'strict $ ? (@.type() == "array")[*] ? (@.type() != "string")') then
         return 'jobs_needs_are_an_object_of_units_or_an_array_of_names';
+    elsif jsonb_typeof(broken_rule_of_needs.needs) = 'array' and (
+        select count(distinct name) < count(*) from jsonb_array_elements_text(broken_rule_of_needs.needs) as name) then
+        return 'jobs_needs_in_an_array_name_each_once';
     end if;
     return (
         select case
@@ -238,7 +241,8 @@ end
 $$;
 
 -- Completes the needs of a job, and sets its lane. A row with a lane is a copy of a row that had been here before, from a day or from
--- another database: the names that rules had added are added anew.
+-- another database: the names that rules had added are added anew. Only what a producer says now is compared with capacities, so that
+-- no rule that has changed meanwhile keeps a job from being copied, or from other needs.
 create function pushq.set_lane() returns trigger
 language plpgsql
 security definer
@@ -246,6 +250,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     own jsonb := new.needs;
+    is_said_now boolean := case tg_op when 'INSERT' then new.lane is null else new.needs is distinct from old.needs end;
     broken_rule text;
 begin
     if new.lane is not null or tg_op = 'UPDATE' then
@@ -258,7 +263,7 @@ begin
     own := pushq.as_object(own);
     new.needs := pushq.all_needs(own, new.limit_key, new.affinity, new.queue, new.task, new.tenant_id);
     new.lane := pushq.lane(new.needs);
-    if own is not null then
+    if own is not null and is_said_now then
         perform pushq.check_capacities(own);
     end if;
     if new.apart is null or new.apart = 'lane' then
@@ -346,7 +351,7 @@ after insert on pushq.queues
 for each row when (new.capacity is not null or new.rate is not null) execute function pushq.note_rules();
 create trigger tasks_note_rules
 after update of needs on pushq.tasks
-for each statement execute function pushq.note_rules();
+for each row when (new.needs is distinct from old.needs) execute function pushq.note_rules();
 create trigger tasks_note_new_rules
 after insert on pushq.tasks
 for each row when (new.needs is not null) execute function pushq.note_rules();

@@ -389,9 +389,9 @@ begin
 end
 $$;
 
--- Gives unfinished jobs the needs that rules for queue:Q, tenant:T, task:T, tenant:* or task:* say, running ones too: up to `most`
--- jobs a call. Returns how many: repeat until 0. A job whose transaction was open when the limit was set may be left; so the sweeper
--- calls this too.
+-- Gives unfinished jobs the needs that rules for queue:Q, tenant:T, task:T, tenant:* or task:* say, running ones too, and for a task
+-- also what pushq.tasks says that the task needs: up to `most` jobs a call. Returns how many: repeat until 0. A job whose transaction
+-- was open when the limit was set may be left; so the sweeper calls this too. What a job needs already stays as it is.
 create function pushq.stamp(name text, most int default 5000) returns int
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -400,22 +400,34 @@ as $$
 declare
     kind text := pushq.kind_of_need(stamp.name);
     whose text := nullif(substr(stamp.name, length(kind) + 2), '*');
+    is_limited boolean;
     stamped int;
 begin
     if not coalesce(kind in ('queue', 'tenant', 'task'), false) then
         return 0;
     end if;
-    with lacking as materialized (
+    is_limited := exists (
+        select from pushq.rules(array[stamp.name]) as rule where rule.capacity is not null or rule.rate is not null);
+    with known as materialized (
+        select task.name, array(select jsonb_object_keys(pushq.as_object(task.needs))) as needs
+        from pushq.tasks as task
+        where kind = 'task' and task.needs is not null and task.name = coalesce(whose, task.name)
+    ),
+    lacking as materialized (
         select job.id
         from pushq.jobs_unfinished as job
+        left join known on known.name = job.task
         where case kind
             when 'queue' then job.queue = whose
             when 'tenant' then job.tenant_id = coalesce(whose, job.tenant_id)
             else job.task = coalesce(whose, job.task)
         end
-        and (job.needs is null or not job.needs ? (kind || ':' || case kind when 'queue' then job.queue when 'tenant' then job.tenant_id else job.task end))
+        and (
+            not coalesce(job.needs, '{}') ?& known.needs
+            or is_limited and not coalesce(job.needs, '{}')
+                ? (kind || ':' || case kind when 'queue' then job.queue when 'tenant' then job.tenant_id else job.task end))
         limit stamp.most
-        for no key update skip locked
+        for no key update of job skip locked
     )
     update pushq.jobs_unfinished as job set needs = job.needs
     where job.id = any(array(select id from lacking order by id));

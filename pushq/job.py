@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from uuid import UUID
 
 from pushq.lifespan import resources_here
+from pushq.needs import Needs, units_of
 from pushq.progress import UNCHANGED, checked, ledger
 from pushq.recalled import recalled
 
@@ -185,10 +186,13 @@ class NewJob:
     is failed, 1 to 10,000. timeout: limit of one attempt, at most a year. unique_key: at most one unfinished job of a
     tenant may have this key. tenant_id: the owner. correlation_id: a reference of your own. id: for a job whose id you
     choose. traceparent: your place in a trace, the header of W3C Trace Context. webhook_url: the URL that is told the
-    end of the job.
+    end of the job. needs: what the job holds while it runs, names with units or names alone, kept as a dict. limit_key:
+    of the jobs with this key, one runs at a time. affinity: what the job shares with others that run well after one
+    another on the same worker, a model say.
 
-    Raises ValueError for a `run_at` without a time zone, and for text with a NUL or a lone surrogate, which PostgreSQL
-    does not take; and TypeError for a value of another type. To change a job, use `dataclasses.replace`.
+    Raises ValueError for a `run_at` without a time zone, for text with a NUL or a lone surrogate, which PostgreSQL does
+    not take, and for needs that name something twice; and TypeError for a value of another type. To change a job, use
+    `dataclasses.replace`.
     """
 
     task: str
@@ -204,6 +208,9 @@ class NewJob:
     id: UUID | None = None
     traceparent: str | None = None
     webhook_url: str | None = None
+    needs: Needs | None = None
+    limit_key: str | None = None
+    affinity: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.payload, dict):
@@ -215,6 +222,8 @@ class NewJob:
             if value is not None or name in ("task", "queue", "priority"):
                 _refuse(name, value, kind, example)
                 _refuse_unstorable(name, value)
+        if self.needs is not None:
+            object.__setattr__(self, "needs", _units(self.needs))
         if self.run_at is not None and self.run_at.utcoffset() is None:
             raise ValueError(
                 f"run_at={self.run_at.isoformat()} has no time zone; give one, for example datetime.now(UTC)."
@@ -231,6 +240,9 @@ class NewJob:
             and self.correlation_id is None
             and self.traceparent is None
             and self.webhook_url is None
+            and self.needs is None
+            and self.limit_key is None
+            and self.affinity is None
             and type(self.task) is type(self.queue) is str
             and type(self.priority) is int
             and self.task.isprintable()
@@ -250,12 +262,24 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "correlation_id": (str, "a str: 'order 7'"),
     "traceparent": (str, "a str: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'"),
     "webhook_url": (str, "a str: 'https://example.com/hook'"),
+    "limit_key": (str, "a str: 'account 7'"),
+    "affinity": (str, "a str: 'llama-3'"),
 }
 
 
 def _refuse(name: str, value: object, kind: type, example: str) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"A job's {name} is {example}, not of type {type(value).__name__}.")
+
+
+def _units(needs: object) -> dict[str, int] | None:
+    try:
+        units = units_of(needs)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"A job's {error}") from None
+    for name in units or ():
+        _refuse_unstorable("need", name)
+    return units
 
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")

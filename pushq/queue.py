@@ -79,9 +79,10 @@ class Queue:
 
         connection: as for insert, and in its transaction. standing: what becomes of the unfinished job: keep, it stays
         as it is; replace, while it is queued it takes the new job's task, payload, queue, priority, run_at,
-        max_attempts, timeout, correlation_id and traceparent. window: no second job with the key within this time of
-        the call that inserted the first, even if the first is finished by then; at most a year. longest_delay: with
-        replace, the job is due at most this long after it was enqueued, however often it is put off; at most a year.
+        max_attempts, timeout, correlation_id, traceparent, webhook_url, needs, limit_key and affinity. window: no
+        second job with the key within this time of the call that inserted the first, even if the first is finished by
+        then; at most a year. longest_delay: with replace, the job is due at most this long after it was enqueued,
+        however often it is put off; at most a year.
 
         Returns (id, inserted). Raises like insert; ValueError for a job with an id of its own, since pushq chooses the
         id, for a window of a job without a unique_key, and for other values of these arguments; and TypeError for a
@@ -292,7 +293,7 @@ def _refuse_no_span(name: str, span: object) -> None:
         raise ValueError(f"Queue.enqueue: {name} is over 0 and at most a year: timedelta(hours=1), not {span!r}.")
 
 
-_SELDOM = 2
+_SELDOM = 5
 """The last columns of insert.sql, which few jobs have."""
 
 
@@ -319,6 +320,9 @@ def _object_of(job: NewJob, queue: str | None, traceparent: str | None, *, has_w
     seldom = {
         "traceparent": traceparent if job.traceparent is None else job.traceparent,
         "webhook_url": job.webhook_url,
+        "needs": job.needs,
+        "limit_key": job.limit_key,
+        "affinity": job.affinity,
     }
     columns |= {name: value for name, value in seldom.items() if value is not None}
     return f'{{"payload": {encoded(job)}, {_encode(columns)[1:]}'
@@ -354,6 +358,9 @@ def _row(job: NewJob, queue: str | None, traceparent: str | None) -> tuple[objec
         job.correlation_id,
         traceparent if job.traceparent is None else job.traceparent,
         job.webhook_url,
+        job.needs and _encode(job.needs),
+        job.limit_key,
+        job.affinity,
     )
 
 

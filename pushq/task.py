@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Never, ParamSpec, TypeAlias, TypeVar, overload
@@ -16,6 +16,7 @@ from pushq.handler import caller, is_async, parameters_of, place_of
 from pushq.job import NewJob
 from pushq.lifespan import Lifespan, misfit
 from pushq.middleware import Middleware
+from pushq.needs import Needs, refuse_broken, units_of
 from pushq.once import yielding_once
 from pushq.outcome import Cancel, Retry
 from pushq.payload import PayloadForm, form_of
@@ -37,7 +38,7 @@ class Task(Generic[P, R]):
     name: the task's name. queue: the queue of jobs built in Python. max_attempts: failures after which a job is failed.
     timeout: limit of one attempt; None: no limit. backoff: failures so far → delay. retries: with both, and the classes
     of errors that decide. original: the function. is_async: whether the function is an `async def`. batch: how many
-    jobs the handler takes at once, at most; None: one job.
+    jobs the handler takes at once, at most; None: one job. needs: what each job of the task needs beside its own needs.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Task(Generic[P, R]):
     form: PayloadForm
     is_async: bool
     batch: int | None = None
+    needs: Mapping[str, int] | None = None
 
     @property
     def max_attempts(self) -> int:
@@ -112,6 +114,7 @@ class Tasks:
         backoff: Backoff | None = None,
         retry_on: Errors | None = None,
         fail_on: Errors = (),
+        needs: Needs | None = None,
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
     @overload
@@ -126,6 +129,7 @@ class Tasks:
         backoff: Backoff | None = None,
         retry_on: Errors | None = None,
         fail_on: Errors = (),
+        needs: Needs | None = None,
     ) -> Callable[[Callable[..., R]], Task[..., R]]: ...
 
     def register(
@@ -138,6 +142,7 @@ class Tasks:
         backoff: Backoff | None = None,
         retry_on: Errors | None = None,
         fail_on: Errors = (),
+        needs: Needs | None = None,
         batch: int | None = None,
         **unknown: Never,
     ) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -147,9 +152,11 @@ class Tasks:
         after which a job is failed. timeout: limit of one attempt; None: no limit. backoff: failures so far → delay;
         the default doubles from 2 seconds to an hour. retry_on, fail_on: classes of errors, one or a tuple; an error of
         fail_on fails the job at once, and with retry_on so does every error that is not listed; of classes in both
-        lists, the nearest to the error's own counts. batch: the handler takes a list of up to `batch` jobs, at most
-        2,000, and returns an item for each, or None. An item is a job's result. An exception, also Retry and Cancel,
-        counts as if the job had raised it. Raises TasksError for a function or option that cannot work.
+        lists, the nearest to the error's own counts. needs: what each job of the task holds while it runs, `{"gpu": 2}`
+        or `["gpu"]`, beside the needs of the job, which count where both name the same. batch: the handler takes a list
+        of up to `batch` jobs, at most 2,000, and returns an item for each, or None. An item is a job's result. An
+        exception, also Retry and Cancel, counts as if the job had raised it. Raises TasksError for a function or option
+        that cannot work.
         """
         _refuse_unknown(name, unknown)
         _check_options(name, queue, max_attempts, timeout, backoff, batch)
@@ -160,6 +167,7 @@ class Tasks:
             _classes(name, "fail_on", fail_on),
         )
         _refuse_both(name, retries)
+        units = None if needs is None else _units(name, needs)
 
         def decorate(function: Callable[P, R]) -> Task[P, R]:
             if isinstance(function, Task):  # one function under two names
@@ -175,6 +183,7 @@ class Tasks:
                 form,
                 is_async(function),
                 batch,
+                units,
             )
             return self._add(task)
 
@@ -257,6 +266,11 @@ class Tasks:
         return tuple(sorted({task.queue for task in self._tasks.values()}))
 
     @property
+    def needs(self) -> dict[str, Mapping[str, int]]:
+        """What tasks need, by their names. A task that needs nothing is left out."""
+        return {task.name: task.needs for task in self if task.needs}
+
+    @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """(queue, name) of each task."""
         return tuple(sorted((task.queue, task.name) for task in self._tasks.values()))
@@ -268,13 +282,14 @@ class Tasks:
         return iter(self._tasks.values())
 
 
-_OPTIONS = ("queue", "max_attempts", "timeout", "backoff", "retry_on", "fail_on", "batch")
+_OPTIONS = ("queue", "max_attempts", "timeout", "backoff", "retry_on", "fail_on", "needs", "batch")
 _ELSEWHERE = {
     "attempts": "max_attempts", "max_retries": "max_attempts", "max_tries": "max_attempts", "retries": "max_attempts",
     "retry": "max_attempts", "deadline": "timeout", "job_timeout": "timeout", "time_limit": "timeout",
     "countdown": "backoff", "retry_backoff": "backoff", "retry_delay": "backoff", "wait": "backoff",
     "autoretry_for": "retry_on", "retry_exceptions": "retry_on", "retry_for": "retry_on",
     "dont_autoretry_for": "fail_on", "no_retry_on": "fail_on",
+    "need": "needs", "requires": "needs", "resources": "needs",
     "lane": "queue", "queue_name": "queue", "batch_size": "batch", "max_batch_size": "batch", "chunk": "batch",
 }  # fmt: skip
 """Other job queues' names for the options."""
@@ -351,6 +366,15 @@ def _refuse_both(name: str, retries: Retries) -> None:
     for one in retries.retry_on:
         if one in retries.fail_on:
             raise TasksError(f"Task {name!r}: {one.__name__} is both in retry_on and in fail_on.")
+
+
+def _units(name: str, needs: object) -> dict[str, int] | None:
+    try:
+        units = units_of(needs)
+        refuse_broken(units or {})
+    except (TypeError, ValueError) as error:
+        raise TasksError(f"Task {name!r}: {error}") from None
+    return units
 
 
 def _is_name(name: object) -> bool:

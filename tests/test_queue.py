@@ -72,6 +72,8 @@ def test_what_is_no_name_of_a_queue_is_refused_without_being_shown(name: Any) ->
             "A job's traceparent is a str: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', not of type int.",
         ),
         ({"correlation_id": 7}, "A job's correlation_id is a str: 'order 7', not of type int."),
+        ({"limit_key": 7}, "A job's limit_key is a str: 'account 7', not of type int."),
+        ({"affinity": 7}, "A job's affinity is a str: 'llama-3', not of type int."),
         ({"tenant_id": 7}, "A job's tenant_id is a str: 'acme', not of type int."),
         (
             {"run_at": "tomorrow"},
@@ -89,7 +91,18 @@ def test_a_value_of_another_type_is_refused_where_the_job_is_made(values: dict[s
 
 @pytest.mark.parametrize("unstorable", ["a\0b", "a\ud800b", "\udfff"])
 @pytest.mark.parametrize(
-    "column", ["task", "queue", "unique_key", "tenant_id", "correlation_id", "traceparent", "webhook_url"]
+    "column",
+    [
+        "task",
+        "queue",
+        "unique_key",
+        "tenant_id",
+        "correlation_id",
+        "traceparent",
+        "webhook_url",
+        "limit_key",
+        "affinity",
+    ],
 )
 def test_text_that_postgresql_does_not_take_is_refused_where_the_job_is_made(column: str, unstorable: str) -> None:
     with pytest.raises(ValueError, match=rf"^A job's {column} has a .*, which PostgreSQL does not take: leave") as told:

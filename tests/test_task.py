@@ -199,7 +199,7 @@ def test_an_option_out_of_range_is_refused_in_a_sentence(options: dict[str, Any]
         ("time_limit", "did you mean timeout?"),
         ("qeue", "did you mean queue?"),
         ("priority", "a job has it: dataclasses.replace(task.job(…), priority=…)."),
-        ("serializer", "there are queue, max_attempts, timeout, backoff, retry_on, fail_on, batch."),
+        ("serializer", "there are queue, max_attempts, timeout, backoff, retry_on, fail_on, needs, batch."),
     ],
 )
 def test_an_option_that_there_is_not_is_answered_with_the_one_that_was_meant(option: str, remedy: str) -> None:

@@ -71,7 +71,7 @@ async def register(url: str) -> None:
     """Inserts a supervisor's row with a lease of an hour, which claims need."""
     session = Session(url, "pushq bench")
     await supervisor.Store(session).heartbeat(CLAIMANT.supervisor, "pushq bench", 0, 3600)
-    await Store(session).register(CLAIMANT)
+    await Store(session).register(CLAIMANT, {})
     await session.close()
 
 

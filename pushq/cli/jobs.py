@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import sys
 from collections import Counter
@@ -26,6 +27,7 @@ from pushq.desk import CHANGED, LONGEST_SEARCH, Desk, Filter, Listing, Place
 from pushq.errors import DatabaseRefused, DatabaseTrouble, JobUnknown, PushqError, UsageError
 from pushq.exporter.lines import printable
 from pushq.job import NewJob, Status
+from pushq.needs import OF_PUSHQ
 from pushq.queue import Enqueued
 from pushq.reading import Artifact
 from pushq.settings import TEN_YEARS, Settings
@@ -41,6 +43,26 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float | 
     if value is not None and math.isnan(value):
         raise click.BadParameter("nan is not a number of seconds.", context, option)
     return value
+
+
+def _units(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, int]:
+    """Units by name. A name that has an = is followed by units."""
+    units: dict[str, int] = {}
+    for text in given:
+        name, equals, number = text.rpartition("=") if "=" in text else (text, "", "1")
+        if not _WHOLE.fullmatch(number):
+            raise click.BadParameter(
+                f"{text!r} has no whole number of units; write {name + equals}1, or the name alone for one unit.",
+                context,
+                option,
+            )
+        if name in units:
+            raise click.BadParameter(f"{name!r} is named twice; for two units, write {name}=2.", context, option)
+        units[name] = int(number)
+    return units
+
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 @click.command()
@@ -69,6 +91,20 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float | 
     "--traceparent", metavar="HEADER", help="Your place in a trace: the header traceparent of W3C Trace Context."
 )
 @click.option("--webhook-url", metavar="URL", help="Is told the end of the job.")
+@click.option(
+    "--need",
+    "needs",
+    multiple=True,
+    callback=_units,
+    metavar="NAME[=UNITS]",
+    help="What the job holds while it runs, a unit of it by default; repeatable.",
+)
+@click.option("--limit-key", metavar="TEXT", help="Of the jobs with this key, one runs at a time.")
+@click.option(
+    "--affinity",
+    metavar="TEXT",
+    help="What the job shares with jobs that run well one after the other on a worker, a model say.",
+)
 @click.option("--unique-key", help="At most one unfinished job may have this key.")
 @click.option(
     "--standing",
@@ -98,6 +134,9 @@ def enqueue(
     delay: float,
     traceparent: str | None,
     webhook_url: str | None,
+    needs: dict[str, int],
+    limit_key: str | None,
+    affinity: str | None,
     unique_key: str | None,
     standing: Literal["keep", "replace"] | None,
     window: float | None,
@@ -109,11 +148,22 @@ def enqueue(
     \b
       pushq enqueue mail.welcome --payload '{"user_id": 42}'
       pushq enqueue report.build --wait
+      pushq enqueue image.draw --need gpu=2 --limit-key user:42
       pushq enqueue index.build --unique-key index:42 --standing replace --delay 10
     """
-    options = {"priority": priority, "unique_key": unique_key, "traceparent": traceparent, "webhook_url": webhook_url}
     try:
-        job = NewJob(task, _payload(payload), queue, **options)  # type: ignore[arg-type]
+        job = NewJob(
+            task,
+            _payload(payload),
+            queue,
+            priority,
+            unique_key=unique_key,
+            traceparent=traceparent,
+            webhook_url=webhook_url,
+            needs=needs,
+            limit_key=limit_key,
+            affinity=affinity,
+        )
     except ValueError as error:
         raise UsageError(str(error)) from None
     if (standing or window) and unique_key is None:
@@ -397,8 +447,21 @@ def _show_events(events: Sequence[Row]) -> None:
 def _show_one(row: Row) -> None:
     for name, value in row.items():
         if value is not None:
-            shown = value.isoformat() if isinstance(value, datetime) else str(value)
+            shown = _needs_in_words(value) if name == "needs" else _in_words(value)
             click.echo(f"{name:15} " + ("\n" + " " * 16).join(map(printable, shown.splitlines())))
+
+
+def _in_words(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _needs_in_words(needs: Mapping[str, int]) -> str:
+    """A line for each name, those of the producer and the task first."""
+    added = [name for name in needs if name.startswith(OF_PUSHQ)]
+    own = [name for name in needs if name not in added]
+    return "\n".join(
+        [*(f"{needs[name]} of {name}" for name in own), *(f"{needs[name]} of {name}, added" for name in added)]
+    )
 
 
 _ids = click.argument("job_ids", type=click.UUID, nargs=-1, metavar="[ID...]")

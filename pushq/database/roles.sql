@@ -82,7 +82,7 @@ begin
         pushq.note_phases(uuid[], uuid[], text[]), pushq.make_event_days_too(), pushq.note_edits(), pushq.note(uuid, jsonb),
         pushq.note_changes(int[], boolean[], uuid[], text[], int[], text[], text[], float8[], text[], text[], text),
         pushq.open_window(text, text, interval), pushq.note_window(text, text, uuid, timestamptz), pushq.forget_windows(int),
-        pushq.standing_job, pushq.find_standing, pushq.make_artifact_days(), pushq.retire_artifact_days(),
+        pushq.standing_job, pushq.find_standing, pushq.meet_standing, pushq.make_artifact_days(), pushq.retire_artifact_days(),
         pushq.begin_artifact, pushq.append_artifact,
         pushq.complete_artifact, pushq.discard_artifact, pushq.artifact_piece, pushq.read_artifact, pushq.forget_drafts(),
         pushq.forget_artifacts, pushq.forget_artifact_bytes(),
@@ -102,7 +102,7 @@ begin
         pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.note_insert(uuid), pushq.enqueue,
         pushq.enqueue_many(jsonb, text, interval, interval), pushq.check_enqueue(text, interval, interval),
         pushq.open_window(text, text, interval), pushq.note_window(text, text, uuid, timestamptz), pushq.standing_job,
-        pushq.find_standing
+        pushq.find_standing, pushq.meet_standing
         to {producer};
     -- For the check that program and schema fit.
     grant select on pushq.migrations to {producer};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -144,11 +145,13 @@ class Desk:
         return sorted(map(dict, rows), key=itemgetter("id"), reverse=True)
 
     async def find(self, job_id: UUID) -> Row | None:
-        """A job's columns, payload and result as JSON text, and waits. None: no such job.
+        """A job's columns, payload and result as JSON text, needs as a dict, and waits. None: no such job.
 
         Of jobs that share an id, the newest.
         """
         rows = [dict(row) for row in await self._session.fetch(statement("find_job"), job_id)]
+        for row in rows:
+            row["needs"] = row["needs"] and json.loads(row["needs"])
         await self._tell_why(rows)
         return rows[0] if rows else None
 

@@ -174,7 +174,7 @@ class Pool:
             around.start_soon(self._register)
 
     async def _register(self, unless: Callable[[DatabaseTrouble], bool] = lambda _: False) -> None:
-        await wait_out(lambda: self.outcomes.register(self.claimant), unless=unless)
+        await wait_out(lambda: self.outcomes.register(self.claimant, self.tasks.needs), unless=unless)
         await wait_out(lambda: self.outcomes.label(self.tasks.pairs), unless=unless)
 
     async def run(self) -> None:

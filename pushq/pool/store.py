@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
@@ -144,8 +145,10 @@ class Store(Speaker):
         row = await self._one("next_due", *_wanted(claimant), claimant.supervisor, lookback)
         return Outlook(row["due_in"], row["lease_is_live"])
 
-    async def register(self, claimant: Claimant) -> None:
-        await self._fetch("register", claimant.supervisor, list(claimant.tasks), list(claimant.queues))
+    async def register(self, claimant: Claimant, needs: Mapping[str, Mapping[str, int]]) -> None:
+        """Registers the tasks with what they need, and the queues."""
+        texts = [json.dumps(needs[task]) if task in needs else None for task in claimant.tasks]
+        await self._fetch("register", claimant.supervisor, list(claimant.tasks), list(claimant.queues), texts)
 
     async def label(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Gives labels to pairs of a queue and a task registered on the queue."""

@@ -5,10 +5,12 @@ The format is PostgreSQL's text format: https://www.postgresql.org/docs/current/
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import groupby, islice
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from pushq.job import NewJob
@@ -59,7 +61,11 @@ def _has_id(job: NewJob) -> bool:
 
 
 def _columns(jobs: Sequence[NewJob]) -> Columns:
-    return _ALWAYS + tuple(name for name in _OPTIONAL if any(getattr(job, name) is not None for job in jobs))
+    return _ALWAYS + tuple(name for name in _OPTIONAL if _is_in_use(name, jobs))
+
+
+def _is_in_use(name: str, jobs: Sequence[NewJob]) -> bool:
+    return list(map(attrgetter(name), jobs)).count(None) < len(jobs)
 
 
 def _lines(jobs: Iterable[NewJob], optional: Columns, payload: Callable[[NewJob], str], queue: str | None) -> bytes:
@@ -112,4 +118,7 @@ _OPTIONAL: dict[str, Callable[[Any], str]] = {
     "id": _text,
     "traceparent": _text_or_null,
     "webhook_url": _text_or_null,
+    "needs": lambda needs: _text_or_null(needs and json.dumps(needs)),
+    "limit_key": _text_or_null,
+    "affinity": _text_or_null,
 }

@@ -48,7 +48,8 @@ class FoundJob:
     `cancelled`. priority: smaller numbers run first. payload: a dict. result: what the handler returned, through JSON.
     error: the last attempt's error. traceback: the error's traceback. run_at: the earliest start. attempt: runs so far.
     failures: failed attempts so far. unique_key: as inserted. tenant_id: as inserted. correlation_id: as inserted.
-    traceparent: as inserted. webhook_url: as inserted.
+    traceparent: as inserted. webhook_url: as inserted. needs: a dict of names to units, with those that pushq added.
+    limit_key: as inserted. affinity: as inserted.
     """
 
     id: UUID
@@ -68,6 +69,9 @@ class FoundJob:
     correlation_id: str | None
     traceparent: str | None
     webhook_url: str | None
+    needs: dict[str, int] | None
+    limit_key: str | None
+    affinity: str | None
 
 
 class TestQueue:
@@ -113,12 +117,12 @@ class TestQueue:
         ran = dict[UUID, None]()
         async with (
             self._session() as session,
-            _lease(session, claimant) as store,
+            _lease(session, claimant, tasks) as store,
             _keeper(self.url) as keeper,
             shared(tasks, resources),
         ):
             for _ in range(MOST):
-                if not (jobs := await store.claim(claimant, uuid4(), 1)):
+                if not (jobs := await store.claim(claimant, uuid4(), 1, in_lanes=1)):
                     return await _find(session, ids=list(ran))
                 ran |= dict.fromkeys(job.id for job in jobs)
                 await store.finish([await _attempt(store, keeper, tasks, job) for job in jobs])
@@ -147,10 +151,10 @@ class TestQueue:
 
 
 @asynccontextmanager
-async def _lease(session: Session, claimant: Claimant) -> AsyncIterator[_Store]:
+async def _lease(session: Session, claimant: Claimant, tasks: Tasks) -> AsyncIterator[_Store]:
     store = _Store(session)
     await store.heartbeat(claimant.supervisor, socket.gethostname(), os.getpid(), _LEASE)
-    await store.register(claimant)
+    await store.register(claimant, tasks.needs)
     try:
         yield store
     finally:
@@ -201,5 +205,5 @@ async def _find(
 
 
 def _found(row: Any) -> FoundJob:
-    texts = {name: row[name] and json.loads(row[name]) for name in ("payload", "result")}
+    texts = {name: row[name] and json.loads(row[name]) for name in ("payload", "result", "needs")}
     return FoundJob(**(dict(row) | texts))

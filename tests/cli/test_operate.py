@@ -24,7 +24,17 @@ LISTED = {
     "supervisor", "pool", "error", "task_is_known", "queue_is_paused", "waits",
     "progress",
 }  # fmt: skip
-SHOWN = LISTED | {"payload", "result", "traceback", "timeout", "traceparent", "webhook_url"}
+SHOWN = LISTED | {
+    "payload",
+    "result",
+    "traceback",
+    "timeout",
+    "traceparent",
+    "webhook_url",
+    "needs",
+    "limit_key",
+    "affinity",
+}
 
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -32,9 +32,12 @@ def test_a_producer_may_write_the_columns_that_the_page_gives_to_producers() -> 
 
 def test_the_page_names_every_constraint() -> None:
     text = "".join(
-        (ROOT / "migrations" / name).read_text() for name in ("0001_jobs.sql", "0017_columns.sql", "0022_webhooks.sql")
+        (ROOT / "migrations" / name).read_text()
+        for name in ("0001_jobs.sql", "0017_columns.sql", "0022_webhooks.sql", "0023_needs.sql")
     )
-    rules = set(re.findall(r"(?:then '|broken_rule := '|constraint |unique index )(jobs_\w+)", text))
+    rules = set(
+        re.findall(r"(?:then '|return '|broken_rule := '|constraint |constraint = '|unique index )(jobs_\w+)", text)
+    )
     assert rules == {name for name in JOBS if name.startswith("jobs_")}
 
 
@@ -68,7 +71,7 @@ def _signature(arguments: str) -> list[str]:
 
 def test_the_page_names_every_column_of_the_tables_worth_reading() -> None:
     page = rows(REFERENCE / "sql.md")
-    columns = named("column", r"((?:supervisors|queues|tasks|tenant_roles|artifacts|webhooks)\.\w+)")
+    columns = named("column", r"((?:supervisors|queues|tasks|resources|tenant_roles|artifacts|webhooks)\.\w+)")
     assert columns.keys() == {name for name in page if re.fullmatch(r"\w+\.\w+", name)}
     for name, definition in columns.items():
         assert page[name][0] == _kind(definition), name
@@ -86,4 +89,5 @@ async def test_the_statements_of_the_pages_run_as_they_stand(connection: Connect
 
 
 def _kind(definition: str) -> str:
-    return definition.replace("timestamp with time zone", "timestamptz").split()[0]
+    short = definition.replace("timestamp with time zone", "timestamptz").replace("double precision", "float8")
+    return short.split()[0]

@@ -62,7 +62,7 @@ async def test_a_column_of_somebody_s_may_have_any_name(database_url: str, conne
     store, desk = Store(session), Desk(session)
     claimant = Claimant("here", 1, ("default",), ("echo",))
     await store.heartbeat("here", "here", 1, 3600)
-    await store.register(claimant)
+    await store.register(claimant, {})
     ids = await insert(connection, "echo", 12)
     await store.next_due(claimant)
     assert len(await store.claimable(claimant, 12)) == 12

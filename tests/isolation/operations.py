@@ -324,7 +324,7 @@ def register(name: str, supervisor: str, tasks: str, queues: str) -> Operation:
     claimant = Claimant(supervisor, 7, tuple(queues.split()), tuple(tasks.split()))
 
     async def perform(actor: Actor) -> None:
-        await actor.store.register(claimant)
+        await actor.store.register(claimant, {})
 
     def explain(state: State, ran: Ran) -> Iterator[State]:
         assert ran.answer is None

@@ -71,11 +71,11 @@ RIGHTS = {
         "integer, uuid), producer: execute on broken_rule_of_options(text[], text, text), "
         "producer: execute on check_enqueue(text, interval, interval), "
         "producer: execute on enqueue(text, jsonb, text, integer, timestamp with time zone, integer, interval, text, "
-        "text, text, text[], text, interval, interval, text, text), "
+        "text, text, text[], text, interval, interval, text, text, jsonb, text, text), "
         "producer: execute on enqueue_many(jsonb, text, interval, interval), "
         "producer: execute on find_standing(text, jsonb, text, smallint, timestamp with time zone, integer, interval, "
         "text, text, text, boolean, interval, interval, text, text), "
-        "producer: execute on gate_clock() and 15 more"
+        "producer: execute on gate_clock() and 16 more"
     ),
     "revoke update on pushq.queues from {worker}": "worker: update on queues",
     "revoke execute on function pushq.make_days(int) from {worker}": "worker: execute on make_days(integer)",

@@ -453,7 +453,7 @@ class TableMachine(RuleBasedStateMachine):
         self._register(claimant)
 
     def _register(self, claimant: Claimant) -> None:
-        self.table.wait(self.store.register(claimant))
+        self.table.wait(self.store.register(claimant, {}))
         self.model.register(claimant.supervisor, claimant.tasks, claimant.queues)
 
     def change_job(self, data: st.DataObject) -> None:

@@ -30,6 +30,9 @@ EVERYTHING = NewJob(
     correlation_id="request-9",
     traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     webhook_url="https://example.com/hook?a=100%25",
+    needs=["100% gpu\\", ":of $1"],
+    limit_key="account 7",
+    affinity="model 1",
     id=uuid4(),
 )
 A_DAY = timedelta(days=1)
@@ -56,7 +59,10 @@ def jobs(database_url: str) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         connection.execute("set timezone to 'UTC'")
         columns = "id, task, payload::text, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id"
-        text = f"select {columns}, correlation_id, traceparent, webhook_url from pushq.jobs order by id"
+        text = (
+            f"select {columns}, correlation_id, traceparent, webhook_url, pushq.own_needs(needs) as needs, limit_key, "
+        )
+        text += "affinity from pushq.jobs order by id"
         yield lambda: connection.execute(text).fetchall()
 
 

@@ -35,6 +35,9 @@ JOBS = [
         correlation_id="c",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         webhook_url="https://example.com/hook",
+        needs=[NASTY, "gpu"],
+        limit_key=NASTY,
+        affinity="\\N",
         id=uuid4(),
     ),
     *(NewJob("many", {"number": number}) for number in range(1_200)),
@@ -44,7 +47,7 @@ JOBS = [
 ]
 COLUMNS = (
     "task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id, "
-    "traceparent, webhook_url"
+    "traceparent, webhook_url, needs, limit_key, affinity"
 )
 CALLERS = {
     "asyncpg": by_asyncpg,
@@ -69,7 +72,10 @@ async def caller(database_url: str, request: Any) -> AsyncIterator[Any]:
 def jobs(onlooker: psycopg.Connection[dict[str, Any]]) -> list[dict[str, Any]]:
     """All jobs, in the order of insertion. A run_at that was not given is left out."""
     due = "case when run_at not between now() - interval '1 hour' and now() then run_at end as run_at"
-    rows = onlooker.execute(f"select id, {COLUMNS.replace('run_at', due)} from pushq.jobs order by ctid").fetchall()
+    own = "pushq.own_needs(needs) as needs"
+    rows = onlooker.execute(
+        f"select id, {COLUMNS.replace('run_at', due).replace('needs', own)} from pushq.jobs order by ctid"
+    ).fetchall()
     return [{name: value for name, value in row.items() if name != "id"} for row in rows]
 
 

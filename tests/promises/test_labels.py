@@ -36,7 +36,7 @@ async def stores(url: str, number: int = 3) -> AsyncIterator[list[Store]]:
             stack.push_async_callback(session.close)
             made.append(Store(session))
         await made[0].heartbeat("living", "here", 1, 3600)
-        await made[0].register(claimant(1))
+        await made[0].register(claimant(1), {})
         await made[0].label(OWN)
         yield made
 

@@ -110,8 +110,7 @@ async def test_after_a_restore_without_privileges_the_printed_roles_make_the_rig
     keeps, opens = await faults(empty_database_url)
     assert (
         "lacks rights of the roles: everybody: select on gate_N, everybody: select on inserts_noted, "
-        "everybody: select on needs_stamped; as the owner run"
-        in keeps
+        "everybody: select on needs_stamped; as the owner run" in keeps
     )
     assert opens.startswith(
         "lets everybody do too much: execute on append_artifact(uuid, uuid, integer, bytea, bigint, bigint)"

@@ -1,8 +1,9 @@
--- Registers the tasks $2 and the queues $3 of the pools of supervisor $1. Names are locked in order, so that two supervisors
+-- Registers the tasks $2, which need $4 (each an object as text, or null), and the queues $3 of the pools of supervisor $1. Names are locked in order, so that two supervisors
 -- that start together cannot deadlock.
 with known as (
-    insert into pushq.tasks (name) select name from unnest($2::text[]) as name order by name
-    on conflict do nothing
+    insert into pushq.tasks as task (name, needs)
+    select name, needs::jsonb from unnest($2::text[], $4::text[]) as given (name, needs) order by name
+    on conflict (name) do update set needs = excluded.needs where task.needs is distinct from excluded.needs
 ),
 served as (
     insert into pushq.queues as queue (name, served_since)

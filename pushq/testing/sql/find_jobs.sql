@@ -3,7 +3,7 @@
 select
     job.id, job.task, job.queue, job.status, job.priority, job.payload::text as payload, job.result::text as result, job.error,
     job.traceback, job.run_at, job.attempt, job.failures, job.unique_key, job.tenant_id, job.correlation_id,
-    job.traceparent, job.webhook_url
+    job.traceparent, job.webhook_url, job.needs::text as needs, job.limit_key, job.affinity
 from pushq.jobs as job
 where ($1::text is null or job.task = $1)
 and job.payload @> $2::text::jsonb

@@ -105,7 +105,7 @@ class Witness:
         async with connected(url) as connection:
             witness = cls(connection, session)
             await witness.store.heartbeat(CLAIMANT.supervisor, "host", 7, 60.0)
-            await witness.store.register(CLAIMANT)
+            await witness.store.register(CLAIMANT, {})
             yield witness
         await session.close()
 
