@@ -155,6 +155,8 @@ async def _lease(session: Session, claimant: Claimant, tasks: Tasks) -> AsyncIte
     store = _Store(session)
     await store.heartbeat(claimant.supervisor, socket.gethostname(), os.getpid(), _LEASE)
     await store.register(claimant, tasks.needs)
+    if tasks.needs:
+        await session.fetch("select pushq.stamp('task:*')")  # as a sweeper does
     try:
         yield store
     finally:

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 from click.testing import Result
 
+from pushq import NewJob, Queue
 from pushq.database.migrate import LOCK, migrate, migrations, missing
 from tests.support.catalogue import catalogue
 from tests.support.commands import invoke
@@ -80,6 +81,28 @@ async def _prepare(url: str, version: int) -> None:
         for migration in migrations()[:version]:
             await connection.execute(migration.sql)
         await connection.execute(f"insert into pushq.jobs (id, task) values ('{JOB}', 'echo')")
+
+
+LAST_WITHOUT_NEEDS = next(migration.version for migration in migrations() if migration.name == "0023_needs") - 1
+
+
+async def test_a_newer_producer_enqueues_and_copies_into_an_older_schema_what_the_schema_has(
+    empty_database_url: str,
+) -> None:
+    await _prepare(empty_database_url, LAST_WITHOUT_NEEDS)
+    plain, needy = NewJob("echo"), NewJob("echo", needs=["gpu"])
+    async with _connected(empty_database_url) as connection:
+        await Queue().enqueue(plain, connection=connection)
+        await Queue().copy([plain], connection=connection)
+        with pytest.raises(asyncpg.InvalidParameterValueError, match=r"job 1 names needs; name only task, .*"):
+            await Queue().enqueue(needy, connection=connection)
+        for call in (Queue().copy, Queue().insert_many):
+            with pytest.raises(asyncpg.UndefinedColumnError, match='column "needs" of relation "jobs" does not exist'):
+                await call([needy], connection=connection)
+        assert await connection.fetchval("select count(*) from pushq.jobs") == 3
+    await migrate(empty_database_url)
+    async with _connected(empty_database_url) as connection:
+        assert await Queue().insert(needy, connection=connection)
 
 
 def _is_one_sentence(ended: Result) -> bool:
@@ -156,6 +179,48 @@ async def test_whoever_inserts_by_the_columns_of_the_contract_does_so_into_a_new
     await connection.execute(f"insert into pushq.jobs ({columns}) values ({values})")
 
     assert await connection.fetchval("select count(*) from pushq.jobs where newer = 'unheard of'") == 2
+
+
+BEFORE_NEEDS = (
+    """
+    insert into pushq.jobs (
+        id, task, payload, queue, priority, run_at, max_attempts, timeout, unique_key, tenant_id, correlation_id,
+        traceparent, webhook_url)
+    values (
+        pushq.uuidv7(), 'echo', '{}', 'default', 0, now(), null, null, null, null, null, null, null)
+    returning id
+    """,
+    "select id from pushq.enqueue_many('[{\"task\": \"echo\"}]', 'keep', null, null)",
+    "select id from pushq.enqueue('echo')",
+    (
+        "select id from pushq.enqueue("
+        "'echo', '{}', 'default', 0, now(), 3, '1 min', 'k', null, null, null, 'replace', '1 h', '1 h', null, null)"
+    ),
+    "select id from pushq.enqueue(task => 'echo', unique_key => 'k', standing => 'replace')",
+    "select id from pushq.enqueue_without_needs('echo', unique_key => 'k', standing => 'replace')",
+    "select id from pushq.enqueue_as_before('echo', unique_key => 'k', standing => 'replace')",
+)
+
+
+async def test_what_a_producer_of_before_needs_says_is_understood_and_needs_nothing(
+    database_url: str, connection: Connection
+) -> None:
+    jobs = [await connection.fetchval(text) for text in BEFORE_NEEDS]
+    with supervising(database_url):
+        rows = await finished(connection, *dict.fromkeys(jobs))
+
+    assert len(rows) == 4
+    assert {(row["status"], row["needs"], row["lane"], row["apart"]) for row in rows} == {
+        ("succeeded", None, None, None)
+    }
+
+
+async def test_a_supervisor_of_before_needs_takes_nothing_from_what_tasks_need(connection: Connection) -> None:
+    await connection.execute("insert into pushq.tasks (name, needs) values ('echo', '{\"gpu\": 1}')")
+    await connection.execute("insert into pushq.tasks (name) values ('echo'), ('new') on conflict do nothing")
+
+    rows = await connection.fetch("select name, needs from pushq.tasks order by name")
+    assert [tuple(row) for row in rows] == [("echo", '{"gpu": 1}'), ("new", None)]
 
 
 # Many migrators, of whom some die -------------------------------------------------------------------------------------

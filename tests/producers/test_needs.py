@@ -15,8 +15,8 @@ from click.testing import Result
 from pushq import NewJob, Queue, Tasks
 from pushq.errors import TasksError
 from tests.support.commands import invoke
-from tests.support.jobs import Connection, finished, insert, row_of
-from tests.support.supervisors import supervising
+from tests.support.jobs import Connection, insert, row_of
+from tests.support.notifications import hearing, open_gate
 
 Say: TypeAlias = Callable[[Connection, Any, str | None, str | None], Awaitable[object]]
 """Inserts a job with needs, limit_key and affinity, for which None is null."""
@@ -141,20 +141,25 @@ async def test_a_job_that_is_replaced_needs_what_the_last_call_says_and_no_more(
     assert (third["needs"], third["limit_key"], third["affinity"], third["lane"], third["apart"]) == (None,) * 5
 
 
-async def test_a_job_that_needs_something_else_from_now_on_wakes_who_can_run_the_job(
+async def test_a_job_that_needs_something_else_from_now_on_rings_and_one_that_needs_the_same_does_not(
     database_url: str, connection: Connection
 ) -> None:
-    await connection.execute("insert into pushq.resources (name, capacity) values ('closed', 0)")
-    with supervising(database_url, POLL_INTERVAL="0"):
-        await finished(connection, *await insert(connection, "echo"))
-        job = NewJob("echo", unique_key="k", needs=["closed"])
-        done = await Queue().enqueue(job, connection=connection)
-        again = await Queue().enqueue(
-            dataclasses.replace(job, needs=["open"]), connection=connection, standing="replace"
-        )
-        [row] = await finished(connection, done.id)
+    calls: dict[str, Any] = {
+        "the first": {"needs": ["gpu"]},
+        "the same": {"needs": {"gpu": 1}},
+        "another": {"needs": ["disk"]},
+        "a key": {"needs": ["disk"], "limit_key": "a"},
+        "nothing": {},
+    }
+    await open_gate(connection)
+    async with hearing(database_url) as ear:
+        heard = {}
+        for name, what in calls.items():
+            job = NewJob("echo", unique_key="k", **what)
+            await Queue().enqueue(job, connection=connection, standing="replace")
+            heard[name] = await ear.take()
 
-    assert (again, row["status"]) == ((done.id, False), "succeeded")
+    assert heard == {name: [] if name == "the same" else ["default"] for name in calls}
 
 
 # What nobody can need -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -66,6 +67,11 @@ async def leave() -> None:
 @tasks.register("hang", timeout=timedelta(seconds=0.05), max_attempts=1)
 async def hang() -> None:
     await asyncio.sleep(60)
+
+
+@tasks.register("draw", needs=["gpu"])
+async def draw() -> str:
+    return "drawn"
 
 
 @tasks.register("report", max_attempts=2)
@@ -276,6 +282,31 @@ async def test_time_is_moved_to_see_a_retry(queue: TestQueue) -> None:
     await queue.pass_time(timedelta(minutes=30))
     (late,) = await queue.drain(tasks)
     assert (late.result, late.attempt) == ("late", 2)
+
+
+async def test_a_drain_runs_jobs_with_needs_and_the_test_sees_what_they_need(queue: TestQueue) -> None:
+    said = [NewJob("add", {"left": 1, "right": number}, needs=["gpu"], limit_key="acme") for number in range(3)]
+    await queue.insert(*said, draw.job(), NewJob("add", {"left": 1, "right": 4}, affinity="llama"))
+    ran = await queue.drain(tasks)
+
+    assert [job.status for job in ran] == ["succeeded"] * 5
+    by_needs = {json.dumps(job.needs, sort_keys=True): (job.limit_key, job.affinity) for job in ran}
+    assert by_needs == {
+        '{"gpu": 1, "key:acme": 1}': ("acme", None),
+        '{"gpu": 1}': (None, None),
+        '{"affinity:llama": 1}': (None, "llama"),
+    }
+
+
+async def test_time_is_moved_to_see_what_a_rate_holds_back(queue: TestQueue, connection: Connection) -> None:
+    await connection.execute("insert into pushq.resources (name, rate, burst) values ('api', 1.0 / 3600, 2)")
+    await queue.insert(*[NewJob("add", {"left": 1, "right": number}, needs=["api"]) for number in range(4)])
+
+    drained = []
+    for _ in range(3):
+        drained.append(len(await queue.drain(tasks)))
+        await queue.pass_time(timedelta(hours=1.1))
+    assert drained == [2, 1, 1]
 
 
 async def test_a_drain_keeps_artifacts_in_the_database(queue: TestQueue) -> None:
