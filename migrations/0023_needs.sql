@@ -12,23 +12,33 @@
 --   3. counts again, in a snapshot taken after the locks, and takes the jobs that fit.
 -- PostgreSQL makes a commit visible before it lets go of locks. So a claim sees all that earlier claims of its names have taken, and a
 -- name is never over its capacity.
+--
+-- Shares: in a fair queue, each job belongs to the share of its tenant or key. A claim goes round the shares and takes a job of each.
 
 insert into pushq.migrations (version, name) values (23, '0023_needs');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 23;
 
 alter table pushq.jobs
-    add column needs jsonb, add column limit_key text, add column affinity text, add column lane text collate "C";
+    add column needs jsonb, add column limit_key text, add column affinity text, add column lane text collate "C",
+    add column share text collate "C";
 comment on column pushq.jobs.needs is
     'What the job holds while it runs: an object of names to units, or an array of names, for one unit each. pushq adds names of its '
     'own, with the prefixes key:, affinity:, tenant:, task: and queue:.';
 comment on column pushq.jobs.limit_key is 'Of the jobs with the same key, one runs at a time, or as many as pushq.resources says.';
 comment on column pushq.jobs.affinity is 'What the job shares with others that run well after one another on the same worker, a model say.';
-comment on column pushq.jobs.lane is 'Jobs of a queue with the same lane need the same. Set by pushq.';
+comment on column pushq.jobs.lane is
+    'Jobs of a queue with the same lane need the same. Set by pushq. Null, or in a fair queue empty: the job needs nothing.';
+comment on column pushq.jobs.share is 'In a fair queue, whose turn it is when the job runs. Set by pushq. Null: the queue is not fair.';
 
 -- The lanes of a queue, and in each the lines of its tasks.
 -- squawk-ignore require-concurrent-index-creation
 create index jobs_unfinished_lane on pushq.jobs_unfinished (queue collate "C", lane, task collate "C", priority, run_at, id)
 where status = 'queued' and apart = 'lane';
+-- The shares of a fair queue, and in each its lanes.
+-- squawk-ignore require-concurrent-index-creation
+create index jobs_unfinished_share
+on pushq.jobs_unfinished (queue collate "C", share, lane, task collate "C", priority, run_at, id)
+where status = 'queued' and apart = 'fair';
 -- Who holds what.
 -- squawk-ignore require-concurrent-index-creation
 create index jobs_unfinished_holding on pushq.jobs_unfinished (id) where status = 'running' and needs is not null;
@@ -56,15 +66,24 @@ alter table pushq.queues
     add column rate double precision constraint queues_rate_is_positive check (rate > 0 and rate < 'infinity'),
     add column burst int not null default 1 constraint queues_burst_is_1_to_a_million check (burst between 1 and 1000000),
     add column turn interval not null default '50 ms'
-        constraint queues_turn_is_at_most_an_hour check (turn between interval '0' and interval '1 hour');
+        constraint queues_turn_is_at_most_an_hour check (turn between interval '0' and interval '1 hour'),
+    add column fair text constraint queues_are_fair_by_tenant_or_by_key check (fair in ('tenant', 'key'));
 comment on column pushq.queues.capacity is 'Jobs of the queue that may run at once. Null: any number.';
 comment on column pushq.queues.rate is 'Jobs of the queue that may begin a second. Null: any number.';
 comment on column pushq.queues.burst is 'Jobs that may begin at once after a rest, where there is a rate.';
 comment on column pushq.queues.turn is
     'How long jobs of a lane may follow one another in the place of the first, while others wait. 0: never; strict order.';
+comment on column pushq.queues.fair is
+    'Whose jobs take turns: tenant or key. A claim then goes round, and takes a job of each. Null: the most urgent job comes first.';
 
 alter table pushq.tasks add column needs jsonb;
 comment on column pushq.tasks.needs is 'What each job of the task needs beside its own needs.';
+
+create table pushq.tenants (
+    tenant_id text collate "C" primary key,
+    weight int not null default 1 constraint tenants_weight_is_1_to_1000 check (weight between 1 and 1000)
+);
+comment on table pushq.tenants is 'How many jobs of a tenant a fair queue takes each time round: 1, if the tenant is not listed.';
 
 -- Where a rate stands, by the generic cell rate algorithm (ITU-T I.371): when the burst will be whole again. Without a row, the
 -- burst is whole.
@@ -74,7 +93,7 @@ create table pushq.tokens (name text collate "C" primary key, whole_at timestamp
 create table pushq.turnstiles (turnstile int primary key);
 insert into pushq.turnstiles select generate_series(0, 255);
 
--- Not zero: jobs get needs by a rule of their queue, task or tenant. A sequence, as pushq.inserts_noted.
+-- Not zero: jobs get needs or a share by a rule of their queue, task or tenant. A sequence, as pushq.inserts_noted.
 create sequence pushq.needs_stamped as bigint minvalue 0 start 0;
 select setval('pushq.needs_stamped', 0);
 grant select on sequence pushq.needs_stamped to public;
@@ -210,6 +229,16 @@ return case when needs is not null then
     end
 end;
 
+-- The share of a job, which begins with two characters that spread the shares. Null: the queue is not fair.
+create function pushq.share(queue text, tenant_id text, limit_key text) returns text
+language sql stable
+begin atomic
+    select left(md5(whose.name), 2) || whose.name
+    from pushq.queues as known
+    cross join lateral (select coalesce(case known.fair when 'tenant' then tenant_id else limit_key end, '')) as whose (name)
+    where known.name = queue and known.fair is not null;
+end;
+
 -- Refuses a need that no capacity will ever meet as the rules are now. 0 units at once is a resource that is closed for a while.
 create function pushq.check_capacities(needs jsonb) returns void
 language plpgsql stable
@@ -240,8 +269,8 @@ begin
 end
 $$;
 
--- Completes the needs of a job, and sets its lane. A row with a lane is a copy of a row that had been here before, from a day or from
--- another database: the names that rules had added are added anew. Only what a producer says now is compared with capacities, so that
+-- Completes the needs of a job, and sets its lane and its share. A row with a lane is a copy of a row that had been here before, from a
+-- day or from another database: the names that rules had added are added anew. Only what a producer says now is compared with capacities, so that
 -- no rule that has changed meanwhile keeps a job from being copied, or from other needs.
 create function pushq.set_lane() returns trigger
 language plpgsql
@@ -262,12 +291,14 @@ begin
     end if;
     own := pushq.as_object(own);
     new.needs := pushq.all_needs(own, new.limit_key, new.affinity, new.queue, new.task, new.tenant_id);
-    new.lane := pushq.lane(new.needs);
+    new.share := case when pg_sequence_last_value('pushq.needs_stamped') > 0
+        then pushq.share(new.queue, new.tenant_id, new.limit_key) end;
+    new.lane := coalesce(pushq.lane(new.needs), case when new.share is not null then '' end);
     if own is not null and is_said_now then
         perform pushq.check_capacities(own);
     end if;
-    if new.apart is null or new.apart = 'lane' then
-        new.apart := pushq.apart(new.crashes, new.needs);
+    if new.apart is distinct from 'cancelling' then
+        new.apart := pushq.apart(new.crashes, new.lane, new.share);
     end if;
     return new;
 end
@@ -284,10 +315,10 @@ begin atomic
     end;
 end;
 
--- As pushq.apart(int), for jobs with needs too.
-create function pushq.apart(crashes int, needs jsonb) returns text
+-- As pushq.apart(int), for jobs with needs or a share too.
+create function pushq.apart(crashes int, lane text, share text) returns text
 language sql immutable parallel safe
-return coalesce(pushq.apart(crashes), case when needs is not null then 'lane' end);
+return coalesce(pushq.apart(crashes), case when share is not null then 'fair' when lane is not null then 'lane' end);
 
 create or replace function pushq.set_apart() returns trigger
 language plpgsql
@@ -295,7 +326,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if new.apart is distinct from 'cancelling' then
-        new.apart := pushq.apart(new.crashes, new.needs);
+        new.apart := pushq.apart(new.crashes, new.lane, new.share);
     end if;
     return new;
 end
@@ -311,7 +342,7 @@ execute function pushq.set_lane();
 alter table pushq.jobs_unfinished enable always trigger zy_set_lane;
 
 create trigger zy_change_lane
-before update of needs, limit_key, affinity, lane, queue, task, tenant_id on pushq.jobs_unfinished
+before update of needs, limit_key, affinity, lane, share, queue, task, tenant_id on pushq.jobs_unfinished
 for each row
 when (
     new.needs is not null or new.limit_key is not null or new.affinity is not null or new.lane is not null or old.lane is not null
@@ -329,7 +360,8 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if exists (select from pushq.queues as queue where queue.capacity is not null or queue.rate is not null)
+    if exists (
+            select from pushq.queues as queue where queue.capacity is not null or queue.rate is not null or queue.fair is not null)
         or exists (select from pushq.tasks as task where task.needs is not null)
         or exists (
             select from pushq.resources as rule
@@ -344,11 +376,11 @@ create trigger resources_note_rules
 after insert or delete or update or truncate on pushq.resources
 for each statement execute function pushq.note_rules();
 create trigger queues_note_rules
-after update of capacity, rate, burst on pushq.queues
+after update of capacity, rate, burst, fair on pushq.queues
 for each statement execute function pushq.note_rules();
 create trigger queues_note_new_rules
 after insert on pushq.queues
-for each row when (new.capacity is not null or new.rate is not null) execute function pushq.note_rules();
+for each row when (new.capacity is not null or new.rate is not null or new.fair is not null) execute function pushq.note_rules();
 create trigger tasks_note_rules
 after update of needs on pushq.tasks
 for each row when (new.needs is distinct from old.needs) execute function pushq.note_rules();

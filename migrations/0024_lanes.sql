@@ -74,12 +74,12 @@ $$;
 -- Claims ---------------------------------------------------------------------------------------------------------
 
 -- Queued jobs with needs that may fit, in the order in which they should begin: of the queues and the tasks, due between `since` and
--- due_by, that need no spent name. A job that lacks only some of its units is listed too, since the job may reserve them.
+-- due_by, that need no spent name. Of equally urgent jobs, those that need one of the names `near` come first. A job that lacks only some of its units is listed too, since the job may reserve them.
 --
 -- First the most urgent jobs are looked at, whatever their lanes: a few more than there is room for. If these lack too much, the
 -- search goes on by lanes: the first due job of each task and priority in each lane, up to 2,000 of them, from a lane at random on.
 create function pushq.guess_fitting(
-    queues text[], tasks text[], most int, since timestamptz, due_by timestamptz, spent text[])
+    queues text[], tasks text[], most int, since timestamptz, due_by timestamptz, spent text[], near text[])
 returns uuid[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -124,15 +124,15 @@ begin
         limit 100 + 2 * guess_fitting.most
     ),
     fitting as (
-        select urgent.id, urgent.priority, urgent.run_at
+        select urgent.id, urgent.priority, not coalesce(urgent.needs ?| guess_fitting.near, false) as is_far, urgent.run_at
         from urgent
         where urgent.task = any(guess_fitting.tasks) and not urgent.needs ?| guess_fitting.spent
-        order by urgent.priority, urgent.run_at, urgent.id
+        order by urgent.priority, is_far, urgent.run_at, urgent.id
         limit 50 + guess_fitting.most
     )
     select
         (select count(*) from urgent),
-        array(select fitting.id from fitting order by fitting.priority, fitting.run_at, fitting.id)
+        array(select fitting.id from fitting order by fitting.priority, fitting.is_far, fitting.run_at, fitting.id)
     into looked_at, found_ids;
 
     if cardinality(found_ids) >= guess_fitting.most or looked_at < 100 + 2 * guess_fitting.most then
@@ -173,13 +173,14 @@ begin
         ) as following
     ),
     fitting as materialized (
-        select line.queue, line.lane, line.task, line.priority
+        select
+            line.queue, line.lane, line.task, line.priority, not coalesce(line.needs ?| guess_fitting.near, false) as is_far
         from (select * from line limit 2000) as line
         where line.run_at <= guess_fitting.due_by and line.task = any(guess_fitting.tasks) and not line.needs ?| guess_fitting.spent
-        order by line.priority, line.run_at, line.id
+        order by line.priority, is_far, line.run_at, line.id
         limit 50 + guess_fitting.most
     )
-    select array_agg(job.id order by job.priority, job.run_at, job.id) into more_ids
+    select array_agg(job.id order by job.priority, fitting.is_far, job.run_at, job.id) into more_ids
     from fitting
     cross join lateral (
         select its.id, its.priority, its.run_at
@@ -191,6 +192,148 @@ begin
         limit greatest(1, guess_fitting.most - cardinality(found_ids))
     ) as job;
     return found_ids || more_ids;
+end
+$$;
+
+-- Queued jobs of a fair queue that may fit, at most `most` and 50 more: round the shares, one job of each, or as many as the weight of a
+-- tenant says. The round begins after the share `after`, of which `taken` jobs have been taken in turn. may_hold: whether jobs
+-- with needs are wanted.
+create function pushq.guess_in_ring(
+    its_queue text, tasks text[], most int, since timestamptz, due_by timestamptz, spent text[], may_hold boolean, after text, taken int)
+returns uuid[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_by_tenant boolean := (select known.fair = 'tenant' from pushq.queues as known where known.name = guess_in_ring.its_queue);
+    wanted int := guess_in_ring.most + 50;
+    rounds int := 1;
+    found_ids uuid[];
+    sharers_with_more int;
+begin
+    loop
+        with recursive ring as (
+            (
+                select 1 as place, first.share, first.is_second_part
+                from (
+                    (
+                        select job.share, false as is_second_part
+                        from pushq.jobs_unfinished as job
+                        where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
+                        and job.share >= guess_in_ring.after
+                        order by job.share
+                        limit 1
+                    )
+                    union all
+                    (
+                        select job.share, true
+                        from pushq.jobs_unfinished as job
+                        where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
+                        order by job.share
+                        limit 1
+                    )
+                    limit 1
+                ) as first
+            )
+            union all
+            select ring.place + 1, following.share, following.is_second_part
+            from ring
+            cross join lateral (
+                (
+                    select job.share, ring.is_second_part
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
+                    and job.share > ring.share and (not ring.is_second_part or job.share < guess_in_ring.after)
+                    order by job.share
+                    limit 1
+                )
+                union all
+                (
+                    select job.share, true
+                    from pushq.jobs_unfinished as job
+                    where not ring.is_second_part
+                    and job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
+                    and job.share < guess_in_ring.after
+                    order by job.share
+                    limit 1
+                )
+                limit 1
+            ) as following
+        ),
+        -- taken: of the jobs of its round.
+        sharer as (
+            select ring.place, ring.share, its.weight, its.taken, its.weight * rounds - its.taken as most
+            from (select * from ring limit 1000) as ring
+            cross join lateral (
+                select
+                    known.weight,
+                    case when ring.share = guess_in_ring.after then least(guess_in_ring.taken, known.weight) else 0 end as taken
+                from (
+                    select coalesce((
+                        select tenant.weight from pushq.tenants as tenant where is_by_tenant and tenant.tenant_id = substr(ring.share, 3)
+                    ), 1) as weight
+                    offset 0
+                ) as known
+            ) as its
+        ),
+        candidate as (
+            select
+                job.id, sharer.place, job.rank, (job.rank + sharer.taken - 1) / sharer.weight as round,
+                coalesce(job.rank, 0) >= sharer.most as may_have_more
+            from sharer
+            left join lateral (
+                select its.id, row_number() over (order by its.priority, its.run_at, its.id) as rank
+                from (
+                    with recursive line as (
+                        (
+                            select job.lane, job.task collate "C" as task, job.priority, job.needs
+                            from pushq.jobs_unfinished as job
+                            where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
+                            and job.share = sharer.share and job.run_at >= guess_in_ring.since
+                            order by job.lane, job.task collate "C", job.priority, job.run_at, job.id
+                            limit 1
+                        )
+                        union all
+                        select following.*
+                        from line
+                        cross join lateral (
+                            select job.lane, job.task collate "C" as task, job.priority, job.needs
+                            from pushq.jobs_unfinished as job
+                            where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
+                            and job.share = sharer.share and job.run_at >= guess_in_ring.since
+                            and (job.lane, job.task collate "C", job.priority) > (line.lane, line.task, line.priority)
+                            order by job.lane, job.task collate "C", job.priority, job.run_at, job.id
+                            limit 1
+                        ) as following
+                    )
+                    select first.*
+                    from (select * from line limit 100) as line
+                    cross join lateral (
+                        select job.id, job.priority, job.run_at
+                        from pushq.jobs_unfinished as job
+                        where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
+                        and job.share = sharer.share and job.lane = line.lane and job.task collate "C" = line.task
+                        and job.priority = line.priority
+                        and job.run_at >= guess_in_ring.since and job.run_at <= guess_in_ring.due_by
+                        order by job.run_at, job.id
+                        limit sharer.most
+                    ) as first
+                    where line.task = any(guess_in_ring.tasks)
+                    and (line.lane = '' or guess_in_ring.may_hold and not line.needs ?| guess_in_ring.spent)
+                    order by first.priority, first.run_at, first.id
+                    limit sharer.most
+                ) as its
+            ) as job on true
+        )
+        select
+            array_agg(listed.id order by listed.round, listed.place, listed.rank) filter (where listed.id is not null),
+            count(*) filter (where listed.may_have_more)
+        into found_ids, sharers_with_more
+        from (select * from candidate limit case when rounds = 1 then wanted end) as listed;
+        exit when coalesce(cardinality(found_ids), 0) >= wanted or sharers_with_more = 0;
+        rounds := greatest(8 * rounds, 2 * wanted / sharers_with_more);
+    end loop;
+    return coalesce(found_ids[1:wanted], '{}');
 end
 $$;
 
@@ -214,9 +357,10 @@ exception
 end
 $$;
 
--- Which of the queued jobs fit, in the given order, beside all that runs: at most `most`. A job that does not fit is passed by. If the
+-- Which of the queued jobs fit, in the given order, beside all that runs: at most `most`, and at most most_holding of them with needs
+-- that a rule bounds. A job that does not fit is passed by. If the
 -- job has been due for a second, what the job needs is reserved: those behind it find the less.
-create function pushq.choose_fitting(ids uuid[], most int) returns uuid[]
+create function pushq.choose_fitting(ids uuid[], most int, most_holding int) returns uuid[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -225,6 +369,7 @@ declare
     left_over int[];
     candidate record;
     fits boolean;
+    holding int := 0;
     chosen uuid[] := '{}';
 begin
     select array_agg(free.name), array_agg(free.units)
@@ -269,7 +414,8 @@ begin
                 left_over[candidate.places[i]] := left_over[candidate.places[i]] - candidate.units[i];
             end loop;
         end if;
-        if fits then
+        if fits and (candidate.places is null or holding < choose_fitting.most_holding) then
+            holding := holding + (candidate.places is not null)::int;
             chosen := chosen || candidate.id;
             exit when cardinality(chosen) >= choose_fitting.most;
         end if;
@@ -305,9 +451,38 @@ begin
 end
 $$;
 
--- Locks those of the queued jobs, in the given order, that fit beside all that runs, and returns their ids: at most `most`.
-create function pushq.lock_fitting(ids uuid[], most int) returns uuid[]
-language plpgsql volatile
+-- Locks the queued ones of the jobs that no other session has locked, in the given order: at most `most`.
+create function pushq.lock_queued(ids uuid[], most int) returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    locked uuid[] := '{}';
+    tried int := 0;
+    step int;
+begin
+    while cardinality(locked) < lock_queued.most and tried < coalesce(cardinality(lock_queued.ids), 0) loop
+        step := lock_queued.most - cardinality(locked);
+        locked := locked || array(
+            select job.id
+            from unnest(lock_queued.ids[tried + 1:tried + step]) with ordinality as given (id, place)
+            cross join lateral (
+                select its.id
+                from pushq.jobs_unfinished as its
+                where its.id = given.id and its.status = 'queued'
+                for no key update skip locked
+            ) as job
+            order by given.place);
+        tried := tried + step;
+    end loop;
+    return locked;
+end
+$$;
+
+-- Locks those of the queued jobs, in the given order, that fit beside all that runs, and returns their ids: at most `most`, and at most
+-- most_holding of them with needs that a rule bounds.
+create function pushq.lock_fitting(ids uuid[], most int, most_holding int) returns uuid[]
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -326,20 +501,14 @@ begin
         ) as wanted
     )) as rule
     where rule.capacity is not null or rule.rate is not null;
-    if not pushq.lock_turnstiles(names) then
+    if names is null then
+        return pushq.lock_queued(lock_fitting.ids, lock_fitting.most);
+    elsif not pushq.lock_turnstiles(names) then
         return '{}';
     end if;
     -- From here on each statement has a new snapshot.
-    chosen := array(
-        select job.id
-        from unnest(pushq.choose_fitting(lock_fitting.ids, lock_fitting.most)) with ordinality as given (id, place)
-        cross join lateral (
-            select its.id
-            from pushq.jobs_unfinished as its
-            where its.id = given.id and its.status = 'queued'
-            for no key update skip locked
-        ) as job
-        order by given.place);
+    chosen := pushq.lock_queued(
+        pushq.choose_fitting(lock_fitting.ids, lock_fitting.most, lock_fitting.most_holding), lock_fitting.most);
     if has_rates then
         perform pushq.spend_tokens(chosen);
     end if;
@@ -347,11 +516,13 @@ begin
 end
 $$;
 
--- As pushq.lock_claimable() of 0004_claims, and takes jobs with needs too: at most most_in_lanes of them, since a job that only waits
--- for a worker may hold nothing. Of jobs that are equally urgent, those with needs come first if lanes_first says so.
+-- As pushq.lock_claimable() of 0004_claims, and takes jobs in lanes and of fair queues too. At most most_holding of them have needs, since
+-- a job that only waits for a worker may hold nothing. Of jobs that are equally urgent, these come first if lanes_first says so.
+-- near: affinities that are preferred among equally urgent jobs. after, taken: for each of the queues, the share of which the last job was
+-- taken, and how many were taken in turn. Null: the round begins anywhere.
 create function pushq.lock_claimable(
-    queues text[], tasks text[], its_supervisor text, most int, since timestamptz, due_by timestamptz, most_in_lanes int,
-    lanes_first boolean)
+    queues text[], tasks text[], its_supervisor text, most int, since timestamptz, due_by timestamptz, most_holding int,
+    lanes_first boolean, near text[], after text[], taken int[])
 returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -359,6 +530,7 @@ as $$
 declare
     has_priorities boolean;
     first_in_lanes int;
+    fair_queues int[];
     lanes_at int;
     open_queues text[];
     lease_is_live boolean;
@@ -380,22 +552,42 @@ begin
                 order by job.priority
                 limit 1
             ) as first
-            where lock_claimable.most_in_lanes > 0
+            where lock_claimable.most_holding > 0
+        ),
+        array(
+            select open.place
+            from unnest(lock_claimable.queues) with ordinality as open (name, place)
+            where exists (
+                select from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart = 'fair' and job.queue = open.name and job.run_at >= lock_claimable.since)
         ),
         array(select queue.name from pushq.open_queues(lock_claimable.queues) as queue order by queue.place),
         exists (
             select from pushq.supervisors as live
             where live.name = lock_claimable.its_supervisor and live.lease_until > now())
-    into has_priorities, first_in_lanes, open_queues, lease_is_live;
+    into has_priorities, first_in_lanes, fair_queues, open_queues, lease_is_live;
     if not lease_is_live then
         return '{}';
     end if;
 
-    lanes_at := sign(first_in_lanes) + 2 - lanes_first::int;
+    lanes_at := case
+        when first_in_lanes is not null then sign(first_in_lanes) + 2 - lanes_first::int
+        when cardinality(fair_queues) > 0 then 2 - lanes_first::int
+    end;
     for step in 0..3 loop
         if step = lanes_at and cardinality(ids) < most then
-            ids := ids || pushq.lock_in_lanes(
-                open_queues, tasks, least(most - cardinality(ids), most_in_lanes), since, due_by);
+            if first_in_lanes is not null then
+                ids := pushq.lock_in_lanes(
+                    open_queues, tasks, least(most - cardinality(ids), most_holding), since, due_by, near) || ids;
+            end if;
+            for place in 1..coalesce(cardinality(fair_queues), 0) loop
+                continue when queues[fair_queues[place]] <> all(open_queues);
+                exit when cardinality(ids) >= most;
+                ids := ids || pushq.lock_in_ring(
+                    queues[fair_queues[place]], tasks, most - cardinality(ids), greatest(most_holding - cardinality(ids), 0), since,
+                    due_by, coalesce(after[fair_queues[place]], lpad(to_hex(floor(random() * 256)::int), 2, '0')),
+                    coalesce(taken[fair_queues[place]], 0));
+            end loop;
         end if;
         exit when cardinality(ids) >= most;
         if step = 1 then
@@ -409,7 +601,9 @@ end
 $$;
 
 -- Locks due jobs with needs that fit beside all that runs, and returns their ids.
-create function pushq.lock_in_lanes(queues text[], tasks text[], most int, since timestamptz, due_by timestamptz) returns uuid[]
+create function pushq.lock_in_lanes(
+    queues text[], tasks text[], most int, since timestamptz, due_by timestamptz, near text[])
+returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -417,8 +611,25 @@ begin
     return pushq.lock_fitting(
         pushq.guess_fitting(
             lock_in_lanes.queues, lock_in_lanes.tasks, lock_in_lanes.most, lock_in_lanes.since, lock_in_lanes.due_by,
-            pushq.spent_names(true)),
-        lock_in_lanes.most);
+            pushq.spent_names(true), lock_in_lanes.near),
+        lock_in_lanes.most, lock_in_lanes.most);
+end
+$$;
+
+-- Locks due jobs of a fair queue that fit beside all that runs, and returns their ids.
+create function pushq.lock_in_ring(
+    its_queue text, tasks text[], most int, most_holding int, since timestamptz, due_by timestamptz, after text, taken int)
+returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pushq.lock_fitting(
+        pushq.guess_in_ring(
+            lock_in_ring.its_queue, lock_in_ring.tasks, lock_in_ring.most, lock_in_ring.since, lock_in_ring.due_by,
+            case when lock_in_ring.most_holding > 0 then pushq.spent_names(true) end, lock_in_ring.most_holding > 0,
+            lock_in_ring.after, lock_in_ring.taken),
+        lock_in_ring.most, lock_in_ring.most_holding);
 end
 $$;
 
@@ -429,9 +640,17 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    spent text[] := pushq.spent_names(false);
     ids uuid[] := pushq.guess_fitting(
-        next_due_in_lanes.queues, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), pushq.spent_names(false));
-    fits uuid[] := pushq.choose_fitting(ids, 1);
+        next_due_in_lanes.queues, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), spent, null)
+        || array(
+            select guessed.id
+            from unnest(next_due_in_lanes.queues) as open (name)
+            cross join lateral unnest(pushq.guess_in_ring(
+                open.name, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), spent, true, '', 0)) as guessed (id)
+            where exists (
+                select from pushq.jobs_unfinished as job where job.status = 'queued' and job.apart = 'fair' and job.queue = open.name));
+    fits uuid[] := pushq.choose_fitting(ids, 1, 1);
 begin
     if cardinality(fits) > 0 then
         return (select job.run_at from pushq.jobs_unfinished as job where job.id = fits[1]);
@@ -454,22 +673,23 @@ begin
         ),
         (
             with recursive level as (
-                select open.name as queue, first.priority
+                select apart.kind, open.name as queue, first.priority
                 from unnest(next_due_in_lanes.queues) as open (name)
+                cross join (values ('lane'), ('fair')) as apart (kind)
                 cross join lateral (
                     select job.priority
                     from pushq.jobs_unfinished as job
-                    where job.status = 'queued' and job.apart = 'lane' and job.queue = open.name
+                    where job.status = 'queued' and job.apart = apart.kind and job.queue = open.name
                     order by job.priority
                     limit 1
                 ) as first
                 union all
-                select level.queue, following.priority
+                select level.kind, level.queue, following.priority
                 from level
                 cross join lateral (
                     select job.priority
                     from pushq.jobs_unfinished as job
-                    where job.status = 'queued' and job.apart = 'lane' and job.queue = level.queue and job.priority > level.priority
+                    where job.status = 'queued' and job.apart = level.kind and job.queue = level.queue and job.priority > level.priority
                     order by job.priority
                     limit 1
                 ) as following
@@ -479,7 +699,7 @@ begin
             cross join lateral (
                 select job.run_at
                 from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart = 'lane' and job.queue = level.queue and job.priority = level.priority
+                where job.status = 'queued' and job.apart = level.kind and job.queue = level.queue and job.priority = level.priority
                 and job.run_at > clock_timestamp()
                 order by job.run_at
                 limit 1
@@ -499,10 +719,11 @@ begin
         case when exists (
             select
             from unnest(next_due_of_all.queues) as served (name)
+            cross join (values ('lane'), ('fair')) as apart (kind)
             cross join lateral (
                 select
                 from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart = 'lane' and job.queue = served.name
+                where job.status = 'queued' and job.apart = apart.kind and job.queue = served.name
                 limit 1
             ) as waiting
         ) then pushq.next_due_in_lanes(
@@ -511,19 +732,27 @@ begin
 end
 $$;
 
--- As in 0022_webhooks, and {"lane": text, "turn": seconds} of a job with needs, and its {"affinity": text}.
+-- As in 0022_webhooks, and {"lane": text, "turn": seconds} of a job with needs, its {"affinity": text}, and {"share": text, "weight": int}
+-- of a job of a fair queue.
 create function pushq.extras(
-    progress jsonb, traceparent text, queue text, task text, tenant_id text, noted text[], lane text, affinity text)
+    progress jsonb, traceparent text, queue text, task text, tenant_id text, noted text[], lane text, affinity text, share text)
 returns text
 language sql stable
 begin atomic
     select nullif((
         coalesce(pushq.extras(progress, traceparent, queue, task, tenant_id, noted)::jsonb, '{}')
-        || case when lane is not null then jsonb_build_object(
+        || case when lane <> '' then jsonb_build_object(
             'lane', lane,
             'turn', coalesce((select extract(epoch from known.turn)::float8 from pushq.queues as known where known.name = queue), 0.05))
         else '{}' end
-        || case when affinity is not null then jsonb_build_object('affinity', affinity) else '{}' end)::text, '{}');
+        || case when affinity is not null then jsonb_build_object('affinity', affinity) else '{}' end
+        || case when share is not null then jsonb_build_object(
+            'share', share,
+            'weight', coalesce((
+                select known.weight
+                from pushq.tenants as known
+                where known.tenant_id = extras.tenant_id and substr(share, 3) = extras.tenant_id), 1))
+        else '{}' end)::text, '{}');
 end;
 
 do $$
@@ -532,7 +761,7 @@ begin
         pg_get_functiondef('pushq.hand_out(uuid[], text, int, uuid, text[])'::regprocedure),
         'job.progress is not null or job.traceparent is not null or',
         'job.progress is not null or job.traceparent is not null or job.lane is not null or'),
-        'job.tenant_id, hand_out.noted)', 'job.tenant_id, hand_out.noted, job.lane, job.affinity)');
+        'job.tenant_id, hand_out.noted)', 'job.tenant_id, hand_out.noted, job.lane, job.affinity, job.share)');
 end
 $$;
 
@@ -548,33 +777,35 @@ begin
     perform pushq.ring_if_idle(waiting.queue)
     from (
         with recursive waiting as (
-            (
+            select apart.kind, first.queue
+            from (values ('lane'), ('fair')) as apart (kind)
+            cross join lateral (
                 select job.queue collate "C" as queue
                 from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart = 'lane'
+                where job.status = 'queued' and job.apart = apart.kind
                 order by job.queue collate "C"
                 limit 1
-            )
+            ) as first
             union all
-            select following.queue
+            select waiting.kind, following.queue
             from waiting
             cross join lateral (
                 select job.queue collate "C" as queue
                 from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" > waiting.queue
+                where job.status = 'queued' and job.apart = waiting.kind and job.queue collate "C" > waiting.queue
                 order by job.queue collate "C"
                 limit 1
             ) as following
         )
-        select queue from waiting
+        select distinct queue from waiting
     ) as waiting;
 end
 $$;
 
 -- The next jobs of the lanes start in the place of jobs that have ended in this transaction, and hold what those held. So no lock and
 -- no count is needed. queues, lanes: of the jobs that ended at the places (null: at all), null for a job whose lane must let go.
--- turns_over: whether a lane goes on only if none of the hundred most urgent jobs of its queue waits for what it holds. A lane with a
--- rate lets go. Whoever calls looks for jobs next, or rings for the units that are given back.
+-- turns_over: whether a lane goes on only if none of the hundred most urgent jobs of its queue waits for what it holds; a lane with an
+-- affinity holds its worker, too. A lane with a rate lets go. Whoever calls looks for jobs next, or rings for the units that are given back.
 create function pushq.follow(
     places int[], queues text[], lanes text[], turns_over boolean[], tasks text[], its_supervisor text, its_pool int, its_token uuid, noted text[])
 returns table (
@@ -617,10 +848,10 @@ declare
                     limit 1
                 ) as more
             )
-            select its.id, its.priority, its.run_at, its.needs
+            select its.id, its.priority, its.run_at, its.needs, its.affinity is not null as has_affinity
             from (select line.task, line.priority from line limit 100) as line
             cross join lateral (
-                select job.id, job.priority, job.run_at, job.needs
+                select job.id, job.priority, job.run_at, job.needs, job.affinity
                 from pushq.jobs_unfinished as job
                 where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
                 and job.lane = ended.lane and job.task collate "C" = line.task and job.priority = line.priority
@@ -649,8 +880,10 @@ declare
                 order by its.priority, its.run_at, its.id
                 limit 100
             ) as urgent
-            where urgent.lane <> ended.lane and urgent.needs ?| array(
-                select name from jsonb_object_keys(following.needs) as name where name not like 'affinity:%')
+            where urgent.lane <> ended.lane and (
+                following.has_affinity
+                or urgent.needs ?| array(
+                    select name from jsonb_object_keys(following.needs) as name where name not like 'affinity:%'))
         ))
     );
 begin
@@ -680,9 +913,9 @@ do $$
 begin
     execute replace(replace(replace(replace(
         pg_get_functiondef('pushq.give_back(uuid[], uuid[], text[], float8[], text[], text[])'::regprocedure),
-        'job.supervisor, job.apart, give_back', 'job.supervisor, job.apart, job.lane, give_back'),
+        'job.supervisor, job.apart, give_back', 'job.supervisor, job.apart, job.needs, give_back'),
         'where going_on.apart = ''cancelling'')
-    into places, cancelling', 'where going_on.apart = ''cancelling''), bool_or(going_on.lane is not null)
+    into places, cancelling', 'where going_on.apart = ''cancelling''), bool_or(going_on.needs is not null)
     into places, cancelling, gave_units'),
         'cancelling uuid[];', 'cancelling uuid[];
     gave_units boolean;'),
@@ -694,8 +927,8 @@ begin
     execute replace(replace(
         pg_get_functiondef('pushq.end_jobs(uuid[], uuid[], float8[], float8[], text[], text[], text[], text[])'::regprocedure),
         'min(job.supervisor) as supervisor', 'min(job.supervisor) as supervisor,
-        bool_or(job.status = ''running'' and job.lane is not null) as gave_units'),
-        'its.queue, its.task, its.supervisor', 'its.queue, its.task, its.supervisor, its.lane');
+        bool_or(job.status = ''running'' and job.needs is not null) as gave_units'),
+        'its.queue, its.task, its.supervisor', 'its.queue, its.task, its.supervisor, its.needs');
     execute replace(
         pg_get_functiondef('pushq.end_jobs(uuid[], uuid[], float8[], float8[], text[], text[], text[], text[])'::regprocedure),
         'return end_of_all.places;', 'if before.gave_units then
@@ -705,18 +938,18 @@ begin
 
     execute replace(
         pg_get_functiondef('pushq.mark_cancelling(uuid)'::regprocedure),
-        'its.waiters is not null', '(its.waiters is not null or its.lane is not null)');
+        'its.waiters is not null', '(its.waiters is not null or its.needs is not null)');
 
     execute replace(replace(
         pg_get_functiondef('pushq.change(uuid, text, text)'::regprocedure),
-        'pushq.apart(crashes)', 'pushq.apart(crashes, needs)'),
+        'pushq.apart(crashes)', 'pushq.apart(crashes, lane, share)'),
         'pushq.ring_if_idle(was.queue);', 'pushq.ring_if_idle(was.queue), pushq.ring_for_units();');
 
     execute replace(
         pg_get_functiondef('pushq.take(uuid, text, interval)'::regprocedure),
         'array(select id from pushq.jobs_unfinished as job where job.id = take.id and job.status = ''queued'' for no key update)',
         'pushq.lock_fitting(
-            array(select id from pushq.jobs_unfinished as job where job.id = take.id and job.status = ''queued'' for no key update), 1)');
+            array(select id from pushq.jobs_unfinished as job where job.id = take.id and job.status = ''queued'' for no key update), 1, 1)');
 
     execute replace(replace(
         pg_get_functiondef('pushq.take_next(text, text, interval, text[])'::regprocedure),
@@ -730,12 +963,12 @@ begin
                 limit 1000
             ) as urgent);
         wanted := array(select distinct name collate "C" from unnest(wanted) as name order by 1);'),
-        'guest, 1, ''-infinity'', clock_timestamp())', 'guest, 1, ''-infinity'', clock_timestamp(), 1, random() < 0.5)');
+        'guest, 1, ''-infinity'', clock_timestamp())', 'guest, 1, ''-infinity'', clock_timestamp(), 1, random() < 0.5, null, null, null)');
 
     execute replace(replace(
         pg_get_functiondef('pushq.lock_suspect(text, text[], text)'::regprocedure),
         'return array(', 'return pushq.lock_fitting(array('),
         'limit 1
-        for no key update of job skip locked);', 'limit 20), 1);');
+        for no key update of job skip locked);', 'limit 20), 1, 1);');
 end
 $$;

@@ -389,7 +389,7 @@ begin
 end
 $$;
 
--- Gives unfinished jobs the needs that rules for queue:Q, tenant:T, task:T, tenant:* or task:* say, running ones too, and for a task
+-- Gives unfinished jobs the needs that rules for queue:Q, tenant:T, task:T, tenant:* or task:* say, and the jobs of a queue their shares, running ones too, and for a task
 -- also what pushq.tasks says that the task needs: up to `most` jobs a call. Returns how many: repeat until 0. A job whose transaction
 -- was open when the limit was set may be left; so the sweeper calls this too. What a job needs already stays as it is.
 create function pushq.stamp(name text, most int default 5000) returns int
@@ -424,6 +424,7 @@ begin
         end
         and (
             not coalesce(job.needs, '{}') ?& known.needs
+            or kind = 'queue' and job.share is distinct from pushq.share(job.queue, job.tenant_id, job.limit_key)
             or is_limited and not coalesce(job.needs, '{}')
                 ? (kind || ':' || case kind when 'queue' then job.queue when 'tenant' then job.tenant_id else job.task end))
         limit stamp.most

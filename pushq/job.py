@@ -60,8 +60,8 @@ class Job(NamedTuple, Generic[T]):
     this one included. failures: failed attempts so far. crashes: attempts so far that ended with their process.
     max_attempts: failures after which the job is failed; None: the task's. timeout: limit of the attempt; None: the
     task's. tenant_id: the owner. correlation_id: the producer's own reference. token: the claim's token. extras: what
-    few jobs have, as JSON text: {"checkpoint", "traceparent", "all_events", "lane", "turn", "affinity"}, each only if
-    there; None: nothing.
+    few jobs have, as JSON text: {"checkpoint", "traceparent", "all_events", "lane", "turn", "affinity",
+    "affinity_changed", "share", "weight"}, each only if there; None: nothing.
     """
 
     id: UUID
@@ -117,6 +117,34 @@ class Job(NamedTuple, Generic[T]):
     def turn(self) -> float:
         """Seconds for which jobs of the lane may follow one another."""
         return float(self._extra("turn") or 0.0)
+
+    @property
+    def affinity(self) -> str | None:
+        """What the job shares with others that run well after one another on the same worker. None: nothing."""
+        affinity: str | None = self._extra("affinity")
+        return affinity
+
+    @property
+    def affinity_changed(self) -> bool:
+        """Whether the last job with an affinity on this worker had another one: load what the job needs now.
+
+        A worker's first job with an affinity has changed it. False for a job without affinity.
+        """
+        return bool(self._extra("affinity_changed"))
+
+    def with_changed_affinity(self) -> Job[T]:
+        return self._replace(extras=json.dumps(self._extras() | {"affinity_changed": True}))
+
+    @property
+    def share(self) -> str | None:
+        """Whose turn it is when the job runs. None: the queue is not fair."""
+        share: str | None = self._extra("share")
+        return share
+
+    @property
+    def weight(self) -> int:
+        """How many jobs of the share are taken each time round."""
+        return int(self._extra("weight") or 1)
 
     def _saved(self) -> dict[str, Any]:
         """What an earlier attempt has left in the column `progress`."""

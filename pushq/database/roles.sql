@@ -59,7 +59,7 @@ begin
             pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
             pushq.tenant_roles, pushq.job_events, pushq.unique_windows, pushq.purges, pushq.artifacts,
             pushq.artifact_drafts, pushq.artifact_pieces, pushq.artifact_bytes, pushq.webhooks, pushq.noted_queues,
-            pushq.resources, pushq.tokens, pushq.turnstiles
+            pushq.resources, pushq.tokens, pushq.turnstiles, pushq.tenants, pushq.affinities
             }}'::regclass[])
         and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
@@ -113,7 +113,7 @@ begin
     grant select, insert, update, delete on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.webhooks,
-        pushq.resources, pushq.tokens, pushq.turnstiles
+        pushq.resources, pushq.tokens, pushq.turnstiles, pushq.tenants, pushq.affinities
         to {worker}, {admin};
     grant select on
         pushq.migrations, pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.artifact_drafts, pushq.noted_queues
@@ -131,7 +131,8 @@ begin
     grant select on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
-        pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.noted_queues, pushq.resources, pushq.tokens
+        pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.noted_queues, pushq.resources, pushq.tokens,
+        pushq.tenants, pushq.affinities
         to {observer};
     grant select (id, tenant_id, queue, task, statuses, url, body, paused_at, created_at) on pushq.webhooks to {observer};
     grant execute on function

@@ -27,8 +27,9 @@ from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
 from pushq.pool.passed_over import PassedOver
 from pushq.pool.recalls import given_back
+from pushq.pool.shares import Shares
 from pushq.pool.sleeper import LINGER, Sleeper
-from pushq.pool.store import Claimant, Store
+from pushq.pool.store import Claimant, Store, Terms
 
 OVERDUE = 0.25
 """Seconds after which claimed jobs that no worker has begun are given back."""
@@ -64,6 +65,7 @@ class Claimer:
         self._gate = gate
         self._lanes = lanes
         self._lanes_first = False
+        self._shares = Shares(claimant.queues)
         self._in_doubt = lanes.in_doubt
         self._passed_over = PassedOver()
         self._lookback = Lookback()
@@ -159,6 +161,8 @@ class Claimer:
         if jobs:
             publish(JobsClaimed(len(jobs)))
             self._sleeper.note_jobs(len(jobs))
+        if not jobs and not self._failures:
+            self._intake.renew_turns()
         if not is_full:
             self._saturated_since = None
         elif self._saturated_since is None:
@@ -177,12 +181,15 @@ class Claimer:
 
     def _put(self, jobs: list[Job], *, is_full: bool) -> int:
         """Returns how many of the jobs hold units."""
-        in_lanes = [job for job in jobs if job.extras and job.lane]
+        special = [job for job in jobs if job.extras]
+        in_lanes = [job for job in special if job.lane]
         if in_lanes:
             self._lanes.begin(in_lanes)
             self._intake.put_first(self._loads.of(in_lanes))
             held = {job.fence for job in in_lanes}
             jobs = [job for job in jobs if job.fence not in held]
+        if fair := [job for job in special if job.share]:
+            self._shares.note(fair)
         self._intake.put(self._loads.of(jobs), is_full=is_full)
         return len(in_lanes)
 
@@ -228,8 +235,7 @@ class Claimer:
                 limit,
                 span.since,
                 span.until,
-                in_lanes=self._room_in_lanes,
-                lanes_first=self._lanes_first,
+                self._terms(),
             )
         except DatabaseTrouble as error:
             if is_rejection(error) or (isinstance(error, StatementRolledBack) and self._failures >= ROLLED_BACK):
@@ -240,8 +246,13 @@ class Claimer:
         self._lookback.note(span, began=began, jobs=len(jobs), room=limit)
         return True
 
+    def _terms(self) -> Terms:
+        return Terms(
+            self._most_holding, self._lanes_first, self._intake.near() or None, self._shares.after, self._shares.taken
+        )
+
     @property
-    def _room_in_lanes(self) -> int:
+    def _most_holding(self) -> int:
         """How many jobs with needs to claim: no more than workers are free, since each holds what others wait for.
 
         While quick jobs are claimed ahead, no worker is ever free. Then jobs with needs come next, with every second

@@ -10,6 +10,9 @@ back full: without a backlog, nothing is left to claim ahead. The claimer gives 
 
 A load is what a worker takes at once: a job, or a list of jobs for a handler that takes batches. All figures here count
 loads.
+
+While loads with an affinity are there, a worker takes one that suits its seat, and leaves what suits the seat of
+another worker that waits. Loads without affinity cost nothing for that.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from anyio.lowlevel import checkpoint
 
 from pushq.job import Job
 from pushq.pool.loads import Load
+from pushq.pool.seats import Seat, Seats, affinity_of, wishes
 
 HORIZON = 0.1
 """Seconds of work to claim ahead, at most."""
@@ -47,7 +51,9 @@ class Intake:
         self._arrivals: deque[tuple[int, float]] = deque()  # by claim: how many loads had come by then, and when
         self._come = 0
         self._pace = _Pace(workers)
-        self._idle: list[anyio.Event] = []  # of waiting workers: the last to come is the first to go
+        self._idle: list[tuple[anyio.Event, Seat]] = []  # of waiting workers: the last to come is the first to go
+        self._choosy = 0  # loads with an affinity
+        self.seats = Seats()
         self._claim_below = 0  # the claimer is woken when no more loads than this are left
         self._has_room = anyio.Event()
         self._turn_ends = 0.0
@@ -56,11 +62,11 @@ class Intake:
 
     # The workers' side ----------------------------------------------------------------------------------------
 
-    def take_now(self) -> Load | None:
+    def take_now(self, seat: Seat) -> Load | None:
         """Returns the next load for a worker. None: no load is there, or the worker's turn has ended."""
-        return self._take() if self._loads and monotonic() < self._turn_ends else None
+        return self._take(seat) if self._loads and monotonic() < self._turn_ends else None
 
-    async def take(self) -> Load | None:
+    async def take(self, seat: Seat) -> Load | None:
         """Returns the next load for a worker, or None when the intake is closed and empty."""
         if monotonic() >= self._turn_ends:
             await self._let_others_run()
@@ -68,14 +74,25 @@ class Intake:
             if self.is_closed:
                 return None
             self._has_room.set()
-            await self._wait()
-        return self._take()
+            await self._wait(seat)
+        return self._take(seat)
 
-    def _take(self) -> Load:
-        load = self._loads.popleft()
+    def _take(self, seat: Seat) -> Load:
+        load = self._choose(seat) if self._choosy else self._loads.popleft()
         self.busy += 1
         if len(self._loads) <= self._claim_below:
             self._has_room.set()
+        return load
+
+    def _choose(self, seat: Seat) -> Load:
+        affinities = [affinity_of(load) for load in self._loads]
+        others = {other.affinity for _, other in self._idle} - {None}
+        fit = (place for place, affinity in enumerate(affinities) if affinity and affinity == seat.affinity)
+        free = (place for place, affinity in enumerate(affinities) if affinity not in others)
+        place = next(fit, next(free, 0))
+        load = self._loads[place]
+        del self._loads[place]
+        self._choosy -= affinities[place] is not None
         return load
 
     def done(self) -> None:
@@ -101,15 +118,15 @@ class Intake:
         self._turn_ends = monotonic() + TURN
         self._wake_one()
 
-    async def _wait(self) -> None:
+    async def _wait(self, seat: Seat) -> None:
         while not self.is_closed:
-            event = anyio.Event()
-            self._idle.append(event)
+            waiting = anyio.Event(), seat
+            self._idle.append(waiting)
             try:
-                await event.wait()
+                await waiting[0].wait()
             finally:
-                if event in self._idle:
-                    self._idle.remove(event)
+                if waiting in self._idle:
+                    self._idle.remove(waiting)
             if not self._is_yielding:
                 break
         self._wake_one()
@@ -117,7 +134,13 @@ class Intake:
     def _wake_one(self) -> None:
         """Wakes a worker if loads are left. Each woken worker wakes the next, since its own handler may wait."""
         if self._loads and self._idle:
-            self._idle.pop().set()
+            place = self._suited() if self._choosy else -1
+            self._idle.pop(place)[0].set()
+
+    def _suited(self) -> int:
+        """The place of a waiting worker whose seat suits one of the loads, or of the last to come."""
+        affinities = {affinity_of(load) for load in self._loads} - {None}
+        return next((place for place, (_, seat) in enumerate(self._idle) if seat.affinity in affinities), -1)
 
     # The claimer's side ---------------------------------------------------------------------------------------
 
@@ -135,6 +158,15 @@ class Intake:
         """Workers for which no load is there. Negative: so many loads wait."""
         return self.workers - self.busy - self._kept - len(self._loads)
 
+    def near(self) -> list[str]:
+        """The needs for which workers without a load are ready."""
+        return wishes(seat for _, seat in self._idle)
+
+    def renew_turns(self) -> None:
+        """A claim has found nothing: nobody waits for a worker."""
+        for seat in self.seats:
+            seat.renew()
+
     async def wait_room(self) -> None:
         while self.room <= 0:
             self._has_room = anyio.Event()
@@ -151,6 +183,7 @@ class Intake:
     def put_first(self, loads: Sequence[Load]) -> None:
         """Adds loads before all others: their jobs hold what others wait for."""
         self._loads.extendleft(reversed(loads))
+        self._choosy += sum(affinity_of(load) is not None for load in loads)
         self._come += len(loads)
         self._wake_one()
 
@@ -174,12 +207,13 @@ class Intake:
         """Takes out the jobs that no worker has begun."""
         jobs = self.waiting()
         self._loads.clear()
+        self._choosy = 0
         return jobs
 
     def close(self) -> None:
         """Ends the workers when the last job is taken."""
         self.is_closed = True
-        for event in self._idle:
+        for event, _ in self._idle:
             event.set()
 
 

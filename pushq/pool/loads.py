@@ -41,15 +41,16 @@ class Loads:
         if not self._sizes:
             return jobs
         loads = list[Load]()
-        open_batches = dict[tuple[str, int], list[Job]]()
+        open_batches = dict[tuple[str, int, str | None], list[Job]]()
         for job in jobs:
             size = self._size(job)
             if size is None:
                 loads.append(job)
                 continue
-            batch = open_batches.get((job.task, size))
+            kind = job.task, size, job.affinity if job.extras else None
+            batch = open_batches.get(kind)
             if batch is None or len(batch) >= size:
-                batch = open_batches[job.task, size] = []
+                batch = open_batches[kind] = []
                 loads.append(batch)
             batch.append(job)
         return loads

@@ -37,6 +37,24 @@ class Claimant:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms jobs with needs and jobs of fair queues are claimed.
+
+    most_holding: how many may have needs, at most. lanes_first: whether these come before jobs that are equally urgent.
+    near: needs for which free workers are ready. after, taken: pushq/pool/shares.py explains.
+    """
+
+    most_holding: int = 0
+    lanes_first: bool = False
+    near: Sequence[str] | None = None
+    after: Sequence[str | None] | None = None
+    taken: Sequence[int] | None = None
+
+
+_PLAIN = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class Outlook:
     """A pool's prospects when a claim found nothing. due_in: seconds until a job is due, None: none is queued."""
 
@@ -94,17 +112,15 @@ class Store(Speaker):
         limit: int,
         since: float | None = None,
         until: float | None = None,
-        *,
-        in_lanes: int = 0,
-        lanes_first: bool = False,
+        terms: Terms = _PLAIN,
     ) -> list[Job]:
         """Takes due jobs, at most `limit`.
 
-        The jobs fell due at most `since` and at least `until` seconds ago. None: no bound. in_lanes: how many may have
-        needs, at most. lanes_first: whether these come before jobs that are equally urgent.
+        The jobs fell due at most `since` and at least `until` seconds ago. None: no bound.
         """
-        asked = (*_claim(claimant, token), limit, since, until, in_lanes, lanes_first)
-        return _jobs(await self._fetch("claim", *asked))
+        asked = (*_claim(claimant, token), limit, since, until)
+        its = (terms.most_holding, terms.lanes_first, terms.near, terms.after, terms.taken)
+        return _jobs(await self._fetch("claim", *asked, *its))
 
     async def claimable(self, claimant: Claimant, limit: int) -> list[UUID]:
         """The ids of the jobs that a claim would take."""
@@ -149,6 +165,10 @@ class Store(Speaker):
         """Registers the tasks with what they need, and the queues."""
         texts = [json.dumps(needs[task]) if task in needs else None for task in claimant.tasks]
         await self._fetch("register", claimant.supervisor, list(claimant.tasks), list(claimant.queues), texts)
+
+    async def note_affinities(self, claimant: Claimant, workers: Mapping[str, int]) -> None:
+        """What the pool's workers last ran: how many by affinity."""
+        await self._fetch("note_affinities", claimant.supervisor, claimant.pool, list(workers), list(workers.values()))
 
     async def label(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Gives labels to pairs of a queue and a task registered on the queue."""

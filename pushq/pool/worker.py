@@ -22,10 +22,11 @@ class Worker:
         self._intake = intake
         self._outbox = outbox
         self._lanes = lanes
+        self._seat = intake.seats.new()
 
     async def run(self) -> None:
         """Takes loads until the intake is closed and empty."""
-        while load := self._intake.take_now() or await self._intake.take():
+        while load := self._intake.take_now(self._seat) or await self._intake.take(self._seat):
             if isinstance(load, list):
                 await self._run_batch(load)
                 continue
@@ -33,7 +34,7 @@ class Worker:
                 self._outbox.put(end_unbegun(load))
                 self._intake.done()
                 continue
-            outcome = await self._make(load)
+            outcome = await self._make(self._seat.sit(load) if load.extras else load)
             self._outbox.put(outcome)
             if load.extras:
                 self._lanes.end(outcome)
@@ -42,6 +43,11 @@ class Worker:
             self._intake.done()
             if self._outbox.is_full:
                 await self._outbox.wait_room()
+
+    def _sit_all(self, jobs: list[Job]) -> list[Job]:
+        """A batch has one affinity."""
+        first = self._seat.sit(jobs[0])
+        return [first] + [job.with_changed_affinity() if first.affinity_changed else job for job in jobs[1:]]
 
     async def _make(self, job: Job) -> Outcome:
         try:
@@ -52,6 +58,8 @@ class Worker:
         return end_recalled(outcome) if recalled and job.fence in recalled else outcome
 
     async def _run_batch(self, jobs: list[Job]) -> None:
+        if jobs[0].extras:
+            jobs = self._sit_all(jobs)
         rest = [job for job in jobs if job.fence not in recalled] if recalled else jobs
         outcomes = [end_unbegun(job) for job in jobs if job.fence in recalled] if recalled else []
         made = [released(job) for job in rest]

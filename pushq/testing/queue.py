@@ -21,7 +21,8 @@ from pushq.database.statements import statement
 from pushq.job import Job, NewJob
 from pushq.outcome import Outcome, Raised, Returned, TimedOut, decide
 from pushq.pool.artifacts import ArtifactKeeper
-from pushq.pool.store import Claimant
+from pushq.pool.seats import Seat
+from pushq.pool.store import Claimant, Terms
 from pushq.pool.store import Store as PoolStore
 from pushq.queue import Queue
 from pushq.reading import artifacts_of, pieces_of
@@ -115,6 +116,7 @@ class TestQueue:
             f"test-{uuid4().hex[:8]}", 1, queues or tuple(dict.fromkeys(("default", *tasks.queues))), tasks.names
         )
         ran = dict[UUID, None]()
+        seat = Seat()
         async with (
             self._session() as session,
             _lease(session, claimant, tasks) as store,
@@ -122,10 +124,10 @@ class TestQueue:
             shared(tasks, resources),
         ):
             for _ in range(MOST):
-                if not (jobs := await store.claim(claimant, uuid4(), 1, in_lanes=1)):
+                if not (jobs := await store.claim(claimant, uuid4(), 1, terms=Terms(1))):
                     return await _find(session, ids=list(ran))
                 ran |= dict.fromkeys(job.id for job in jobs)
-                await store.finish([await _attempt(store, keeper, tasks, job) for job in jobs])
+                await store.finish([await _attempt(store, keeper, tasks, seat.sit(job)) for job in jobs])
         raise AssertionError(f"{MOST} attempts, and still jobs are due: does one insert the next?")
 
     async def artifacts(self, job_id: UUID) -> dict[str, bytes]:

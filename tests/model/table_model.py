@@ -90,6 +90,7 @@ class Row:
     limit_key: str | None = None
     affinity: str | None = None
     lane: str | None = None
+    share: str | None = None
     started_at: Moment | None = None
     finished_at: Moment | None = None
     supervisor: str | None = None

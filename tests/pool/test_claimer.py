@@ -20,7 +20,8 @@ from pushq.pool.intake import Intake
 from pushq.pool.lanes import Lanes
 from pushq.pool.loads import Loads
 from pushq.pool.outbox import Outbox
-from pushq.pool.store import Claimant
+from pushq.pool.seats import Seat
+from pushq.pool.store import Claimant, Terms
 from tests.support.jobs import Connection, count, has_count, insert
 from tests.support.store import Store
 from tests.support.waiting import eventually
@@ -66,7 +67,7 @@ async def claiming(
     )
 
     async def work() -> None:
-        while load := await intake.take():
+        while load := await intake.take(Seat()):
             if taken is not None:
                 taken.extend(load if isinstance(load, list) else [load])
 
@@ -126,11 +127,9 @@ class LosesTheReply(Store):
         limit: int,
         since: float | None = None,
         until: float | None = None,
-        *,
-        in_lanes: int = 0,
-        lanes_first: bool = False,
+        terms: Terms = Terms(),  # noqa: B008
     ) -> list[Job]:
-        jobs = await super().claim(claimant, token, limit, since, until, in_lanes=in_lanes, lanes_first=lanes_first)
+        jobs = await super().claim(claimant, token, limit, since, until, terms)
         if claimant.tasks == ("in.batches",) and not LosesTheReply.lost:
             LosesTheReply.lost = len(jobs)
             raise DatabaseAway("The reply is lost.")

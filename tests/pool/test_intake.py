@@ -10,6 +10,7 @@ import pytest
 from pushq.job import Job
 from pushq.pool import intake as module
 from pushq.pool.intake import FURTHEST_AHEAD, HORIZON, LARGEST_CLAIM, Intake
+from pushq.pool.seats import Seat
 
 
 class Clock:
@@ -38,7 +39,7 @@ def some_jobs(count: int) -> list[Job]:
 
 async def run(intake: Intake, count: int) -> None:
     for _ in range(count):
-        assert await intake.take()
+        assert await intake.take(Seat())
         intake.done()
 
 
@@ -150,7 +151,7 @@ async def test_each_worker_is_given_a_job_and_none_is_forgotten_when_handlers_wa
 
     async def worker() -> None:
         nonlocal most
-        while await intake.take():
+        while await intake.take(Seat()):
             most = max(most, intake.busy)
             await anyio.sleep(0.001)
             intake.done()

@@ -373,7 +373,9 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
     )
     for row in definers:
         assert "search_path=pg_catalog, pg_temp" in row["proconfig"]
-        asks = re.search(r"pushq\.(may_touch|lock_job|edit_queued|refuse_other_tenant|find_standing)\(", row["prosrc"])
+        asks = re.search(
+            r"pushq\.(may_touch|lock_job|edit_queued|refuse_other_tenant|find_standing|meet_standing)\(", row["prosrc"]
+        )
         assert asks or row["proname"] == "tenant_of"
     day = await connection.fetchval("select to_char(min(day), 'YYYY_MM_DD') from pushq.days")
     async with session(database_url, app, "acme") as acme:

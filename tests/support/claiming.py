@@ -55,7 +55,9 @@ class Claiming:
     async def look(self) -> tuple[int, int]:
         """The buffers that an empty claim and a question for the next due time read."""
         queues, tasks = list(CLAIMANT.queues), sorted(CLAIMANT.tasks)
-        claim = await self._buffers("claim", queues, tasks, "anna", 1, uuid4(), 10, None, None, 10, True)
+        claim = await self._buffers(
+            "claim", queues, tasks, "anna", 1, uuid4(), 10, None, None, 10, True, None, None, None
+        )
         return claim, await self._buffers("next_due", queues, tasks, "anna", None)
 
     async def _buffers(self, name: str, *arguments: object) -> int:

@@ -9,5 +9,5 @@ from pushq.hand_out(
         and job.run_at <= now() and job.task = any($2::text[]) and job.id <> all($6::uuid[])
         and exists (select from pushq.supervisors where name = $3::text and lease_until > now())
         order by job.priority, job.run_at, job.id
-        limit 20), 1),
+        limit 20), 1, 1),
     $3, $4::int, $5::uuid, array(select queue from pushq.noted_queues))

@@ -10,6 +10,6 @@ from pushq.hand_out(
             where job.id = any($1) and job.status = 'queued'
             and exists (select from pushq.supervisors where name = $2::text and lease_until > now())
             order by job.id),
-        cardinality($1))
+        cardinality($1), cardinality($1))
     end,
     $2, $3::int, $4::uuid, array(select queue from pushq.noted_queues))

@@ -1,5 +1,5 @@
--- Registers the tasks $2, which need $4 (each an object as text, or null), and the queues $3 of the pools of supervisor $1. Names are locked in order, so that two supervisors
--- that start together cannot deadlock.
+-- Registers the tasks $2, which need $4 (each an object as text, or null), and the queues $3 of the pools of supervisor $1. Names
+-- are locked in order, so that two supervisors that start together cannot deadlock.
 with known as (
     insert into pushq.tasks as task (name, needs)
     select name, needs::jsonb from unnest($2::text[], $4::text[]) as given (name, needs) order by name
