@@ -52,6 +52,7 @@ class Intake:
         self._come = 0
         self._pace = _Pace(workers)
         self._idle: list[tuple[anyio.Event, Seat]] = []  # of waiting workers: the last to come is the first to go
+        self._woken = list[Seat]()  # of workers that have been woken, and have not gone on yet
         self._choosy = 0  # loads with an affinity
         self.seats = Seats()
         self._claim_below = 0  # the claimer is woken when no more loads than this are left
@@ -70,30 +71,37 @@ class Intake:
         """Returns the next load for a worker, or None when the intake is closed and empty."""
         if monotonic() >= self._turn_ends:
             await self._let_others_run()
-        while not self._loads:
+        while not (self._loads and (load := self._take(seat))):
             if self.is_closed:
                 return None
             self._has_room.set()
             await self._wait(seat)
-        return self._take(seat)
+        return load
 
-    def _take(self, seat: Seat) -> Load:
-        load = self._choose(seat) if self._choosy else self._loads.popleft()
+    def _take(self, seat: Seat) -> Load | None:
+        """None: all loads suit the seats of others that wait."""
+        if self._choosy:
+            place = self._choose(seat)
+            if place is None:
+                return None
+            load = self._loads[place]
+            del self._loads[place]
+            self._choosy -= affinity_of(load) is not None
+            self._wake_one()
+        else:
+            load = self._loads.popleft()
         self.busy += 1
         if len(self._loads) <= self._claim_below:
             self._has_room.set()
         return load
 
-    def _choose(self, seat: Seat) -> Load:
+    def _choose(self, seat: Seat) -> int | None:
+        """The place of the load for a worker."""
         affinities = [affinity_of(load) for load in self._loads]
-        others = {other.affinity for _, other in self._idle} - {None}
+        others = {other.affinity for _, other in self._idle} | {other.affinity for other in self._woken}
         fit = (place for place, affinity in enumerate(affinities) if affinity and affinity == seat.affinity)
-        free = (place for place, affinity in enumerate(affinities) if affinity not in others)
-        place = next(fit, next(free, 0))
-        load = self._loads[place]
-        del self._loads[place]
-        self._choosy -= affinities[place] is not None
-        return load
+        free = (place for place, affinity in enumerate(affinities) if affinity is None or affinity not in others)
+        return next(fit, next(free, 0 if self.is_closed else None))
 
     def done(self) -> None:
         """Notes that a worker has ended its load."""
@@ -127,6 +135,8 @@ class Intake:
             finally:
                 if waiting in self._idle:
                     self._idle.remove(waiting)
+                elif seat in self._woken:
+                    self._woken.remove(seat)
             if not self._is_yielding:
                 break
         self._wake_one()
@@ -134,8 +144,10 @@ class Intake:
     def _wake_one(self) -> None:
         """Wakes a worker if loads are left. Each woken worker wakes the next, since its own handler may wait."""
         if self._loads and self._idle:
-            place = self._suited() if self._choosy else -1
-            self._idle.pop(place)[0].set()
+            event, seat = self._idle.pop(self._suited() if self._choosy else -1)
+            event.set()
+            if self._choosy:
+                self._woken.append(seat)
 
     def _suited(self) -> int:
         """The place of a waiting worker whose seat suits one of the loads, or of the last to come."""

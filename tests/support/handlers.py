@@ -49,6 +49,13 @@ async def sleep(seconds: float) -> str:
     return "slept"
 
 
+@tasks.register("load")
+async def load(seconds: float) -> bool:
+    """Whether the worker must load what the job needs."""
+    await anyio.sleep(seconds)
+    return current_job().affinity_changed
+
+
 @tasks.register("sleep.thread")
 def sleep_in_thread(seconds: float) -> str:
     time.sleep(seconds)
