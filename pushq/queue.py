@@ -13,6 +13,7 @@ from pushq.errors import PayloadError
 from pushq.job import NewJob
 from pushq.producers import COPY, COPY_SYNC, ENQUEUE, ENQUEUE_SYNC, INSERT, INSERT_SYNC
 from pushq.producers.connections import AsyncConnection, HasSetAutocommit, SyncConnection
+from pushq.producers.inserts import insert_of
 from pushq.producers.rows import interval, parts
 from pushq.spans import inserting
 from pushq.storable import refuse_unstorable
@@ -63,8 +64,10 @@ class Queue:
         """
         run = INSERT.way(connection.__class__)
         with inserting("insert", jobs, self._name) as traceparent:
-            columns = columns_of(jobs, self._name, traceparent)
-            return _ids(await run(connection, statement("insert"), columns)) if columns else []
+            if not (columns := columns_of(jobs, self._name, traceparent)):
+                return []
+            name, values = insert_of(columns)
+            return _ids(await run(connection, statement(name), values))
 
     async def enqueue(
         self,
@@ -190,8 +193,10 @@ class Queue:
         """The same as insert_many, where nothing is asynchronous, on the connections that insert_sync takes."""
         run = INSERT_SYNC.way(connection.__class__)
         with inserting("insert", jobs, self._name) as traceparent:
-            columns = columns_of(jobs, self._name, traceparent)
-            return _ids(run(connection, statement("insert"), columns)) if columns else []
+            if not (columns := columns_of(jobs, self._name, traceparent)):
+                return []
+            name, values = insert_of(columns)
+            return _ids(run(connection, statement(name), values))
 
     def enqueue_sync(
         self,
@@ -293,10 +298,6 @@ def _refuse_no_span(name: str, span: object) -> None:
         raise ValueError(f"Queue.enqueue: {name} is over 0 and at most a year: timedelta(hours=1), not {span!r}.")
 
 
-_SELDOM = 5
-"""The last columns of insert.sql, which few jobs have."""
-
-
 def _object_of(job: NewJob, queue: str | None, traceparent: str | None, *, has_window: bool) -> str:
     """A job as pushq.enqueue_many() takes it."""
     _refuse_no_job(job, "enqueue")
@@ -329,17 +330,13 @@ def _object_of(job: NewJob, queue: str | None, traceparent: str | None, *, has_w
 
 
 def columns_of(jobs: Iterable[NewJob], queue: str | None = None, traceparent: str | None = None) -> list[list[object]]:
-    """One list a column, as insert.sql takes them; none if there is no job.
+    """One list a column, as insert_of takes them; none if there is no job.
 
     queue: instead of the jobs' own. traceparent: of jobs that have none of their own.
     """
     if isinstance(jobs, NewJob):
         raise _takes_several("insert")
-    columns = [list(column) for column in zip(*[_row(job, queue, traceparent) for job in jobs], strict=True)]
-    for place, column in enumerate(columns[-_SELDOM:], len(columns) - _SELDOM):
-        if column.count(None) == len(column):
-            columns[place] = []
-    return columns
+    return [list(column) for column in zip(*[_row(job, queue, traceparent) for job in jobs], strict=True)]
 
 
 def _row(job: NewJob, queue: str | None, traceparent: str | None) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ import pytest
 
 from pushq import NewJob, Queue
 from pushq.errors import PayloadError
+from pushq.producers.inserts import insert_of
 from pushq.queue import columns_of
 from tests.support.jobs import Connection, count
 
@@ -108,6 +109,15 @@ def test_text_that_postgresql_does_not_take_is_refused_where_the_job_is_made(col
     with pytest.raises(ValueError, match=rf"^A job's {column} has a .*, which PostgreSQL does not take: leave") as told:
         NewJob(**{"task": "mail.send"} | {column: unstorable})  # type: ignore[arg-type]
     assert ("a NUL character" if "\0" in unstorable else "a lone surrogate") in str(told.value)
+
+
+def test_jobs_that_need_nothing_are_inserted_without_the_columns_of_needs() -> None:
+    plain, needy = NewJob("a", webhook_url="https://example.com"), NewJob("a", limit_key="k")
+
+    name, values = insert_of(columns_of([plain] * 2))
+    assert (name, len(values), values[-2:]) == ("insert", 13, [[], ["https://example.com"] * 2])
+    name, values = insert_of(columns_of([plain, needy]))
+    assert (name, values[-4:]) == ("insert_with_needs", [["https://example.com", None], [], [None, "k"], []])
 
 
 async def test_one_job_in_place_of_several_is_answered_with_what_takes_one() -> None:

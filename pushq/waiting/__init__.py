@@ -124,10 +124,10 @@ class Waiting:
             raise _with(error, job_id) from error.__cause__
 
     async def run(self, columns: Sequence[list[object]], timeout: float | None) -> Ended:  # noqa: ASYNC109
-        """Inserts a job, as columns of insert.sql, and waits. Raises like wait, and KeyTaken."""
+        """Inserts a job, as columns of insert_with_needs.sql, and waits. Raises like wait, and KeyTaken."""
         seconds = seconds_of(timeout)
         began = asyncio.get_running_loop().time()
-        row = [column[0] if column else None for column in columns]
+        row = [column[0] for column in columns]
         wish = Wish(row, id=cast("UUID | None", row[0]))
         await self._insert(wish, seconds)
         job_id = wish.done.result()

@@ -22,7 +22,8 @@ PATIENCE = "100ms"
 
 @dataclass(eq=False, slots=True)
 class Wish:
-    """A job to be inserted. row: a value for each column of insert.sql. id: None until the server has made one.
+    """A job to be inserted. row: a value for each column of insert_with_needs.sql. id: None until the server
+    has made one.
 
     is_sent: whether the INSERT is under way, so that nobody knows if the job will be there.
     """

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from pushq.database.speaker import Speaker
+from pushq.producers.inserts import insert_of
 
 
 class Store(Speaker):
@@ -16,8 +17,8 @@ class Store(Speaker):
 
     async def insert(self, rows: Sequence[Sequence[object]]) -> set[UUID]:
         """The ids of the jobs that were inserted. Jobs whose unique_key or id is taken are left out."""
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        return {row["id"] for row in await self._fetch("insert", *columns)}
+        name, columns = insert_of([list(column) for column in zip(*rows, strict=True)])
+        return {row["id"] for row in await self._fetch(name, *columns)}
 
     async def watch(self, job_ids: Iterable[UUID], channel: str) -> set[UUID]:
         """The ids of the jobs whose end will be told."""

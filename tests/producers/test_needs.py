@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +18,7 @@ from pushq.errors import TasksError
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, insert, row_of
 from tests.support.notifications import hearing, open_gate
+from tests.support.supervisors import supervising
 
 Say: TypeAlias = Callable[[Connection, Any, str | None, str | None], Awaitable[object]]
 """Inserts a job with needs, limit_key and affinity, for which None is null."""
@@ -160,6 +162,17 @@ async def test_a_job_that_needs_something_else_from_now_on_rings_and_one_that_ne
             heard[name] = await ear.take()
 
     assert heard == {name: [] if name == "the same" else ["default"] for name in calls}
+
+
+async def test_runs_that_are_inserted_together_need_what_each_says(database_url: str, connection: Connection) -> None:
+    said: list[Any] = [None, ["gpu"], None, {"disk": 1}]
+    with supervising(database_url):
+        ends = await asyncio.gather(
+            *(Queue().run(NewJob("echo", needs=needs), timeout=20, url=database_url) for needs in said)
+        )
+    rows = [await row_of(connection, end.id) for end in ends]
+
+    assert [row["needs"] and json.loads(row["needs"]) for row in rows] == [None, {"gpu": 1}, None, {"disk": 1}]
 
 
 # What nobody can need -------------------------------------------------------------------------------------------------

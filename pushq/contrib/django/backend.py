@@ -24,12 +24,12 @@ from pushq.contrib.django.discover import find_task
 from pushq.contrib.django.results import result_of
 from pushq.database.statements import statement
 from pushq.job import NewJob
+from pushq.producers.inserts import insert_of
 from pushq.producers.percents import in_percents
 from pushq.queue import columns_of
 from pushq.spans import inserting
 
 # now() is what the row gets, and takes no right to read the row.
-_INSERT = f"with inserted as (\n{statement('insert')}\n) select id, now() from inserted"  # noqa: S608
 _OPTIONS = ("database", "max_attempts", "timeout")
 
 
@@ -96,7 +96,9 @@ class PushqBackend(BaseTaskBackend):
     def _insert(self, job: NewJob) -> tuple[UUID, datetime]:
         """The job's id, and its enqueued_at."""
         with inserting("enqueue", [job], None) as traceparent, connections[self.database].cursor() as cursor:
-            cursor.execute(in_percents(_INSERT), columns_of([job], traceparent=traceparent))
+            name, values = insert_of(columns_of([job], traceparent=traceparent))
+            text = f"with inserted as (\n{statement(name)}\n) select id, now() from inserted"  # noqa: S608
+            cursor.execute(in_percents(text), values)
             job_id, enqueued_at = cursor.fetchone()
             return job_id, enqueued_at
 
