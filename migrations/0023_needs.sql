@@ -93,7 +93,8 @@ create table pushq.tokens (name text collate "C" primary key, whole_at timestamp
 create table pushq.turnstiles (turnstile int primary key);
 insert into pushq.turnstiles select generate_series(0, 255);
 
--- Not zero: jobs get needs or a share by a rule of their queue, task or tenant. A sequence, as pushq.inserts_noted.
+-- Not zero: jobs get needs or a share by a rule of their queue, task or tenant. A sequence, as pushq.inserts_noted. Each change
+-- of such a rule counts on, so that sweepers look at once for jobs that lack what the rule says.
 create sequence pushq.needs_stamped as bigint minvalue 0 start 0;
 select setval('pushq.needs_stamped', 0);
 grant select on sequence pushq.needs_stamped to public;
@@ -353,6 +354,21 @@ alter table pushq.jobs_unfinished enable always trigger zy_change_lane;
 
 -- Changes of rules -----------------------------------------------------------------------------------------------
 
+-- Whether jobs get needs or a share by a rule of their queue, task or tenant.
+create function pushq.are_needs_stamped() returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (
+            select from pushq.queues as queue where queue.capacity is not null or queue.rate is not null or queue.fair is not null)
+        or exists (select from pushq.tasks as task where task.needs is not null)
+        or exists (
+            select from pushq.resources as rule
+            where (rule.name like 'task:%' or rule.name like 'tenant:%') and (rule.capacity is not null or rule.rate is not null));
+end
+$$;
+
 -- Wakes all pools, since more may fit now, and remembers that jobs get needs by rules.
 create function pushq.note_rules() returns trigger
 language plpgsql
@@ -360,16 +376,33 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if exists (
-            select from pushq.queues as queue where queue.capacity is not null or queue.rate is not null or queue.fair is not null)
-        or exists (select from pushq.tasks as task where task.needs is not null)
-        or exists (
-            select from pushq.resources as rule
-            where (rule.name like 'task:%' or rule.name like 'tenant:%') and (rule.capacity is not null or rule.rate is not null)) then
-        perform setval('pushq.needs_stamped', 1);
+    lock table pushq.turnstiles in row exclusive mode;  -- pushq.rest_needs() waits for rules that are not committed yet
+    if pushq.are_needs_stamped() or pg_sequence_last_value('pushq.needs_stamped') > 0 then
+        perform nextval('pushq.needs_stamped');
     end if;
     perform pushq.ring_bell('');
     return null;
+end
+$$;
+
+-- Puts the sequence back to zero when no job gets needs by rules any more. Not in the trigger: a sequence keeps a value whose
+-- transaction is rolled back, and a rule would be forgotten.
+create function pushq.rest_needs() returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms'
+as $$
+begin
+    if pg_sequence_last_value('pushq.needs_stamped') > 0 and not pushq.are_needs_stamped() then
+        lock table pushq.turnstiles in share row exclusive mode;
+        if not pushq.are_needs_stamped() then
+            perform setval('pushq.needs_stamped', 0);
+        end if;
+    end if;
+exception
+    when lock_not_available then
+        null;  -- somebody changes rules
 end
 $$;
 create trigger resources_note_rules
@@ -391,7 +424,7 @@ for each row when (new.needs is not null) execute function pushq.note_rules();
 
 -- Rights ---------------------------------------------------------------------------------------------------------
 
-revoke execute on function pushq.set_lane(), pushq.note_rules() from public;
+revoke execute on function pushq.set_lane(), pushq.note_rules(), pushq.rest_needs() from public;
 
 do $$
 begin

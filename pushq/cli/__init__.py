@@ -25,6 +25,7 @@ _MODULES = {
     "events": "events",
     "exporter": "exporter",
     "jobs": "jobs",
+    "limits": "limits",
     "migrate": "migrate",
     "queues": "queues",
     "supervise": "supervise",

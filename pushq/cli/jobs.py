@@ -22,7 +22,7 @@ import click
 from pushq.cli.desk import at_desk
 from pushq.cli.events import for_people
 from pushq.cli.options import ListsByItself, Seconds, WholeNumber, as_json
-from pushq.cli.output import Progress, Row, in_short, line, show_rows
+from pushq.cli.output import Progress, Row, in_short, line, show_causes, show_rows
 from pushq.desk import CHANGED, LONGEST_SEARCH, Desk, Filter, Listing, Place
 from pushq.errors import DatabaseRefused, DatabaseTrouble, JobUnknown, PushqError, UsageError
 from pushq.exporter.lines import printable
@@ -310,11 +310,12 @@ LISTED = ("id", "task", "queue", "status", "attempt", "due", "started", "finishe
 
 @click.group(cls=ListsByItself)
 def jobs() -> None:
-    """Lists, shows, cancels and retries jobs. Without a command: lists the newest jobs, with the options of `list`.
+    """Lists, shows, explains, cancels and retries jobs. Without a command: lists the newest, as `list` does.
 
     \b
       pushq jobs list --status failed --task mail.welcome
       pushq jobs show 0192f0c1-…
+      pushq jobs why 0192f0c1-…
       pushq jobs retry 0192f0c1-… 0192f0c2-…
       pushq jobs retry --status failed --task mail.welcome
     """
@@ -462,6 +463,42 @@ def _needs_in_words(needs: Mapping[str, int]) -> str:
     return "\n".join(
         [*(f"{needs[name]} of {name}" for name in own), *(f"{needs[name]} of {name}, added" for name in added)]
     )
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID, metavar="ID")
+@as_json
+def why(job_id: UUID, as_json: bool) -> None:
+    """Says why a queued job does not run, every cause in a sentence, the most lasting first.
+
+    With --json, each cause comes with its numbers: what the job needs and who holds it, who is in front, and so on.
+    Exit code 2 if there is no such job.
+
+    \b
+      pushq jobs why 0192f0c1-…
+      pushq jobs why 0192f0c1-… --json
+    """
+
+    async def find(desk: Desk) -> tuple[Sequence[Row], Row | None]:
+        return await desk.why(job_id), await desk.find(job_id)
+
+    causes, row = at_desk(find)
+    if row is None:
+        raise UsageError(f"There is no job {job_id}; it may have been dropped after its retention.")
+    show_causes(causes, as_json=as_json, empty=_why_none(row))
+
+
+def _why_none(row: Row) -> str:
+    match row["status"]:
+        case Status.QUEUED:
+            return "Nothing keeps the job waiting: the next free worker takes it."
+        case Status.RUNNING:
+            since = f"{row['started_at']:%Y-%m-%d %H:%M:%S}"
+            return f"The job waits no more: {row['supervisor']} has run it since {since}."
+        case Status.CANCELLED:
+            return "The job waits no more: it was cancelled."
+        case status:
+            return f"The job waits no more: it has {status}."
 
 
 _ids = click.argument("job_ids", type=click.UUID, nargs=-1, metavar="[ID...]")

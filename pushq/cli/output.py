@@ -27,6 +27,16 @@ def show_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool, emp
         click.echo(empty, err=True)
 
 
+def show_causes(causes: Sequence[Row], *, as_json: bool, empty: str) -> None:
+    """Prints why something waits: a sentence a line, or cause, sentence and detail as JSON. detail: JSON text."""
+    if as_json:
+        show_rows([{**cause, "detail": json.loads(cause["detail"])} for cause in causes], (), as_json=True, empty="")
+    for cause in () if as_json else causes:
+        click.echo(f"{cause['cause']:10} {printable(cause['sentence'])}")
+    if not causes:
+        click.echo(empty, err=True)
+
+
 def table(rows: Sequence[Row]) -> str:
     """Left-aligned columns; numbers to the right."""
     header = list(rows[0])

@@ -6,8 +6,9 @@ import click
 
 from pushq.cli.desk import at_desk
 from pushq.cli.options import ListsByItself, as_json
-from pushq.cli.output import Row, show_rows
+from pushq.cli.output import Row, show_causes, show_rows
 from pushq.desk import COUNTED_NOW, Desk
+from pushq.exporter.lines import printable
 
 EVERY = "*"
 MOST_COUNTED = 2 * COUNTED_NOW
@@ -22,6 +23,7 @@ def queues() -> None:
     \b
       pushq queues pause mail     # running jobs run on; queued jobs wait
       pushq queues resume mail
+      pushq queues why mail       # why its jobs wait
       pushq queues pause --all    # before the first supervisor on a copy of a database
     """
 
@@ -47,6 +49,20 @@ def _queued(row: Row) -> int | str:
     if row["is_exact"]:
         return int(row["queued"])
     return f"~{row['queued']}" if row["queued"] > MOST_COUNTED else f"{row['queued']}+"
+
+
+@queues.command()
+@click.argument("queue", metavar="QUEUE")
+@as_json
+def why(queue: str, as_json: bool) -> None:
+    """Says why jobs of the queue wait, every cause in a sentence, the most lasting first; and how many are queued.
+
+    \b
+      pushq queues why mail
+      pushq queues why mail --json
+    """
+    empty = f"No job of queue {printable(repr(queue))} is queued, and none would wait."
+    show_causes(at_desk(lambda desk: desk.why_queue(queue)), as_json=as_json, empty=empty)
 
 
 _names = click.argument("names", nargs=-1, metavar="QUEUE...")

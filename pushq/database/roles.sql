@@ -86,7 +86,8 @@ begin
         pushq.begin_artifact, pushq.append_artifact,
         pushq.complete_artifact, pushq.discard_artifact, pushq.artifact_piece, pushq.read_artifact, pushq.forget_drafts(),
         pushq.forget_artifacts, pushq.forget_artifact_bytes(),
-        pushq.set_lane(), pushq.note_rules(), pushq.position(uuid), pushq.why(uuid), pushq.copy_noted_queues(), pushq.rest_inserts(), pushq.webhooks_of(text, text, text),
+        pushq.set_lane(), pushq.note_rules(), pushq.rest_needs(), pushq.position(uuid), pushq.why(uuid),
+        pushq.why_queue(text), pushq.recent_rate(text), pushq.copy_noted_queues(), pushq.rest_inserts(), pushq.webhooks_of(text, text, text),
         pushq.deliver(bigint[], uuid[], text[], timestamptz[], int[], text[], jsonb[]), pushq.deliver_to_urls(uuid[])
         from public;
 
@@ -137,7 +138,7 @@ begin
     grant select (id, tenant_id, queue, task, statuses, url, body, paused_at, created_at) on pushq.webhooks to {observer};
     grant execute on function
         pushq.run_bounds(), pushq.wait_bounds(), pushq.keep_rules(), pushq.artifact_piece, pushq.read_artifact,
-        pushq.position(uuid), pushq.why(uuid)
+        pushq.position(uuid), pushq.why(uuid), pushq.why_queue(text)
         to {observer};
 
     perform set_config('search_path', path, true);

@@ -37,6 +37,11 @@ CHANGED = "changed meanwhile"
 SHOWN_EVENTS = 1_000
 SHOWN_QUEUES = 1_000
 SHOWN_WEBHOOKS = 1_000
+SHOWN_LIMITS = 1_000
+NEEDS_LOOKED_AT = 10_000
+"""Queued jobs with needs that `limits` looks at, to count those that wait for a name."""
+STAMPED_AT_ONCE = 1_000
+"""Jobs that one statement looks at, and gives the needs that limits say, in up to some 100 ms."""
 COUNTED_NOW = 1_000
 """Queued jobs of a queue that `queues` counts itself. The census has counted larger numbers."""
 
@@ -232,6 +237,44 @@ class Desk:
         if not rows:
             await refuse_hidden(self._session, self._url)
         return [dict(row) for row in rows]
+
+    async def list_limits(self) -> list[Row]:
+        """Rows of list_limits.sql: the rules, and the names that jobs hold or wait for."""
+        rows = await self._session.fetch(statement("list_limits"), SHOWN_LIMITS, NEEDS_LOOKED_AT)
+        if not rows:
+            await refuse_hidden(self._session, self._url)
+        return [dict(row) for row in rows]
+
+    async def limit(self, name: str, capacity: int | None, rate: float | None, burst: int) -> str:
+        """Chooses the rule of a name. None: any number. Raises UsageError for a rule that cannot be."""
+        return await self._ruled("limit", name, capacity, rate, burst)
+
+    async def unlimit(self, name: str) -> str:
+        """Takes away the rule of a name."""
+        return await self._ruled("unlimit", name)
+
+    async def _ruled(self, function: str, *given: object) -> str:
+        places = ", ".join(f"${place}" for place in range(1, len(given) + 1))
+        (row,) = await self._changes.fetch(f"select pushq.{function}({places}) as did", *given)
+        return str(row["did"])
+
+    async def stamp(self) -> AsyncIterator[tuple[int, int]]:
+        """Gives unfinished jobs the needs that limits say. Yields how many each step has seen, and changed."""
+        after: UUID | None = None
+        while True:
+            step = await self._changes.fetch("select * from pushq.stamp($1::uuid, $2)", after, STAMPED_AT_ONCE)
+            yield step[0]["looked"], step[0]["stamped"]
+            after = step[0]["last"]
+            if after is None:
+                return
+
+    async def why(self, job_id: UUID) -> list[Row]:
+        """Why a queued job does not run: cause, sentence, and detail as JSON text. Empty: nothing keeps it waiting."""
+        return [dict(row) for row in await self._changes.fetch("select * from pushq.why($1)", job_id)]
+
+    async def why_queue(self, queue: str) -> list[Row]:
+        """Why jobs of a queue wait, as `why`. Empty: no job is queued, and nothing would keep one waiting."""
+        return [dict(row) for row in await self._changes.fetch("select * from pushq.why_queue($1)", queue)]
 
     async def list_supervisors(self) -> list[Row]:
         """Rows of list_supervisors.sql: the supervisors by start, the dead that still hold jobs first."""

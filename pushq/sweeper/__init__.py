@@ -49,6 +49,12 @@ PURGED_AT_ONCE = 2_500
 SHORT_STEP, LONG_STEP = 10.0, 25.0
 """Milliseconds. After a shorter step the next looks at twice as many blocks, after a longer one at half as many."""
 
+RATES_AT_ONCE = 10_000
+"""Rates whose bursts are whole again, deleted by one statement."""
+STAMPED_AT_ONCE = 2_000
+"""Jobs that one statement looks at, and gives the needs that rules say."""
+LONGEST_STAMPING = 2.0
+"""Seconds for which one sweep looks for jobs without those needs."""
 
 ARTIFACTS_AT_ONCE = 1_000
 """Artifacts whose jobs are looked up by one statement, in some 20 ms."""
@@ -61,7 +67,7 @@ LONGEST_FORGETTING = 2.0
 class Swept:
     """What a sweep did. made, retired, dropped: days as YYYY-MM-DD. purged: jobs that a queue's `keep` was over for.
 
-    folded: entries of the tallies' log.
+    stamped: jobs that got the needs that rules say. folded: entries of the tallies' log.
 
     artifacts: how many went, since their jobs are gone, or their writers. troubles: a sentence for each chore that
     failed, and will be tried again.
@@ -74,6 +80,7 @@ class Swept:
     retired: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     purged: int = 0
+    stamped: int = 0
     folded: int = 0
     artifacts: int = 0
     troubles: tuple[str, ...] = ()
@@ -103,6 +110,10 @@ class Sweeper:
         self._has_rules = False  # a queue says how long its jobs are kept
         self._is_purging = False  # more jobs are left to purge, or to look at
         self._blocks = 128
+        self._needs_stamped = 0  # see Folded
+        self._stamped_for = 0  # the rules for which the last pass over all jobs began
+        self._stamped_to: UUID | None = None  # the job after which the pass goes on
+        self._is_stamping = False  # more jobs are left to look at
         self._looked_at: UUID | None = None  # the artifact after which the next look begins
         self._failed_since: dict[str, float] = {}  # by chore
 
@@ -130,14 +141,19 @@ class Sweeper:
         swept = Swept()
         await self._try("watch", swept, self._watch)
         await self._try("requeue", swept, self._requeue_jobs_of_the_dead)
-        if anyio.current_time() >= self._days_are_due_at:
+        if is_time := anyio.current_time() >= self._days_are_due_at:
             await self._try("windows", swept, self._forget_windows)
             await self._try("webhooks", swept, self._rest_inserts)
+            self._stamped_for = -1  # any rules
             await self._try("days", swept, self._care_for_days)
             await self._try("artifacts", swept, self._care_for_artifacts)
         await self._try("fold", swept, self._fold)
         if self._has_rules:
             await self._try("purge", swept, self._purge)
+        if self._is_stamping or self._needs_stamped != self._stamped_for:
+            await self._try("stamp", swept, self._stamp)
+        if is_time and not self._is_stamping:  # jobs may have to lose what the last rule gave them
+            await self._try("limits", swept, self._rest_limits)
         await self._try("census", swept, self._count_jobs)
         return swept
 
@@ -146,6 +162,8 @@ class Sweeper:
         swept = await self.sweep()
         while self._is_purging:
             await self._try("purge", swept, self._purge)
+        while self._is_stamping:
+            await self._try("stamp", swept, self._stamp)
         while self._is_behind:
             await self._try("fold", swept, self._fold)
         return swept
@@ -244,7 +262,7 @@ class Sweeper:
         until = anyio.current_time() + LONGEST_FOLD
         while not self._is_behind:
             folded = await self._store.fold(FOLDED_AT_ONCE)
-            self._has_rules = folded.has_rules
+            self._has_rules, self._needs_stamped = folded.has_rules, folded.needs_stamped
             swept.folded += folded.entries
             if folded.entries < FOLDED_AT_ONCE:
                 return
@@ -256,6 +274,25 @@ class Sweeper:
 
     async def _rest_inserts(self, _: Swept) -> None:
         await self._store.rest_inserts()
+
+    async def _rest_limits(self, _: Swept) -> None:
+        while await self._store.rest_limits(RATES_AT_ONCE) == RATES_AT_ONCE:
+            pass
+
+    async def _stamp(self, swept: Swept) -> None:
+        """Goes on with a pass over all unfinished jobs. A pass begins when rules change, and with the chores of days.
+
+        Jobs that lack what a rule says are those of transactions that were open when the rule was made, and those that
+        somebody else had locked.
+        """
+        until = anyio.current_time() + LONGEST_STAMPING
+        if not self._is_stamping:
+            self._stamped_for, self._stamped_to = self._needs_stamped, None
+        self._is_stamping = self._needs_stamped > 0
+        while self._is_stamping and anyio.current_time() < until:
+            stamped, self._stamped_to = await self._store.stamp(self._stamped_to, STAMPED_AT_ONCE)
+            swept.stamped += stamped
+            self._is_stamping = self._stamped_to is not None
 
     async def _count_jobs(self, _: Swept) -> None:
         await self._store.take_census()

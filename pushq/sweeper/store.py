@@ -75,10 +75,14 @@ class RetiredDay:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """entries: of the tallies' log. has_rules: whether a queue says how long its jobs are kept."""
+    """entries: of the tallies' log. has_rules: whether a queue says how long its jobs are kept.
+
+    needs_stamped: not 0 if jobs get needs by rules; another number after each change of the rules.
+    """
 
     entries: int
     has_rules: bool
+    needs_stamped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +207,17 @@ class Store(Speaker):
 
     async def rest_inserts(self) -> None:
         await self._fetch("rest_inserts")
+
+    # Limits ---------------------------------------------------------------------------------------------------
+
+    async def rest_limits(self, at_most: int) -> int:
+        row = await self._one("rest_limits", at_most)
+        return int(row["rates"])
+
+    async def stamp(self, after: UUID | None, most: int) -> tuple[int, UUID | None]:
+        """How many jobs were given needs, and the id after which to go on. None: all have been looked at."""
+        row = await self._one("stamp", after, most)
+        return row["stamped"], row["last"]
 
     # Artifacts ------------------------------------------------------------------------------------------------
 

@@ -158,7 +158,7 @@ async def _lease(session: Session, claimant: Claimant, tasks: Tasks) -> AsyncIte
     await store.heartbeat(claimant.supervisor, socket.gethostname(), os.getpid(), _LEASE)
     await store.register(claimant, tasks.needs)
     if tasks.needs:
-        await session.fetch("select pushq.stamp('task:*')")  # as a sweeper does
+        await session.fetch("select pushq.stamp()")  # as a sweeper does
     try:
         yield store
     finally:

@@ -120,11 +120,11 @@ async def test_jobs_that_were_there_before_the_queue_was_fair_get_their_shares(
 ) -> None:
     await insert(connection, "echo", 10, tenant_id="acme")
     await fair(connection)
-    assert await connection.fetchval("select pushq.stamp('queue:default')") == 10
-    assert await connection.fetchval("select pushq.stamp('queue:default')") == 0
+    assert await connection.fetchval("select stamped from pushq.stamp()") == 10
+    assert await connection.fetchval("select stamped from pushq.stamp()") == 0
     assert await connection.fetchval("select count(*) from pushq.jobs where share is not null") == 10
     await connection.execute("select pushq.be_fair('default', null)")
-    assert await connection.fetchval("select pushq.stamp('queue:default')") == 10
+    assert await connection.fetchval("select stamped from pushq.stamp()") == 10
     assert await connection.fetchval("select count(*) from pushq.jobs where share is null") == 10
     pool = Pool(database_url)
     assert len(await pool.claim(20)) == 10

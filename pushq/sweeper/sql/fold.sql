@@ -2,7 +2,8 @@
 -- fold at once: a sweeper that finds the first entry locked leaves all entries to the other, because both would wait for the
 -- same sums. Sums are updated in one order, so no two folds deadlock.
 --
--- has_rules: whether a queue says how long its jobs are kept. Asked here, so that a sweep has no statement more if none does.
+-- has_rules: whether a queue says how long its jobs are kept. needs_stamped: not 0 if jobs get needs by rules; another number after
+-- each change of the rules. Asked here, so that a sweep has no statement more if there are no rules.
 with waiting as materialized (
     select ctid from pushq.tally_log limit $1
 ),
@@ -27,5 +28,6 @@ folded as (
 )
 select
     count(*)::int as entries,
-    exists (select from pushq.queues where keep is not null or keep_failed is not null) as has_rules
+    exists (select from pushq.queues where keep is not null or keep_failed is not null) as has_rules,
+    pg_sequence_last_value('pushq.needs_stamped') as needs_stamped
 from taken
