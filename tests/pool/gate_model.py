@@ -26,6 +26,8 @@ from enum import IntEnum, IntFlag, StrEnum
 from itertools import combinations, permutations
 from typing import NamedTuple
 
+from tests.pool.explorer import Haste, Step
+
 # The state ----------------------------------------------------------------------------------------------------
 
 
@@ -195,23 +197,20 @@ class World:
             faults=self.most_faults if self.faults else 0,
         )
 
+    def steps(self, state: State) -> Steps:
+        return steps(self, state)
+
+    def is_lost(self, state: State) -> bool:
+        return is_lost(self, state)
+
+    def representative(self, state: State) -> State:
+        return representative(state)
+
 
 # The steps ----------------------------------------------------------------------------------------------------
 
 
-class Haste(IntEnum):
-    PROMPT = 0  # is under way
-    AT_LEISURE = 1  # happens sooner or later, if somebody likes
-    UNASKED = 2  # timers and faults, which nobody may count on
-
-
-class Step(NamedTuple):
-    what: str
-    after: State
-    haste: Haste = Haste.PROMPT
-
-
-Steps = Iterator[Step]
+Steps = Iterator[Step[State]]
 
 
 def steps(world: World, state: State) -> Steps:
@@ -509,7 +508,7 @@ def ends_prepared(world: World, state: State, number: int) -> Steps:
     yield rolls_back(state, number)
 
 
-def commits(world: World, state: State, number: int) -> Step:
+def commits(world: World, state: State, number: int) -> Step[State]:
     inserter = state.inserters[number]
     after = inserter._replace(phase=InserterIs.VISIBLE, row=Row.QUEUED)
     if not world.rules.locks_outlive_invisibility:
@@ -517,7 +516,7 @@ def commits(world: World, state: State, number: int) -> Step:
     return Step(f"inserter {number} commits", state.with_inserter(number, after), Haste.AT_LEISURE)
 
 
-def rolls_back(state: State, number: int) -> Step:
+def rolls_back(state: State, number: int) -> Step[State]:
     over = state.with_inserter(number, Inserter(phase=InserterIs.OVER))
     return Step(f"inserter {number} rolls back", over, Haste.AT_LEISURE)
 
@@ -682,75 +681,7 @@ FAULTS: dict[Fault, Callable[[World, State], Mishaps]] = {
 }
 
 
-# The explorer -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Exploration:
-    states: int
-    lost: tuple[str, ...] | None
-    """The steps to a wake-up that is lost, as few as possible; None: there is no such."""
-    stuck: int
-    """States from which no rest can be reached, even if all inserters and jobs end: pools would be awake for ever."""
-
-
-def explore(world: World) -> Exploration:
-    """Every state that can be reached; or those that were seen before a wake-up was lost."""
-    seen = Seen(world.start)
-    at_rest: list[int] = []
-    for number, state in enumerate(seen.states):  # which grows meanwhile
-        is_at_rest = True
-        for _, after, haste in steps(world, state):
-            seen.add(after, number, counts=haste is not Haste.UNASKED)
-            is_at_rest = is_at_rest and haste is not Haste.PROMPT
-        if is_at_rest:
-            at_rest.append(number)
-            if is_lost(world, state):
-                return Exploration(len(seen.states), tuple(_story(world, seen.way_to(number))), stuck=0)
-    return Exploration(len(seen.states), None, len(seen.states) - seen.count_before(at_rest))
-
-
-class Seen:
-    """The states that were reached, each once, in the order in which they were."""
-
-    def __init__(self, start: State) -> None:
-        self.states = [representative(start)]
-        self._numbers = {start: 0, self.states[0]: 0}
-        self._came_from = [0]
-        self._ways_back: list[list[int]] = [[]]
-
-    def add(self, state: State, before: int, *, counts: bool) -> None:
-        """`counts`: whether the step that led to it is one that will be taken."""
-        number = self._numbers.get(state)
-        if number is None:
-            number = self._numbers[state] = self._number(representative(state), before)
-        if counts:
-            self._ways_back[number].append(before)
-
-    def _number(self, state: State, before: int) -> int:
-        number = self._numbers.setdefault(state, len(self.states))
-        if number == len(self.states):
-            self.states.append(state)
-            self._came_from.append(before)
-            self._ways_back.append([])
-        return number
-
-    def way_to(self, number: int) -> list[State]:
-        way = [number]
-        while way[-1]:
-            way.append(self._came_from[way[-1]])
-        return [self.states[each] for each in reversed(way)]
-
-    def count_before(self, goals: Iterable[int]) -> int:
-        """From how many states one of the goals can be reached."""
-        found = set(goals)
-        ahead = list(found)
-        while ahead:
-            for before in self._ways_back[ahead.pop()]:
-                if before not in found:
-                    found.add(before)
-                    ahead.append(before)
-        return len(found)
+# Rest ---------------------------------------------------------------------------------------------------------
 
 
 def is_lost(world: World, state: State) -> bool:
@@ -781,24 +712,9 @@ def _renumbered(state: State, order: tuple[int, ...]) -> State:
     return State(state.gate, tuple(state.pools[number] for number in order), tuple(sorted(inserters)), state.faults)
 
 
-def _story(world: World, way: list[State]) -> Iterator[str]:
-    """What happens on a way of representatives, told with numbers that stay."""
-    state = world.start
-    for goal in way[1:]:
-        step = next(step for step in steps(world, state) if representative(step.after) == goal)
-        yield step.what
-        state = step.after
-
-
 def _jobs(numbers: Iterable[int]) -> str:
     return " and ".join(f"inserter {number}'s job" for number in numbers)
 
 
 def _gate(is_open: bool) -> str:
     return "open" if is_open else "shut"
-
-
-def assert_loses_nothing(found: Exploration, *, at_least: int) -> None:
-    assert found.lost is None, "\n".join(found.lost)
-    assert found.stuck == 0
-    assert found.states >= at_least

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.pool.gate_model import Fault, Rules, World, assert_loses_nothing, explore
+from tests.pool.explorer import assert_loses_nothing, explore
+from tests.pool.gate_model import Fault, Rules, World
 
 # Pools that begin with one busy and one asleep come to the point at once. Notifications reach all pools at one time.
 ONE_BUSY_ONE_ASLEEP = World(pools=2, start_settled=True, notices_travel=False)
