@@ -78,6 +78,7 @@ $$;
 --
 -- First the most urgent jobs are looked at, whatever their lanes: a few more than there is room for. If these lack too much, the
 -- search goes on by lanes: the first due job of each task and priority in each lane, up to 2,000 of them, from a lane at random on.
+-- A null at the end: there are more.
 create function pushq.guess_fitting(
     queues text[], tasks text[], most int, since timestamptz, due_by timestamptz, spent text[], near text[])
 returns uuid[]
@@ -172,15 +173,19 @@ begin
             limit 1
         ) as following
     ),
+    looked as materialized (
+        select * from line limit 2000
+    ),
     fitting as materialized (
         select
             line.queue, line.lane, line.task, line.priority, not coalesce(line.needs ?| guess_fitting.near, false) as is_far
-        from (select * from line limit 2000) as line
+        from looked as line
         where line.run_at <= guess_fitting.due_by and line.task = any(guess_fitting.tasks) and not line.needs ?| guess_fitting.spent
         order by line.priority, is_far, line.run_at, line.id
         limit 50 + guess_fitting.most
     )
-    select array_agg(job.id order by job.priority, fitting.is_far, job.run_at, job.id) into more_ids
+    select array_agg(job.id order by job.priority, fitting.is_far, job.run_at, job.id), (select count(*) from looked)
+    into more_ids, looked_at
     from fitting
     cross join lateral (
         select its.id, its.priority, its.run_at
@@ -191,7 +196,27 @@ begin
         order by its.run_at, its.id
         limit greatest(1, guess_fitting.most - cardinality(found_ids))
     ) as job;
-    return found_ids || more_ids;
+    return found_ids || more_ids || case when looked_at >= 2000 then array[null::uuid] end;
+end
+$$;
+
+-- The names of which less is free than some of the queued jobs need.
+create function pushq.lacked_names(ids uuid[]) returns text[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select distinct free.name
+        from (
+            select distinct job.needs from pushq.jobs_unfinished as job where job.id = any(lacked_names.ids) and job.needs is not null
+        ) as wanted
+        cross join lateral jsonb_each(wanted.needs) as need
+        join pushq.free(array(
+            select distinct jsonb_object_keys(its.needs)
+            from pushq.jobs_unfinished as its
+            where its.id = any(lacked_names.ids) and its.needs is not null
+        )) as free on free.name = need.key and free.units < need.value::int);
 end
 $$;
 
@@ -517,7 +542,8 @@ end
 $$;
 
 -- As pushq.lock_claimable() of 0004_claims, and takes jobs in lanes and of fair queues too. At most most_holding of them have needs, since
--- a job that only waits for a worker may hold nothing. Of jobs that are equally urgent, these come first if lanes_first says so.
+-- a job that only waits for a worker may hold nothing. Jobs with needs are looked for from the beginning on, also where `since` is later:
+-- a look that leaves some of them has not taken all. Of jobs that are equally urgent, these come first if lanes_first says so.
 -- near: affinities that are preferred among equally urgent jobs. after, taken: for each of the queues, the share of which the last job was
 -- taken, and how many were taken in turn. Null: the round begins anywhere.
 create function pushq.lock_claimable(
@@ -548,7 +574,7 @@ begin
             cross join lateral (
                 select job.priority
                 from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart = 'lane' and job.queue = open.name and job.run_at >= lock_claimable.since
+                where job.status = 'queued' and job.apart = 'lane' and job.queue = open.name
                 order by job.priority
                 limit 1
             ) as first
@@ -559,7 +585,7 @@ begin
             from unnest(lock_claimable.queues) with ordinality as open (name, place)
             where exists (
                 select from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart = 'fair' and job.queue = open.name and job.run_at >= lock_claimable.since)
+                where job.status = 'queued' and job.apart = 'fair' and job.queue = open.name)
         ),
         array(select queue.name from pushq.open_queues(lock_claimable.queues) as queue order by queue.place),
         exists (
@@ -578,14 +604,14 @@ begin
         if step = lanes_at and cardinality(ids) < most then
             if first_in_lanes is not null then
                 ids := pushq.lock_in_lanes(
-                    open_queues, tasks, least(most - cardinality(ids), most_holding), since, due_by, near) || ids;
+                    open_queues, tasks, least(most - cardinality(ids), most_holding), '-infinity', due_by, near) || ids;
             end if;
             for place in 1..coalesce(cardinality(fair_queues), 0) loop
                 continue when queues[fair_queues[place]] <> all(open_queues);
                 exit when cardinality(ids) >= most;
                 ids := ids || pushq.lock_in_ring(
-                    queues[fair_queues[place]], tasks, most - cardinality(ids), greatest(most_holding - cardinality(ids), 0), since,
-                    due_by, coalesce(after[fair_queues[place]], lpad(to_hex(floor(random() * 256)::int), 2, '0')),
+                    queues[fair_queues[place]], tasks, most - cardinality(ids), greatest(most_holding - cardinality(ids), 0),
+                    '-infinity', due_by, coalesce(after[fair_queues[place]], lpad(to_hex(floor(random() * 256)::int), 2, '0')),
                     coalesce(taken[fair_queues[place]], 0));
             end loop;
         end if;
@@ -600,19 +626,28 @@ begin
 end
 $$;
 
--- Locks due jobs with needs that fit beside all that runs, and returns their ids.
+-- Locks due jobs with needs that fit beside all that runs, and returns their ids. If none of those looked at fits, as each needs several
+-- units and some are free, the search goes on behind them.
 create function pushq.lock_in_lanes(
     queues text[], tasks text[], most int, since timestamptz, due_by timestamptz, near text[])
 returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    spent text[] := pushq.spent_names(true);
+    guessed uuid[];
+    locked uuid[];
 begin
-    return pushq.lock_fitting(
-        pushq.guess_fitting(
-            lock_in_lanes.queues, lock_in_lanes.tasks, lock_in_lanes.most, lock_in_lanes.since, lock_in_lanes.due_by,
-            pushq.spent_names(true), lock_in_lanes.near),
-        lock_in_lanes.most, lock_in_lanes.most);
+    for _ in 1..2 loop
+        guessed := pushq.guess_fitting(
+            lock_in_lanes.queues, lock_in_lanes.tasks, lock_in_lanes.most, lock_in_lanes.since, lock_in_lanes.due_by, spent,
+            lock_in_lanes.near);
+        locked := pushq.lock_fitting(guessed, lock_in_lanes.most, lock_in_lanes.most);
+        exit when cardinality(locked) > 0 or cardinality(guessed) < lock_in_lanes.most;
+        spent := spent || pushq.lacked_names(guessed);
+    end loop;
+    return locked;
 end
 $$;
 
@@ -640,36 +675,50 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    asked_at timestamptz := clock_timestamp();
     spent text[] := pushq.spent_names(false);
-    ids uuid[] := pushq.guess_fitting(
-        next_due_in_lanes.queues, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), spent, null)
-        || array(
-            select guessed.id
-            from unnest(next_due_in_lanes.queues) as open (name)
-            cross join lateral unnest(pushq.guess_in_ring(
-                open.name, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), spent, true, '', 0)) as guessed (id)
-            where exists (
-                select from pushq.jobs_unfinished as job where job.status = 'queued' and job.apart = 'fair' and job.queue = open.name));
-    fits uuid[] := pushq.choose_fitting(ids, 1, 1);
+    guessed uuid[];
+    ids uuid[] := '{}';
+    fits uuid[];
 begin
-    if cardinality(fits) > 0 then
-        return (select job.run_at from pushq.jobs_unfinished as job where job.id = fits[1]);
+    for _ in 1..2 loop
+        guessed := pushq.guess_fitting(
+            next_due_in_lanes.queues, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), spent, null)
+            || array(
+                select guessed.id
+                from unnest(next_due_in_lanes.queues) as open (name)
+                cross join lateral unnest(pushq.guess_in_ring(
+                    open.name, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), spent, true, '', 0)) as guessed (id)
+                where exists (
+                    select from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart = 'fair' and job.queue = open.name));
+        fits := pushq.choose_fitting(guessed, 1, 1);
+        if cardinality(fits) > 0 then
+            return (select job.run_at from pushq.jobs_unfinished as job where job.id = fits[1]);
+        end if;
+        ids := ids || guessed;
+        exit when cardinality(guessed) < 50;
+        spent := spent || pushq.lacked_names(guessed);
+    end loop;
+    if array_position(ids, null) is not null then
+        return asked_at;  -- one of the lanes that were not looked at may fit
     end if;
     return least(
         (
             select min(rated.next_at)
             from (
                 select max(
-                    free.whole_at - (free.burst - need.value::int) / free.rate * interval '1 second') as next_at
+                    token.whole_at - (rule.burst - need.value::int) / rule.rate * interval '1 second') as next_at
                 from pushq.jobs_unfinished as job
                 cross join lateral jsonb_each(job.needs) as need
-                join pushq.free(array(
+                join pushq.rules(array(
                     select distinct jsonb_object_keys(its.needs) from pushq.jobs_unfinished as its where its.id = any(ids)
-                )) as free on free.name = need.key and free.units < need.value::int and free.rate is not null
+                )) as rule on rule.name = need.key and rule.rate is not null
+                join pushq.tokens as token on token.name = need.key
                 where job.id = any(ids)
                 group by job.id
             ) as rated
-            where rated.next_at > clock_timestamp()
+            where rated.next_at > asked_at  -- a token may have come since: then now is too late to compare with
         ),
         (
             with recursive level as (
@@ -728,7 +777,7 @@ begin
             ) as waiting
         ) then pushq.next_due_in_lanes(
             array(select open.name from pushq.open_queues(next_due_of_all.queues) as open), next_due_of_all.tasks,
-            next_due_of_all.since) end);
+            '-infinity') end);
 end
 $$;
 
@@ -768,7 +817,8 @@ $$;
 
 -- Ends -----------------------------------------------------------------------------------------------------------
 
--- Rings for each queue in which jobs with needs wait, since units have been given back. A job of any queue may need them.
+-- Rings for each queue in which jobs with needs wait, since units have been given back. A job of any queue may need them. Only for
+-- statements that come after the commit that has given the units back.
 create function pushq.ring_for_units() returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -799,6 +849,21 @@ begin
         )
         select distinct queue from waiting
     ) as waiting;
+end
+$$;
+
+-- Rings all pools if one is idle: for transactions that give units back, or leave the line. Who waits for the units cannot be told before
+-- the commit: a job may be inserted meanwhile, and looked at in vain.
+create function pushq.ring_all_if_idle() returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (
+        select from generate_series(0, 63) as bucket
+        where pg_sequence_last_value(('pushq.gate_' || bucket)::regclass) > pushq.gate_clock()) then
+        perform pushq.ring_bell('');
+    end if;
 end
 $$;
 
@@ -908,7 +973,8 @@ begin
 end
 $$;
 
--- What gives units back rings for them; a running job that holds units holds them until its handler has stopped.
+-- What gives units back rings for them. So does what takes a job out of the line or changes its place there, since the job may have
+-- reserved units. A running job that holds units holds them until its handler has stopped.
 do $$
 begin
     execute replace(replace(replace(replace(
@@ -920,19 +986,19 @@ begin
         'cancelling uuid[];', 'cancelling uuid[];
     gave_units boolean;'),
         'return places;', 'if gave_units then
-        perform pushq.ring_for_units();
+        perform pushq.ring_all_if_idle();
     end if;
     return places;');
 
     execute replace(replace(
         pg_get_functiondef('pushq.end_jobs(uuid[], uuid[], float8[], float8[], text[], text[], text[], text[])'::regprocedure),
         'min(job.supervisor) as supervisor', 'min(job.supervisor) as supervisor,
-        bool_or(job.status = ''running'' and job.needs is not null) as gave_units'),
+        bool_or(job.needs is not null) as gave_units'),
         'its.queue, its.task, its.supervisor', 'its.queue, its.task, its.supervisor, its.needs');
     execute replace(
         pg_get_functiondef('pushq.end_jobs(uuid[], uuid[], float8[], float8[], text[], text[], text[], text[])'::regprocedure),
         'return end_of_all.places;', 'if before.gave_units then
-        perform pushq.ring_for_units();
+        perform pushq.ring_all_if_idle();
     end if;
     return end_of_all.places;');
 
@@ -943,7 +1009,13 @@ begin
     execute replace(replace(
         pg_get_functiondef('pushq.change(uuid, text, text)'::regprocedure),
         'pushq.apart(crashes)', 'pushq.apart(crashes, lane, share)'),
-        'pushq.ring_if_idle(was.queue);', 'pushq.ring_if_idle(was.queue), pushq.ring_for_units();');
+        'pushq.ring_if_idle(was.queue);', 'pushq.ring_if_idle(was.queue), pushq.ring_all_if_idle();');
+
+    execute replace(
+        pg_get_functiondef('pushq.edit_queued(uuid, int, timestamptz)'::regprocedure),
+        'if edit_queued.run_at is not null', 'perform pushq.ring_all_if_idle() from pushq.jobs_unfinished as job
+        where job.id = edit_queued.id and job.needs is not null;
+        if edit_queued.run_at is not null');
 
     execute replace(
         pg_get_functiondef('pushq.take(uuid, text, interval)'::regprocedure),

@@ -6,7 +6,7 @@ create or replace function pushq.schema_version() returns int language sql stabl
 alter table pushq.queues add column paused_by text;
 comment on column pushq.queues.paused_by is 'Who paused the queue: login, role, application, pushq.actor.';
 
--- As in 0006_operate, and notes who.
+-- As in 0006_operate, and notes who. Rings, since jobs of the queue may have reserved units.
 create or replace function pushq.pause(queue text) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -14,7 +14,11 @@ as $$
 begin
     insert into pushq.queues as known (name, paused_at, paused_by) values (pause.queue, now(), pushq.actor())
     on conflict (name) do update set paused_at = now(), paused_by = excluded.paused_by where known.paused_at is null;
-    return case when found then 'paused' else 'already paused' end;
+    if not found then
+        return 'already paused';
+    end if;
+    perform pushq.ring_all_if_idle();
+    return 'paused';
 end
 $$;
 

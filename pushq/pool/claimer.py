@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +22,7 @@ from pushq.pool.attention import Attention
 from pushq.pool.doorbell import Doorbell
 from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
-from pushq.pool.lanes import Lanes
+from pushq.pool.lanes import Lanes, held_by
 from pushq.pool.loads import Loads
 from pushq.pool.lookback import Lookback
 from pushq.pool.outbox import Outbox
@@ -106,8 +107,11 @@ class Claimer:
     async def _wait_for_room(self) -> None:
         """Waits until workers need jobs. If all workers stay busy, the gate is shut: inserters may skip the bell.
 
-        While outcomes cannot be written, no jobs are needed: more would only be held up here.
+        While outcomes cannot be written, no jobs are needed: more would only be held up here. A pool that needs no jobs
+        lets others look for units that it has given back.
         """
+        if not self._intake.room:
+            await self._pay(self._lanes.owed)
         if self._gate and not self._gate.is_shut and self._saturated_since is not None:
             with anyio.move_on_after(self._saturated_since + LINGER - anyio.current_time()):
                 await self._intake.wait_room()
@@ -119,6 +123,8 @@ class Claimer:
                 self._intake.restart_waits()
             with anyio.move_on_after(OVERDUE):
                 await self._intake.wait_room()
+            if not self._intake.room:
+                await self._pay(self._lanes.owed)  # where the first try has failed
             if self._intake.longest_wait > OVERDUE and not self._outbox.is_full:
                 self._give_back()
 
@@ -140,24 +146,26 @@ class Claimer:
             self._outbox.put(given_back(job))
 
     async def _leave(self) -> None:
-        """Shuts the gate: a pool that ends is not idle, and inserters need not ring."""
+        """Shuts the gate: a pool that ends is not idle, and inserters need not ring. Others look for given units."""
         with anyio.move_on_after(1, shield=True), suppress(DatabaseTrouble):
+            await self._pay(self._lanes.owed)
             if self._gate:
                 await self._gate.shut()
 
     async def _claim(self) -> int:
         """Puts jobs into the intake. Returns how many."""
-        room, owed = self._intake.room, self._lanes.owed
+        room, owed = self._intake.room, self._lanes.owed.copy()
         # Shielded: a claim cancelled half-way may have taken jobs, and nobody would run them.
         with anyio.CancelScope(shield=True):
             # Rows may make a claim too slow. So after each failure fewer jobs are claimed, at last one alone.
-            jobs = await self._in_doubt.take_back() or await self._take(max(1, room >> self._failures))
+            taken_back = await self._in_doubt.take_back()
+            jobs = taken_back or await self._take(max(1, room >> self._failures))
             is_full = len(jobs) >= room
             if is_full:
                 await self._fill_batches(jobs)
-        in_lanes = self._put(jobs, is_full=is_full)
-        if owed and not self._failures:
-            await self._pay(owed, in_lanes)
+        self._put(jobs, is_full=is_full)
+        if not taken_back and not self._failures:
+            await self._pay(owed, jobs)
         if jobs:
             publish(JobsClaimed(len(jobs)))
             self._sleeper.note_jobs(len(jobs))
@@ -169,18 +177,21 @@ class Claimer:
             self._saturated_since = anyio.current_time()
         return len(jobs)
 
-    async def _pay(self, owed: int, taken: int) -> None:
-        """A look for units that were given back is done. If the pool has not taken as many, others are rung."""
-        if taken < owed:
+    async def _pay(self, owed: Counter[str | None], taken: Sequence[Job] = ()) -> None:
+        """A look for units that were given back is done. Unless jobs of the same lanes were taken, others are rung."""
+        if not owed:
+            return
+        paid = owed.copy()
+        if paid - held_by(taken):
             try:
                 await self._store.ring_for_units()
             except DatabaseTrouble as error:
+                self._failures += 1  # so the claimer looks again, and rings again
                 self._outage.note(error)
                 return
-        self._lanes.owed -= owed
+        self._lanes.owed -= paid
 
-    def _put(self, jobs: list[Job], *, is_full: bool) -> int:
-        """Returns how many of the jobs hold units."""
+    def _put(self, jobs: list[Job], *, is_full: bool) -> None:
         special = [job for job in jobs if job.extras]
         in_lanes = [job for job in special if job.lane]
         if in_lanes:
@@ -191,7 +202,6 @@ class Claimer:
         if fair := [job for job in special if job.share]:
             self._shares.note(fair)
         self._intake.put(self._loads.of(jobs), is_full=is_full)
-        return len(in_lanes)
 
     async def _fill_batches(self, jobs: list[Job]) -> None:
         """Adds to the claimed jobs what their batches have room for. Jobs in trouble are left to the next claim."""
@@ -256,10 +266,11 @@ class Claimer:
         """How many jobs with needs to claim: no more than workers are free, since each holds what others wait for.
 
         While quick jobs are claimed ahead, no worker is ever free. Then jobs with needs come next, with every second
-        claim.
+        claim: half as many as there are workers, at most, wait and hold units.
         """
-        free = self._intake.free
-        return max(free, (self._intake.workers + 1) // 2) if free <= 0 and self._lanes_first else max(free, 0)
+        if self._intake.free > 0:
+            return self._intake.free
+        return max(0, (self._intake.workers + 1) // 2 - self._intake.holding) if self._lanes_first else 0
 
     async def _claim_apart(self, limit: int, jobs: list[Job]) -> None:
         """Claims in ever smaller pieces: a job that cannot be claimed holds up no other job."""

@@ -163,7 +163,7 @@ class Intake:
         self._claim_below = max(0, ahead - LARGEST_CLAIM, ahead // 2)
         if len(self._loads) > self._claim_below:
             return 0
-        return min(self.workers - self.busy - self._kept + ahead - len(self._loads), LARGEST_CLAIM)
+        return max(0, min(self.workers - self.busy - self._kept + ahead - len(self._loads), LARGEST_CLAIM))
 
     @property
     def free(self) -> int:
@@ -178,6 +178,17 @@ class Intake:
         """A claim has found nothing: nobody waits for a worker."""
         for seat in self.seats:
             seat.renew()
+
+    @property
+    def holding(self) -> int:
+        """Loads that wait, and whose jobs hold units. They are the first."""
+        count = 0
+        for load in self._loads:
+            job = load[0] if isinstance(load, list) else load
+            if not (job.extras and job.lane):
+                break
+            count += 1
+        return count
 
     async def wait_room(self) -> None:
         while self.room <= 0:

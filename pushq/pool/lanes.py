@@ -7,15 +7,18 @@ only while none of the queue's most urgent jobs waits for what the lane holds, a
 are given back, and whoever is first in line takes them.
 
 Whoever gives units back owes a look, since others may wait for the units. This pool looks first: its claimer is woken,
-and takes whoever is first in line. If the claim takes less than was given back, the other pools are rung. So while jobs
-wait everywhere, nobody notifies. A pool that dies in between owes nothing: whoever finds the death rings.
+and takes whoever is first in line. If jobs of the same lanes do not take all the places, the other pools are rung: the
+units of one large job may serve many small ones, and other pools serve other queues. So while jobs wait everywhere,
+nobody notifies. If no worker is free for a look, the others are rung at once. A pool that dies in between owes nothing:
+whoever finds the death rings.
 
 The worker of a job that ends waits for the next of the lane meanwhile: its place is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from uuid import uuid4
 
@@ -53,8 +56,8 @@ class Lanes:
         self.doorbell = doorbell
         self.in_doubt = InDoubt(store, claimant.supervisor)
         self._turn_ends: dict[Fence, float] = {}  # of jobs that run, or whose outcomes are not written
-        self.owed = 0
-        """How many jobs have given units back for which nobody has looked yet."""
+        self.owed = Counter[str | None]()
+        """Of the lanes, how many jobs have given units back for which nobody has looked yet."""
         self._kept = set[Fence]()  # whose workers wait for the next of the lane
 
     def begin(self, jobs: Sequence[Job]) -> None:
@@ -74,7 +77,8 @@ class Lanes:
         """What may follow jobs whose ends are to be written now. None: no job has a lane."""
         if not any(outcome.job.extras and outcome.job.lane for outcome in outcomes):
             return None
-        lanes = [outcome.job.lane if outcome.job.fence in self._kept else None for outcome in outcomes]
+        kept = self._kept if not self._intake.is_closed else ()
+        lanes = [outcome.job.lane if outcome.job.fence in kept else None for outcome in outcomes]
         queues = [outcome.job.queue for outcome in outcomes]
         now = monotonic()
         turns_over = [self._turn_ends.get(outcome.job.fence, 0.0) < now for outcome in outcomes]
@@ -86,10 +90,9 @@ class Lanes:
         Returns whether others are to be told of units that were given back, since no worker is free here.
         """
         ends: dict[tuple[str, str | None], float] = {}
-        given_back_by = -len(jobs)
+        given_back_by = held_by(outcome.job for outcome in outcomes) - held_by(jobs)
         for outcome in outcomes:
             job = outcome.job
-            given_back_by += bool(job.extras and job.lane)
             if (end := self._turn_ends.pop(job.fence, None)) is not None:
                 ends[job.queue, job.lane] = min(end, ends.get((job.queue, job.lane), end))
             if job.fence in self._kept:
@@ -100,15 +103,20 @@ class Lanes:
         if self._intake.is_closed:
             for job in jobs:
                 self.outbox.put(given_back(job))
-            return given_back_by > 0
+            return bool(given_back_by or jobs)
         self._intake.put_first(self.loads.of(jobs))
-        if given_back_by > 0 and self._intake.free > 0:
+        if given_back_by and self._intake.free > 0:
             self.owed += given_back_by
             self.doorbell.ring()
             return False
-        return given_back_by > 0
+        return bool(given_back_by)
 
     def lose(self, following: Following) -> None:
         """The reply was lost, and with it the jobs that follow."""
         self.in_doubt.note(following.token)
         self.doorbell.ring()
+
+
+def held_by(jobs: Iterable[Job]) -> Counter[str | None]:
+    """How many of the jobs hold units, by lane."""
+    return Counter(job.lane for job in jobs if job.extras and job.lane)

@@ -53,7 +53,7 @@ async def test_a_job_waits_for_all_of_its_units_and_a_stream_of_smaller_ones_doe
     database_url: str, connection: Connection
 ) -> None:
     await connection.execute("insert into pushq.resources (name, capacity) values ('gpu', 4)")
-    await connection.execute("update pushq.queues set turn = '0'")
+    await connection.execute("insert into pushq.queues (name, turn) values ('default', '0')")
     with supervising(database_url, POLL_INTERVAL="0"):
         small = await insert(connection, "sleep", 8, needs=["gpu"], payload={"seconds": 0.1})
         [large] = await insert(connection, "sleep", needs={"gpu": 4}, payload={"seconds": 0.1})

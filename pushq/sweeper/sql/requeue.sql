@@ -50,7 +50,7 @@ rung as (
     from (select distinct queue from requeued) as queue
 ),
 gave_units as (
-    select pushq.ring_for_units() from requeued having count(*) >= 0
+    select pushq.ring_all_if_idle() from requeued having count(*) >= 0
 ),
 noted as (
     select pushq.note_changes(
