@@ -44,6 +44,7 @@ class _Table:
     overview: Any
     gauges: Sequence[Any]
     oldest_running: Sequence[Any]
+    limits: Sequence[Any]
     tallies: Sequence[Any]
 
 
@@ -58,7 +59,7 @@ class _Family:
 class Exposition:
     """The content of /metrics. `figures` returns this process's own figures at each scrape.
 
-    A scrape is four short statements, whatever the history: the tallies have a row for each combination of labels, and
+    A scrape is five short statements, whatever the history: the tallies have a row for each combination of labels, and
     the combinations are bounded. The text is written in pieces, between which the event loop runs other tasks. Scrapes
     that come together share one result. While the database does not answer, /metrics shows the outage and the figures
     of the process.
@@ -101,6 +102,7 @@ class Exposition:
                     await self._store.overview(),
                     await self._store.gauges(),
                     await self._store.oldest_running(),
+                    await self._store.limits(),
                     await self._store.tallies(),
                 )
         except DatabaseTrouble as error:
@@ -208,6 +210,8 @@ def _gauges(table: _Table | None) -> Iterator[_Family]:
         "How long the oldest running job has run, if any runs.",
         labels=["queue", "task"],
     )
+    capacity = GaugeMetricFamily("pushq_limit_capacity", "Units that jobs may hold of a name at once.", labels=["name"])
+    held = GaugeMetricFamily("pushq_limit_held", "Units that running jobs hold of a name.", labels=["name"])
     supervisors = GaugeMetricFamily("pushq_supervisors", "Supervisors whose lease is live.")
     if table:
         counted = {(row["queue"], row["status"]): row for row in table.gauges}
@@ -219,8 +223,12 @@ def _gauges(table: _Table | None) -> Iterator[_Family]:
             oldest.add_metric([queue], (row["age"] or 0.0) if row else 0.0)
         for row in table.oldest_running:
             running.add_metric([row["queue"], row["task"]], row["age"])
+        for row in table.limits:
+            held.add_metric([row["name"]], row["held"])
+            if row["capacity"] is not None:
+                capacity.add_metric([row["name"]], row["capacity"])
         supervisors.add_metric([], table.overview["supervisors"])
-    return map(_Family, (jobs, oldest, running, supervisors))
+    return map(_Family, (jobs, oldest, running, capacity, held, supervisors))
 
 
 def _counter(name: str, text: str, outcome: str, tallies: Iterable[Any]) -> _Family:

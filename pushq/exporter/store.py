@@ -26,6 +26,10 @@ class Store(Speaker):
         """Rows of (queue, task, age in seconds)."""
         return await self._fetch("oldest_running")
 
+    async def limits(self) -> list[Any]:
+        """Rows of (name, capacity, held). capacity: None for any."""
+        return await self._fetch("limits")
+
     async def overview(self) -> Any:
         """One row of (supervisors, queues, run_bounds, wait_bounds). Bounds in seconds."""
         return await self._one("overview")

@@ -15,6 +15,7 @@ PAGE = (REFERENCE / "metrics.md").read_text()
 
 
 async def test_the_page_names_every_metric_with_its_type_and_labels(database_url: str, connection: Connection) -> None:
+    await connection.execute("select pushq.limit('gpu', 2)")
     with supervising(database_url) as supervisor:
         await finished(connection, *await insert(connection, "echo"))
         shown = {}

@@ -278,3 +278,24 @@ async def test_a_suspect_whose_units_are_held_starts_no_process_and_stops_no_oth
         assert supervisor.said.count("solo=True") == started
         await connection.execute("delete from pushq.jobs where id = $1", holder)
         await finished(connection, *suspects[:2])
+
+
+# Metrics --------------------------------------------------------------------------------------------------------
+
+
+async def test_metrics_show_what_is_held_of_each_name_with_a_rule(database_url: str, connection: Connection) -> None:
+    await connection.execute("select pushq.limit('gpu', 4), pushq.limit('key:*', 2), pushq.limit('api', rate => 5)")
+    await connection.execute("select pushq.limit('queue:default', 9)")
+    for job in await insert(connection, "sleep", 2, needs={"gpu": 2, "unruled": 1}, queue="other"):
+        await connection.execute("select pushq.take($1, 'bert')", job)
+    with supervising(database_url) as supervisor:
+        shown = supervisor.get("/metrics")[1]
+
+    limits = dict(line.rsplit(" ", 1) for line in shown.splitlines() if line.startswith("pushq_limit_"))
+    assert limits == {
+        'pushq_limit_capacity{name="gpu"}': "4.0",
+        'pushq_limit_capacity{name="queue:default"}': "9.0",
+        'pushq_limit_held{name="api"}': "0.0",
+        'pushq_limit_held{name="gpu"}': "2.0",
+        'pushq_limit_held{name="queue:default"}': "0.0",
+    }
