@@ -6,7 +6,9 @@ import asyncio
 from contextlib import ExitStack
 from typing import Any
 
-from tests.support.jobs import Connection, finished, insert
+import pytest
+
+from tests.support.jobs import Connection, finished, has_count, insert, row_of
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
 
@@ -91,6 +93,59 @@ async def test_a_capacity_that_is_raised_lets_those_that_wait_begin_at_once(
         assert await connection.fetchval("select count(*) from pushq.jobs where status = 'queued'") == 3
         await connection.execute("update pushq.resources set capacity = 3 where name = 'gpu'")
         await finished(connection, *jobs, within=2)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "select pushq.cancel($1)",
+        "select pushq.reschedule($1, now() + interval '1 hour')",
+        "select pushq.reprioritize($1, 1)",
+    ],
+)
+async def test_what_a_waiting_job_has_reserved_is_free_for_others_once_it_is_cancelled_or_put_off(
+    database_url: str, connection: Connection, act: str
+) -> None:
+    await connection.execute("insert into pushq.resources (name, capacity) values ('gpu', 2)")
+    with supervising(database_url, POLL_INTERVAL="0"):
+        [holder] = await insert(connection, "sleep", needs=["gpu"], payload={"seconds": 30})
+        await has_count(connection, 1, "status = 'running'")
+        [large] = await insert(connection, "echo", needs={"gpu": 2})
+        await asyncio.sleep(1.2)
+        [small] = await insert(connection, "echo", needs=["gpu"])
+        await asyncio.sleep(0.5)
+        assert (await row_of(connection, small))["status"] == "queued"
+        await connection.execute(act, large)
+        await finished(connection, small, within=3)
+        await connection.execute("select pushq.cancel($1)", holder)
+
+
+async def test_a_claim_of_new_jobs_alone_minds_a_job_that_has_waited_for_units(connection: Connection) -> None:
+    """While claims are slow, a pool looks for what has fallen due since the last look, since it has taken the rest."""
+    await connection.execute("insert into pushq.resources (name, capacity) values ('gpu', 2)")
+    await connection.execute(
+        "insert into pushq.supervisors (name, host, pid, lease, lease_until)"
+        " values ('s', 'here', 1, '1 minute', now() + interval '1 minute')"
+    )
+    [holder] = await insert(connection, "echo", needs=["gpu"])
+    [large] = await insert(connection, "echo", needs={"gpu": 2})
+    [small] = await insert(connection, "echo", needs=["gpu"])
+    await connection.execute("update pushq.jobs_unfinished set run_at = now() - interval '9 s' where id = $1", large)
+    await connection.execute(
+        "update pushq.jobs_unfinished set"
+        " status = 'running', supervisor = 's', pool = 1, token = gen_random_uuid(), attempt = 1, started_at = now()"
+        " where id = $1",
+        holder,
+    )
+    claim = (
+        "select pushq.lock_claimable("
+        " '{default}', '{echo}', 's', 5, now() - interval '3 s', clock_timestamp(), 5, true, '{}', null, null)"
+    )
+
+    assert await connection.fetchval(claim) == []  # the units that are free are reserved
+    await connection.execute("select pushq.cancel($1)", small)
+    await connection.execute("delete from pushq.jobs where id = $1", holder)
+    assert await connection.fetchval(claim) == [large]
 
 
 async def test_a_queue_runs_no_more_jobs_at_once_than_its_capacity(database_url: str, connection: Connection) -> None:
