@@ -9,8 +9,12 @@ from tests.support.jobs import Connection
 
 
 async def spoil(connection: Connection, function: str, sound: str, by: str) -> str:
-    """Replaces every occurrence of a text in a function. Returns the old definition, to restore the function."""
-    definition: str = await connection.fetchval("select pg_get_functiondef($1::text::regproc)", function)
+    """Replaces every occurrence of a text in a function. Returns the old definition, to restore the function.
+
+    function: its name, with its arguments if others have the name too.
+    """
+    kind = "regprocedure" if "(" in function else "regproc"
+    definition: str = await connection.fetchval(f"select pg_get_functiondef($1::text::{kind})", function)
     assert sound in definition, f"{sound!r} is not in {function}: plant this bug elsewhere"
     await connection.execute(definition.replace(sound, by))
     return definition

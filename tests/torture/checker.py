@@ -11,8 +11,8 @@ The database's changes have an order and no instants, calls and runs have instan
 attempt, or token, and nowhere by time.
 
 A rule is a generator over one story, or over all; `check` chains them. Here are the rules of every job; those of waits,
-guests, cancels, events, artifacts and webhooks have modules of their own. All take time linear in the history, but
-for the sorting of runs.
+guests, cancels, events, artifacts, webhooks and needs have modules of their own. All take time linear in the history,
+but for the sorting of runs.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.torture.rules_of_artifacts import COMMON_RULES_OF_ARTIFACTS, RULES_OF
 from tests.torture.rules_of_cancels import RULES_OF_CANCELS, ends_a_cancel
 from tests.torture.rules_of_events import RULES_OF_EVENTS
 from tests.torture.rules_of_guests import RULES_OF_GUESTS
+from tests.torture.rules_of_needs import COMMON_RULES_OF_NEEDS
 from tests.torture.rules_of_waits import RULES_OF_WAITS
 from tests.torture.rules_of_webhooks import COMMON_RULES_OF_WEBHOOKS, RULES_OF_WEBHOOKS
 from tests.torture.stories import (
@@ -41,6 +42,7 @@ from tests.torture.stories import (
     is_cancelled_by_hand,
     kind_of,
     stories_of,
+    was_forgotten,
 )
 
 
@@ -155,13 +157,7 @@ def overlapping_runs(story: Story, circumstances: Circumstances) -> Iterator[Vio
 def _is_excused(story: Story, circumstances: Circumstances, loser: Run, winner: Run) -> bool:
     if loser.attempt in story.abandoned or circumstances.was_away(loser, winner):
         return True
-    return _was_forgotten(story, circumstances, loser, winner)
-
-
-def _was_forgotten(story: Story, circumstances: Circumstances, lost: Run, other: Run) -> bool:
-    """By its attempt alone a forgotten claim cannot be told from one that was given back before it was run."""
-    is_known = lost.token is not None and story.knows(lost)
-    return not is_known and circumstances.was_forgotten(lost, other)
+    return was_forgotten(story, circumstances, loser, winner)
 
 
 def runs_of_one_attempt(story: Story, circumstances: Circumstances) -> Iterator[Violation]:
@@ -170,7 +166,7 @@ def runs_of_one_attempt(story: Story, circumstances: Circumstances) -> Iterator[
     last: dict[int, Run] = {}
     for run in story.runs:
         other = last.get(run.attempt)
-        if other and not any(_was_forgotten(story, circumstances, *pair) for pair in ((other, run), (run, other))):
+        if other and not any(was_forgotten(story, circumstances, *pair) for pair in ((other, run), (run, other))):
             yield story.finds("MUTEX", f"one attempt is run twice: {described(other)}, and {described(run)}")
         last[run.attempt] = run
 
@@ -524,5 +520,6 @@ COMMON_RULES: tuple[CommonRule, ...] = (
     tokens_used_again,
     *COMMON_RULES_OF_ARTIFACTS,
     *COMMON_RULES_OF_WEBHOOKS,
+    *COMMON_RULES_OF_NEEDS,
     leftovers,
 )

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 from uuid import UUID
 
@@ -17,22 +17,28 @@ import anyio
 
 from tests.torture.connections import AWAY, Connection, connect
 from tests.torture.history import Answer, Call, Operation
+from tests.torture.needs import NOTHING, Needs, drawn
 from tests.torture.schedule import QUEUES
 from tests.torture.waiters import Waiters
 
 CLIENTS = 5
 """The last of them starts psql."""
 
-_COLUMNS = "id, task, payload, priority, max_attempts, queue, webhook_url"
+_COLUMNS = "id, task, payload, priority, max_attempts, queue, webhook_url, needs, limit_key, affinity"
 _INSERT = (
     f"insert into pushq.jobs ({_COLUMNS}, waiters)"
-    " values ($1, $2, $3, $4, $5, $6, $7, case when $8::text is not null then array[$8] end)"
+    " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, case when $11::text is not null then array[$11] end)"
 )
 _INSERT_ROWS = (
     f"insert into pushq.jobs ({_COLUMNS}, waiters)"
     f" select {_COLUMNS}, case when channel is not null then array[channel] end"
-    " from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::int[], $5::int[], $6::text[], $7::text[], $8::text[])"
+    " from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::int[], $5::int[], $6::text[], $7::text[], $8::jsonb[],"
+    " $9::text[], $10::text[], $11::text[])"
     f" as job ({_COLUMNS}, channel)"
+)
+_ENQUEUE = (
+    "select id from pushq.enqueue($1, $2, priority => $3, max_attempts => $4, queue => $5, webhook_url => $6,"
+    " needs => $7, limit_key => $8, affinity => $9)"
 )
 
 
@@ -51,15 +57,20 @@ class Order:
     cancelled_after: float | None = None
     url: str | None = None
     """That is told its end."""
+    needs: Needs = NOTHING
 
-    def values(self, channel: str | None) -> tuple[UUID, str, str, int, int | None, str, str | None, str | None]:
-        return self.job, self.task, self.payload, self.priority, self.most, self.queue, self.url, channel
+    def values(self, channel: str | None) -> tuple[object, ...]:
+        its = self.needs
+        needed = its.needs, its.limit_key, its.affinity
+        return self.job, self.task, self.payload, self.priority, self.most, self.queue, self.url, *needed, channel
 
     @property
     def statement(self) -> str:
         payload, most = self.payload.replace("'", "''"), "null" if self.most is None else self.most
-        url = "null" if self.url is None else f"'{self.url}'"
-        columns = f"'{self.job}', '{self.task}', '{payload}', {self.priority}, {most}, '{self.queue}', {url}"
+        its = self.needs
+        others = ("null" if one is None else f"'{one}'" for one in (self.url, its.needs, its.limit_key, its.affinity))
+        columns = f"'{self.job}', '{self.task}', '{payload}', {self.priority}, {most}, '{self.queue}'"
+        columns = ", ".join((columns, *others))
         return f"insert into pushq.jobs ({_COLUMNS}) values ({columns})"
 
 
@@ -78,7 +89,8 @@ def orders(seed: int, count: int, url: str) -> list[Order]:
     ]
     for death in deaths:
         kinds.insert(chance.randrange(len(kinds) // 2), death)
-    return [_order(chance, kind, url) for kind in kinds]
+    of_needs = random.Random(f"{seed} needs")
+    return [replace(_order(chance, kind, url), needs=drawn(of_needs, is_slow=kind in SLOW)) for kind in kinds]
 
 
 USUAL = {
@@ -113,6 +125,7 @@ CANCELLED = frozenset({"tidy", "tidy.die", "deaf"})
 """Each soon after its insert."""
 TOLD_AT_ITS_END = 0.05
 """What share has a URL of its own."""
+SLOW = frozenset({"nap.long", "files.long", "block", "stubborn", "deaf", "tidy", "tidy.die"})
 SPARED = CANCELLED | {"files.long", "files.die"}
 """Of these, a small torture has none."""
 
@@ -181,6 +194,7 @@ class Clients:
         self._psql = psql
         self._seed = seed
         self._orders = orders(seed, jobs, told)
+        self.steady_needs = {order.job: needs for order in self._orders if (needs := order.needs.steady)}
         self._known: list[UUID] = []
         self._answers: dict[UUID, Answer] = {}
         self.calls: list[Call] = []
@@ -203,9 +217,19 @@ class Clients:
             await self._each_by_itself(connection, [order])
         return self._answers[order.job] == "ok"
 
+    async def insert_rows(self, orders: list[Order]) -> None:
+        """By one statement."""
+        async with self._connected() as connection:
+            await self._as_rows(connection, orders, random.Random(self._seed))
+
     async def insert_and_cancel(self, order: Order, after: float) -> None:
         if await self.insert(order):
             await self._cancel_when_known(order.job, after)
+
+    async def cancel(self, *jobs: UUID) -> None:
+        async with self._connected() as connection:
+            for job in jobs:
+                await self._change(connection, "cancel", job)
 
     async def watch(self, job: UUID) -> None:
         async with self._connected() as connection:
@@ -223,9 +247,15 @@ class Clients:
     # In Python ------------------------------------------------------------------------------------------------
 
     async def _place(self, taken: list[Order], chance: random.Random) -> None:
-        acts = (self._each_by_itself, self._in_one_transaction, self._and_rolls_back, self._as_rows)
+        acts = (
+            self._each_by_itself,
+            self._in_one_transaction,
+            self._and_rolls_back,
+            self._as_rows,
+            self._by_enqueue,
+        )
         async with self._connected() as connection:
-            await chance.choices(acts, (6, 3, 1, 2))[0](connection, taken, chance)
+            await chance.choices(acts, (6, 3, 1, 2, 2))[0](connection, taken, chance)
             if self._known and chance.random() < 0.15:
                 await self._meddle(connection, chance)
             if chance.random() < 0.2:
@@ -242,6 +272,25 @@ class Clients:
             rows = [order.values(self._channel(order)) for order in taken]
             await connection.execute(_INSERT_ROWS, *zip(*rows, strict=True))
             told.answer = "ok"
+
+    async def _by_enqueue(self, connection: Connection, taken: list[Order], *_: object) -> None:
+        """Which makes the ids. Those that are to be found again by the ids of the orders are inserted without."""
+        others = list[Order]()
+        for order in taken:
+            if order.is_waited or order.cancelled_after is not None:
+                others.append(order)
+                continue
+            with suppress(*AWAY):
+                await connection.execute("rollback")  # of one that was refused
+                await connection.execute("begin")
+                job = await connection.fetchval(_ENQUEUE, *order.values(None)[1:-1])
+                self.steady_needs[job] = order.needs.steady
+                with self._call("insert", [job]) as told:
+                    await connection.execute("commit")
+                    told.answer = "ok"
+        with suppress(*AWAY):
+            await connection.execute("rollback")
+        await self._each_by_itself(connection, others)
 
     async def _in_one_transaction(self, connection: Connection, taken: list[Order], chance: random.Random) -> None:
         """Until COMMIT is sent, whatever happens means that nothing was inserted."""

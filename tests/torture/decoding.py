@@ -25,7 +25,18 @@ from uuid import UUID
 
 import asyncpg
 
-from tests.torture.history import ITS_URL, Change, Committed, Completion, Delivery, Registration, Row, Telling
+from tests.torture.history import (
+    ITS_URL,
+    Change,
+    Committed,
+    Completion,
+    Delivery,
+    Registration,
+    Row,
+    Rule,
+    Settled,
+    Telling,
+)
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -167,6 +178,10 @@ def transactions(lines: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, l
             changes.append(_change(transaction, text))
         elif its := _SUPERVISOR.match(text):
             changes.append(Registration(transaction, its["name"].replace("''", "'"), its["act"] != "DELETE"))
+        elif its := _RULE.match(text):
+            changes.append(_rule(transaction, its["table"], its["act"], _columns(text, its.end())))
+        elif its := _SETTLED.match(text):
+            changes.append(Settled(its["name"]))
         elif text.startswith(_COMPLETED):
             changes.append(_completion(transaction, _columns(text, len(_COMPLETED))))
         elif text.startswith("COMMIT"):
@@ -181,6 +196,9 @@ _WHAT = re.compile(r"table pushq\.(?P<table>jobs_\w+): (?P<act>INSERT|UPDATE|DEL
 _SUPERVISOR = re.compile(
     r"table pushq\.supervisors: (?P<act>INSERT|UPDATE|DELETE): name\[text\]:'(?P<name>[^']*(?:''[^']*)*)'"
 )
+# Of a row that is deleted, its key is told.
+_RULE = re.compile(r"table pushq\.(?P<table>resources|queues): (?P<act>INSERT|UPDATE|DELETE):")
+_SETTLED = re.compile(r"message: .* prefix: torture\.settled, .* content:(?P<name>.*)", re.DOTALL)
 # A value in quotes may hold anything, what looks like further columns included; a quote in it is doubled.
 _COLUMN = re.compile(
     r""" (?P<name>\w+|"(?:[^"]|"")*")\[(?P<type>[^\[\]]*(?:\[\])?)\]:"""
@@ -191,6 +209,22 @@ _COLUMN = re.compile(
 def _change(transaction: int, text: str) -> Change:
     table, before, after = told(text)
     return Change(transaction, _row(table, before) if before else None, _row(table, after) if after else None)
+
+
+def _rule(transaction: int, table: str, act: str, columns: Columns) -> Rule:
+    name = _text(columns, "name")
+    name = f"queue:{name}" if table == "queues" else name
+    if act == "DELETE":
+        return Rule(transaction, name, is_there=False)
+    capacity, rate = columns.get("capacity"), columns.get("rate")
+    return Rule(
+        transaction,
+        name,
+        is_there=True,
+        capacity=None if capacity is None else int(capacity),
+        rate=None if rate is None else float(rate),
+        burst=int(_text(columns, "burst")),
+    )
 
 
 def _completion(transaction: int, columns: Columns) -> Completion:
@@ -260,6 +294,8 @@ def _row(table: str, columns: Columns) -> Row:
         is_cancelling=columns.get("apart") == "cancelling",
         has_url=columns.get("webhook_url") is not None,
         telling=_telling(columns) if columns.get("task") == DELIVERY else None,
+        needs=columns.get("needs"),
+        started_at=columns.get("started_at"),
     )
 
 

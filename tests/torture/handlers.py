@@ -90,6 +90,17 @@ async def nap(seconds: float) -> dict[str, str]:
     return {"token": str(current_job().token)}
 
 
+@tasks.register("hold", max_attempts=ALLOWED["hold"], backoff=soon)
+async def hold(seconds: list[float], fails: bool = False) -> None:
+    """Naps at each attempt for as long as is said of the attempt, and may fail at first."""
+    job = current_job()
+    lasts = seconds[min(job.attempt, len(seconds)) - 1]
+    with recorded(lasts):
+        await asyncio.sleep(lasts)
+        if fails and job.failures == 0:
+            raise ValueError(f"as it was told to, under token {job.token}")
+
+
 @tasks.register("tidy")
 async def tidy_up(seconds: float, dies: bool = False) -> None:
     """Naps, and takes a while to stop; or kills its process when it is to stop."""

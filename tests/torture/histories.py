@@ -22,7 +22,9 @@ from tests.torture.history import (
     Completion,
     Delivery,
     Event,
+    Excess,
     Excuse,
+    Expected,
     File,
     Finish,
     History,
@@ -30,7 +32,9 @@ from tests.torture.history import (
     Operation,
     Registration,
     Row,
+    Rule,
     Run,
+    Settled,
     Wait,
     Webhook,
 )
@@ -60,6 +64,10 @@ class Tale:
         self.arrivals: list[Arrival] = []
         self.is_paused = False
         self.calm_from: float | None = None
+        self.rules: list[Rule | Settled] = []
+        self.steady_needs: dict[UUID, dict[str, int]] = {}
+        self.excesses: list[Excess] = []
+        self.expected: list[Expected] = []
         self._transactions = 700
         self._chance = random.Random(0)
 
@@ -103,6 +111,21 @@ class Tale:
         self.calm_from = self.now
         return self
 
+    def rule(self, name: str, *, settles: bool = True, **how: Any) -> Self:
+        """It is changed. settles: before anything else happens."""
+        right = _columns(is_there=True, place=len(self.changes))
+        self.rules.append(Rule(self.next_transaction(), name, **(right | how)))
+        return self.settle(name) if settles else self
+
+    def settle(self, name: str) -> Self:
+        self.rules.append(Settled(name, len(self.changes)))
+        return self
+
+    def look(self, name: str, units: int, capacity: int) -> Self:
+        """Somebody sees that more is held than there is."""
+        self.excesses.append(Excess(self.now, name, units, capacity))
+        return self
+
     def keep_events(self) -> Self:
         """All of the queue `history`."""
         self.events = []
@@ -136,6 +159,11 @@ class Tale:
             webhooks=(Webhook("gone", "/gone", self.is_paused),),
             told={"hook": "told"},
             calm_from=self.calm_from,
+            rules=tuple(self.rules),
+            steady_needs=self.steady_needs,
+            steady={"lamp": 1, "desk": 2, "key:": 1},
+            excesses=tuple(self.excesses),
+            expected=tuple(self.expected),
         )
 
     def pause(self) -> Self:
@@ -182,6 +210,16 @@ class Hero:
         """Only that: what the database then does is another act."""
         self.tale.calls.append(Call(operation, self.job, answer, self.tale.now, self.tale.now + 0.1, did))
         self.tale.now += 0.1
+        return self
+
+    def need(self, **units: int) -> Self:
+        """What its client says that it needs. What the database says is a column."""
+        self.tale.steady_needs[self.job] = units
+        return self
+
+    def expect(self, within: float) -> Self:
+        """It can begin from now on."""
+        self.tale.expected.append(Expected(self.job, self.tale.now, within, "a test"))
         return self
 
     def wait(self, **how: Any) -> Self:

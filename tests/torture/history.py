@@ -109,6 +109,10 @@ class Row:
     """Whether it has a URL of its own, which is told its end."""
     telling: Telling | None = None
     """What it tells of another job, if it is a delivery."""
+    needs: str | None = None
+    """An object of names to units."""
+    started_at: str | None = None
+    """By the server's clock, as the database writes an instant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +212,50 @@ class Completion:
     place: int = 0
 
 
-Committed: TypeAlias = Change | Registration | Completion
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The rule of a name was committed, or deleted: then it has no capacity and no rate. A queue's is named
+    `queue:NAME`. place: how many changes of jobs were committed before."""
+
+    transaction: int
+    name: str
+    is_there: bool
+    capacity: int | None = None
+    rate: float | None = None
+    burst: int = 1
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """From here on nobody goes by an older rule of the name. place: how many changes of jobs were committed before."""
+
+    name: str
+    place: int = 0
+
+
+Committed: TypeAlias = Change | Registration | Completion | Rule | Settled
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """At an instant running jobs held more of a name than there was, and more than a moment before."""
+
+    at: float
+    name: str
+    units: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """In calm, a job that waited can run since an instant, and must begin within so many seconds."""
+
+    job: UUID
+    since: float
+    within: float
+    what: str
+    """For what it waited, and what has happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +308,8 @@ class History:
     that differ; crashes_allowed: crashes that end a job. events: in the order of their ids, None: nobody has asked;
     all_events_of: the queues of which each transition is kept. inserts_of: those of which each
     insert is, too. files, deliveries: None: nobody has looked. told: by the id of a
-    webhook the queue whose jobs are all told to it. calm_from: when all faults were over, None: never."""
+    webhook the queue whose jobs are all told to it. calm_from: when all faults were over, None: never. steady_needs:
+    what clients said that jobs need of names whose capacity stays the same; steady: that capacity."""
 
     lease: float
     failures_allowed: int
@@ -285,9 +333,14 @@ class History:
     webhooks: tuple[Webhook, ...] = ()
     told: Mapping[str, str] = field(default_factory=dict)
     calm_from: float | None = None
+    rules: tuple[Rule | Settled, ...] = ()
+    steady_needs: Mapping[UUID, Mapping[str, int]] = field(default_factory=dict)
+    steady: Mapping[str, int] = field(default_factory=dict)
+    excesses: tuple[Excess, ...] = ()
+    expected: tuple[Expected, ...] = ()
 
 
-Code: TypeAlias = Literal["LOST", "GHOST", "MUTEX", "FENCE", "ATT", "TOLD", "EVENT", "FILE", "HOOK", "CLEAN"]
+Code: TypeAlias = Literal["LOST", "GHOST", "MUTEX", "FENCE", "ATT", "TOLD", "EVENT", "FILE", "HOOK", "NEED", "CLEAN"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import anyio
 
 from tests.support.supervisors import RunningSupervisor, environment, launch
 from tests.torture.proxy import Proxy
-from tests.torture.schedule import LEASE, QUEUES
+from tests.torture.schedule import HOSTS, LEASE, OF_ONE_HOST, QUEUES
 
 WORKERS = 4
 SHUTDOWN = 1.5
@@ -24,7 +24,7 @@ SETTINGS = {
     "LEASE": f"{LEASE:g}",
     "HEARTBEAT_INTERVAL": "0.5",
     "SWEEP_INTERVAL": "0.5",
-    "POLL_INTERVAL": "1",
+    "POLL_INTERVAL": "0",
     "SHUTDOWN_TIMEOUT": f"{SHUTDOWN:g}",
     "LOG_FORMAT": "json",
     "WEBHOOKS": "6",
@@ -91,7 +91,8 @@ class Host:
         if self._planted:
             given["TEST_PLANTED"] = self._planted
         env = environment(self.url, **SETTINGS, **given) | (self.clock.environment if self.clock else {})
-        queues = [f"--queue={name}" for name in QUEUES]
+        of_its_own = [OF_ONE_HOST] if self.number == HOSTS - 1 else []
+        queues = [f"--queue={name}" for name in (*QUEUES, *of_its_own)]
         self._supervisor = launch(
             self.log, TASKS, f"--concurrency={WORKERS}", *queues, env=env, program="tests.torture.supervise"
         )

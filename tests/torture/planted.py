@@ -6,6 +6,7 @@ A battery that has never found anything proves nothing. These are what it must f
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ import pushq.outcome
 import pushq.pool
 import pushq.pool.claimer
 import pushq.pool.finisher
+import pushq.pool.lanes
 import pushq.storable
 from pushq.database.patience import wait_out
 from pushq.database.session import Session
@@ -32,7 +34,7 @@ from pushq.pool.finisher import Unwritten
 from pushq.pool.in_doubt import InDoubt
 from pushq.pool.lookback import Lookback, Span
 from pushq.pool.recalls import Recalls
-from pushq.pool.store import Fence, Store
+from pushq.pool.store import Fence, Following, Store
 from pushq.pool.teller import Teller
 from pushq.settings import Settings
 from pushq.supervisor import store as supervisor
@@ -440,6 +442,58 @@ def _gone_goes_on() -> None:
     """A receiver answers 410, and its webhook is not paused."""
 
 
+# Needs ----------------------------------------------------------------------------------------------------------------
+
+
+def _counted_before_the_lock() -> None:
+    """A claim counts what is free, and only then locks the turnstiles."""
+
+
+def _one_snapshot() -> None:
+    """A claim locks the turnstiles and counts in one statement, which sees what was there before it waited."""
+
+
+def _turnstile_left_out() -> None:
+    """Of one name the turnstile is not locked."""
+
+
+def _follows_across_lanes() -> None:
+    """The next of another lane takes the place of a job that has ended."""
+
+
+def _turn_without_end() -> None:
+    """A lane goes on for as long as it has jobs, whoever waits."""
+    following = pushq.pool.lanes.Lanes.following
+
+    def follow_on(self: pushq.pool.lanes.Lanes, outcomes: Sequence[Outcome]) -> Following | None:
+        those = following(self, outcomes)
+        return those and replace(those, turns_over=[False for _ in outcomes])
+
+    _replace(pushq.pool.lanes.Lanes, "following", follow_on)
+    _replace(pushq.pool.lanes, "LONGEST", math.inf)
+
+
+def _token_unspent() -> None:
+    """A claim looks at the tokens of a rate, and takes none."""
+
+
+def _no_ring_at_requeue() -> None:
+    """What takes jobs from the dead rings for these jobs, and not for the units that these held."""
+    _rewrite("requeue", "select pushq.ring_all_if_idle() from requeued", "select from requeued")
+
+
+def _no_ring_at_cancel() -> None:
+    """What ends a job by hand does not ring for its units."""
+
+
+def _no_ring_at_a_rule() -> None:
+    """Whoever raises a capacity wakes nobody."""
+
+
+def _cancelling_holds_nothing() -> None:
+    """A job that is being cancelled holds nothing, though its handler goes on."""
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -500,11 +554,30 @@ BUGS: dict[str, Callable[[], None]] = {
     "told-twice": _told_twice,
     "told-in-disorder": _told_in_disorder,
     "gone-goes-on": _gone_goes_on,
+    "counted-before-the-lock": _counted_before_the_lock,
+    "one-snapshot": _one_snapshot,
+    "turnstile-left-out": _turnstile_left_out,
+    "follows-across-lanes": _follows_across_lanes,
+    "turn-without-end": _turn_without_end,
+    "token-unspent": _token_unspent,
+    "no-ring-at-requeue": _no_ring_at_requeue,
+    "no-ring-at-cancel": _no_ring_at_cancel,
+    "no-ring-at-a-rule": _no_ring_at_a_rule,
+    "cancelling-holds-nothing": _cancelling_holds_nothing,
 }
 
 IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "claim-without-lock": (("pushq.lock_ordinary", "for no key update skip locked", ""),),
-    "claim-without-lease": (("pushq.lock_claimable", "live.lease_until > now()", "true"),),
+    "claim-without-lease": (
+        (
+            (
+                "pushq.lock_claimable("
+                "text[], text[], text, int, timestamptz, timestamptz, int, boolean, text[], text[], int[])"
+            ),
+            "live.lease_until > now()",
+            "true",
+        ),
+    ),
     "finish-without-token": (
         (
             "pushq.end_sorted",
@@ -617,6 +690,53 @@ IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
                 "    end if;\n"
                 "    with noted as materialized ("
             ),
+        ),
+    ),
+    "counted-before-the-lock": (
+        (
+            "pushq.lock_fitting",
+            "    if names is null then",
+            (
+                "    chosen := pushq.choose_fitting(lock_fitting.ids, lock_fitting.most, lock_fitting.most_holding);\n"
+                "    if names is null then"
+            ),
+        ),
+        (
+            "pushq.lock_fitting",
+            "        pushq.choose_fitting(lock_fitting.ids, lock_fitting.most, lock_fitting.most_holding), ",
+            "        chosen, ",
+        ),
+    ),
+    "one-snapshot": (
+        ("pushq.held", "LANGUAGE plpgsql\n", "LANGUAGE plpgsql\n STABLE\n"),
+        ("pushq.free", "LANGUAGE plpgsql\n", "LANGUAGE plpgsql\n STABLE\n"),
+        ("pushq.choose_fitting", "LANGUAGE plpgsql\n", "LANGUAGE plpgsql\n STABLE\n"),
+        ("pushq.lock_fitting", "elsif not pushq.lock_turnstiles(names) then", "elsif false then"),
+        (
+            "pushq.lock_fitting",
+            "        pushq.choose_fitting(lock_fitting.ids, lock_fitting.most, lock_fitting.most_holding), ",
+            (
+                "        case when pushq.lock_turnstiles(names) then"
+                " pushq.choose_fitting(lock_fitting.ids, lock_fitting.most, lock_fitting.most_holding) end, "
+            ),
+        ),
+    ),
+    "turnstile-left-out": (
+        (
+            "pushq.lock_turnstiles",
+            "unnest(lock_turnstiles.names) as name",
+            "unnest(lock_turnstiles.names) as name where name <> 'scene.closed'",
+        ),
+    ),
+    "follows-across-lanes": (("pushq.follow", "and job.lane = ended.lane", ""),),
+    "token-unspent": (("pushq.lock_fitting", "if has_rates then", "if false then"),),
+    "no-ring-at-cancel": (("pushq.end_jobs", "if before.gave_units then", "if false then"),),
+    "no-ring-at-a-rule": (("pushq.note_rules", "perform pushq.ring_bell('');", ""),),
+    "cancelling-holds-nothing": (
+        (
+            "pushq.held",
+            "job.status = 'running' and job.needs is not null",
+            "job.status = 'running' and job.needs is not null and job.apart is distinct from 'cancelling'",
         ),
     ),
 }

@@ -44,15 +44,21 @@ from tests.torture.history import (
     History,
     Leftovers,
     Registration,
+    Rule,
+    Settled,
     Violation,
     Webhook,
 )
 from tests.torture.hosts import Clock, Host, processes_of
+from tests.torture.looks import Looks
+from tests.torture.needs import OF_A_KEY, STEADY
 from tests.torture.neighbours import FOREIGN
 from tests.torture.planted import IN_DATABASE
 from tests.torture.proxy import Proxy
 from tests.torture.receiver import Receiver
+from tests.torture.ruler import Ruler
 from tests.torture.runs import RunsLog
+from tests.torture.scenes import Scenes
 from tests.torture.schedule import (
     ALL_EVENTS_OF,
     ALLOWED,
@@ -99,6 +105,8 @@ class Ended:
     events: int
     files: int
     deliveries: int
+    rules: int
+    looks: int
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -111,7 +119,9 @@ class Ended:
         ended = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
         faults = sum(self.faults.values())
         others = f"{self.guests} jobs taken by guests; {self.waits} waits; {self.events} events"
-        others += f"; {self.files} files; {self.deliveries} deliveries"
+        others += (
+            f"; {self.files} files; {self.deliveries} deliveries; {self.rules} changes of rules; {self.looks} looks"
+        )
         head = (
             f"seed {self.seed}: {verdict}; {self.runs} runs of handlers; {others}; {ended}; {faults} faults; {settled}"
         )
@@ -207,6 +217,9 @@ class Stage:
         self._clients: Clients
         self._guests: Guests
         self._decoder: Decoder
+        self._scenes: Scenes
+        self._ruler = Ruler(url, schedule.seed)
+        self._looks = Looks(url, self._ruler)
         self._receiver = Receiver(schedule.seed)
         self._webhooks: tuple[Webhook, ...] = ()
         self._committed: list[Committed] = []
@@ -234,6 +247,8 @@ class Stage:
             self._guests = Guests(way_in, schedule.seed)
             await self._receiver.subscribe(self._url)
             self._decoder = await Decoder.watching(self._url)
+            self._scenes = Scenes(self._url, self._clients, self._runs, self._ruler, self._faults, schedule.seed)
+            await self._ruler.begin()
             for host in self._hosts:
                 stack.callback(host.end)
             async with anyio.create_task_group() as around:
@@ -242,17 +257,22 @@ class Stage:
                 around.start_soon(self._decode)
                 around.start_soon(self._waiters.run)
                 around.start_soon(self._guests.work)
+                around.start_soon(self._looks.run)
                 yield
                 around.cancel_scope.cancel()
 
     async def play(self) -> None:
-        """Two acts of jobs and faults, with guests in the first, then calm, then the end."""
+        """Two acts of jobs and faults, with guests in the first, then calm and scenes, then the end."""
         schedule = self._schedule
         last = round(schedule.jobs * LAST_JOBS) if schedule.last else 0
-        await self._act(schedule.jobs - last, schedule.seconds, schedule.faults)
-        self._guests.is_storm = False
-        if schedule.last:
-            await self._act(last, LAST_SECONDS, schedule.last)
+        async with anyio.create_task_group() as rules:
+            rules.start_soon(self._ruler.run)
+            await self._act(schedule.jobs - last, schedule.seconds, schedule.faults)
+            self._guests.is_storm = False
+            if schedule.last:
+                await self._act(last, LAST_SECONDS, schedule.last)
+            rules.cancel_scope.cancel()
+        await self._ruler.set_back()
         self._receiver.be_kind()
         await self._settle()
         if self._settled_after is not None:
@@ -296,6 +316,10 @@ class Stage:
         with suppress(AssertionError):
             await eventually(self._is_done, within=CALM_WITHIN)
         await self._waiters.wait_ended(CALM_WITHIN)
+        await self._scenes.play(with_faults=bool(self._schedule.faults))
+        await self._faults.wait_until_all_work()
+        with suppress(AssertionError):
+            await eventually(self._is_done, within=CALM_WITHIN)
 
     async def _is_done(self) -> bool:
         with suppress(*AWAY):
@@ -382,6 +406,11 @@ class Stage:
             webhooks=self._webhooks,
             told={self._receiver.told: TOLD},
             calm_from=self._calm_from,
+            rules=tuple(one for one in placed if isinstance(one, Rule | Settled)),
+            steady_needs=self._clients.steady_needs,
+            steady=STEADY | {"key:": OF_A_KEY},
+            excesses=tuple(self._looks.excesses),
+            expected=tuple(self._scenes.expected),
         )
         return Ended(
             self._schedule.seed,
@@ -399,6 +428,8 @@ class Stage:
             len(self._events),
             len(self._files or ()),
             len(deliveries),
+            self._ruler.changes,
+            self._looks.count,
         )
 
 
@@ -411,7 +442,7 @@ def _task(change: Change) -> str:
     return row.task if row else ""
 
 
-def _with_places(committed: Iterable[Committed]) -> Iterator[Registration | Completion]:
+def _with_places(committed: Iterable[Committed]) -> Iterator[Registration | Completion | Rule | Settled]:
     place = 0
     for one in committed:
         if isinstance(one, Change):

@@ -24,6 +24,7 @@ class RunsLog:
         self._runs: dict[Key, Run] = {}
         self._until: dict[Key, float] = {}  # when a run that has not ended means to
         self._heard = set[int]()  # the processes
+        self._begun = set[UUID]()  # the jobs
         self._clocks: dict[int, float] = {}  # by how much a host's wall clock was ahead of the monotonic one
 
     def runs(self) -> tuple[Run, ...]:
@@ -35,6 +36,10 @@ class RunsLog:
         """Whether one of these processes has run anything."""
         self._read()
         return not self._heard.isdisjoint(pids)
+
+    def has_begun(self, job: UUID) -> bool:
+        self._read()
+        return job in self._begun
 
     def longest_left(self, pids: Collection[int]) -> float:
         """For how many more seconds a run in one of these processes means to go on; 0 if there is none."""
@@ -78,4 +83,5 @@ class RunsLog:
         )
         self._until[key] = said["began_at"] + said["lasts"]
         self._heard.add(said["pid"])
+        self._begun.add(UUID(said["job"]))
         self._clocks[said["host"]] = said["wall"] - said["began_at"]

@@ -27,12 +27,14 @@ LAST_JOBS = 0.15
 LAST_SECONDS = 3.0
 FAILURES_ALLOWED = 5
 """To a task that is not told otherwise."""
-ALLOWED = {"batch": 3, "fail.once": 3, "snooze": 1, "stubborn": 2, "poison": 2, "deaf": 2, "files": 3}
+ALLOWED = {"batch": 3, "fail.once": 3, "snooze": 1, "stubborn": 2, "poison": 2, "deaf": 2, "files": 3, "hold": 2}
 """Failures that these tasks are allowed."""
 TOLD = "told"
 """The queue of which webhooks are told everything."""
 QUEUES = {"default": 3, "history": 3, TOLD: 1}
 """And how likely a job is to be in each."""
+OF_ONE_HOST = "own"
+"""The queue that the last host alone serves."""
 ALL_EVENTS_OF = "history"
 """The queue of which every event is kept."""
 

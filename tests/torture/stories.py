@@ -318,5 +318,11 @@ class Circumstances:
         return (excuse for excuse in self.history.excuses if excuse.host in (host, None))
 
 
+def was_forgotten(story: Story, circumstances: Circumstances, lost: Run, other: Run) -> bool:
+    """By its attempt alone a forgotten claim cannot be told from one that was given back before it was run."""
+    is_known = lost.token is not None and story.knows(lost)
+    return not is_known and circumstances.was_forgotten(lost, other)
+
+
 Rule: TypeAlias = Callable[[Story, Circumstances], Iterator[Violation]]
 CommonRule: TypeAlias = Callable[[Sequence[Story], Circumstances], Iterator[Violation]]

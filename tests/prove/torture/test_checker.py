@@ -975,6 +975,146 @@ HOOK = [
 
 # CLEAN ----------------------------------------------------------------------------------------------------------------
 
+
+def two_of(needs: str, tale: Tale, *, in_turn: bool) -> None:
+    one, other = tale.job(needs=needs), tale.job(needs=needs)
+    if in_turn:
+        one.run().succeed()
+        other.run().succeed()
+    else:
+        one.claim(0)
+        other.claim(1)
+        one.begin().end().succeed()
+        other.begin().end().succeed()
+
+
+def lowered(tale: Tale, *, grows: bool) -> None:
+    """Of three units three are held when there is to be but one."""
+    tale.rule("desk", capacity=3)
+    jobs = [tale.job(needs='{"desk": 1}').claim() for _ in range(3)]
+    tale.rule("desk", capacity=1)
+    jobs[0].begin().end().succeed()
+    if not grows:
+        jobs[1].begin().end().succeed()
+        jobs[2].begin().end().succeed()
+    tale.job(needs='{"desk": 1}').run().succeed()
+    for job in jobs[1:] if grows else ():
+        job.begin().end().succeed()
+
+
+def followed(tale: Tale, needs: str) -> None:
+    """In the place of one that ends, of two that hold more than there is by now, another begins in one transaction."""
+    tale.rule("desk", capacity=2)
+    tale.rule("lamp", capacity=1)
+    lit = tale.job(needs='{"lamp": 1}').claim()
+    one, other, following = (tale.job(needs='{"desk": 1}'), tale.job(needs='{"desk": 1}'), tale.job(needs=needs))
+    one.claim().begin().end()
+    other.claim()
+    tale.rule("desk", capacity=1)
+    one.succeed()
+    end = len(tale.changes)
+    following.claim()
+    tale.changes[end:] = [
+        replace(change, transaction=tale.changes[end - 1].transaction) for change in tale.changes[end:]
+    ]
+    for job in (lit, other, following):
+        job.begin().end().succeed()
+
+
+def loosened(tale: Tale, *, settles: bool) -> None:
+    """A claim that has counted by the old rule."""
+    tale.rule("desk", capacity=2)
+    one = tale.job(needs='{"desk": 1}').claim()
+    tale.rule("desk", capacity=1, settles=settles)
+    tale.job(needs='{"desk": 1}').claim(1).begin().end().succeed()
+    one.begin().end().succeed()
+
+
+def rated(tale: Tale, *seconds: float, rate: float = 2.0) -> None:
+    """Jobs that began at these instants."""
+    tale.rule("mint", rate=rate, burst=2)
+    for second in seconds:
+        job = tale.job(needs='{"mint": 1}').claim(started_at=f"2026-11-30 07:00:{second:06.3f}+00")
+        job.begin().end().succeed()
+
+
+def beside(tale: Tale, *, overlap: bool, first: Telling | None = None, units: int = 1, name: str = "lamp") -> None:
+    """Two whose handlers run at the same time, by what they themselves say."""
+    one, other = tale.job().need(**{name: units}).claim(0), tale.job().need(**{name: 1}).claim(1)
+    one.begin()
+    if first:
+        first(tale)
+    if overlap:
+        other.begin().end().succeed()
+        one.end().succeed()
+    else:
+        one.end().succeed()
+        other.begin().end().succeed()
+
+
+NEED = [
+    Case(
+        "two jobs hold a name that has no rule",
+        lambda tale: two_of('{"lamp": 1}', tale, in_turn=False),
+        lambda tale: two_of('{"lamp": 1}', tale, in_turn=True),
+    ),
+    Case(
+        "two jobs of a key run at a time",
+        lambda tale: two_of('{"key:k": 1}', tale, in_turn=False),
+        lambda tale: two_of('{"affinity:k": 1}', tale, in_turn=False),
+    ),
+    Case(
+        "what is held grows, where more is held already than there is",
+        lambda tale: lowered(tale, grows=True),
+        lambda tale: lowered(tale, grows=False),
+    ),
+    Case(
+        "what follows in the place of another needs what that did not hold",
+        lambda tale: followed(tale, '{"lamp": 1}'),
+        lambda tale: followed(tale, '{"desk": 1}'),
+    ),
+    Case(
+        "a claim goes by a rule that everybody has left",
+        lambda tale: loosened(tale, settles=True),
+        lambda tale: loosened(tale, settles=False),
+    ),
+    Case(
+        "more jobs begin than the burst",
+        lambda tale: rated(tale, 1.0, 1.0, 1.0),
+        lambda tale: rated(tale, 1.0, 1.0, 1.5),
+    ),
+    Case(
+        "jobs begin faster than the rate",
+        lambda tale: rated(tale, 1.0, 1.3, 1.6, 1.9, 2.2, 2.5, 2.8),
+        lambda tale: rated(tale, 1.0, 1.3, 1.6, 1.9, 2.2, 2.5, 2.8, rate=3.5),
+    ),
+    Case(
+        "a look sees that more is held than there is",
+        lambda tale: tale.look("lamp", 2, 1),
+        lambda tale: tale.job().run().succeed(),
+    ),
+    Case(
+        "two handlers run that need the same lamp",
+        lambda tale: beside(tale, overlap=True),
+        lambda tale: beside(tale, overlap=False),
+    ),
+    Case(
+        "three desks are taken, of two",
+        lambda tale: beside(tale, overlap=True, units=2, name="desk"),
+        lambda tale: beside(tale, overlap=True, units=1, name="desk"),
+    ),
+    Case(
+        "beside a handler another begins, whose pool alone has stood still",
+        lambda tale: beside(tale, overlap=True, first=lambda tale: tale.freeze(0, may_cost_jobs=False)),
+        lambda tale: beside(tale, overlap=True, first=lambda tale: tale.freeze(0)),
+    ),
+    Case(
+        "a job begins late in calm",
+        lambda tale: tale.job().expect(3).pass_time(4).run().succeed(),
+        lambda tale: tale.job().expect(3).pass_time(2).run().succeed(),
+    ),
+]
+
 CLEAN = [
     Case("a running row is left", lambda tale: tale.leave(running_rows=1), lambda tale: tale.leave()),
     Case("a job is not run in time", lambda tale: tale.leave(unsettled_jobs=1), lambda tale: tale.leave()),
@@ -997,6 +1137,7 @@ BY_CODE: dict[Code, list[Case]] = {
     "EVENT": EVENT,
     "FILE": FILE,
     "HOOK": HOOK,
+    "NEED": NEED,
     "CLEAN": CLEAN,
 }
 CASES = [pytest.param(code, case, id=case.sentence) for code, cases in BY_CODE.items() for case in cases]
@@ -1014,6 +1155,21 @@ def test_a_bad_history_is_called_by_its_name_and_its_good_twin_passes(code: Code
 
 def _codes(history: History) -> set[Code]:
     return {violation.code for violation in check(history)}
+
+
+def test_of_a_crash_that_forgets_claims_handlers_are_excused_and_commits_are_not() -> None:
+    """The server's log has none of what it has forgotten. A handler runs on, and others take what that needs."""
+    tale = Tale()
+    one, other = tale.job(needs='{"lamp": 1}').need(lamp=1), tale.job(needs='{"lamp": 1}').need(lamp=1)
+    one.begin(0, attempt=1)
+    tale.crash_server()
+    other.claim(1).begin()
+    one.end()
+    other.end().succeed()
+    one.run(2).succeed()
+
+    assert check(tale.history()) == []
+    assert "NEED" in _codes(replace(tale.history(), excuses=()))
 
 
 def test_there_are_at_least_forty_bad_histories() -> None:

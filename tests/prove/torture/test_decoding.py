@@ -7,6 +7,8 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,7 +28,18 @@ from tests.support.store import Store
 from tests.torture import decoding
 from tests.torture.checker import check
 from tests.torture.decoding import Decoder, deliveries_of, told, transactions, watch_changes
-from tests.torture.history import ITS_URL, Call, Change, Completion, History, Operation, Registration, Run
+from tests.torture.history import (
+    ITS_URL,
+    Call,
+    Change,
+    Completion,
+    History,
+    Operation,
+    Registration,
+    Rule,
+    Run,
+    Settled,
+)
 
 SETTINGS = {"wal_level": "logical", "max_prepared_transactions": "5"}
 CLAIMANT = Claimant("host-7-abc", 1, ("default",), ("known",))
@@ -269,6 +282,42 @@ async def test_an_artifact_that_becomes_complete_is_told_and_its_bytes_are_not(u
     assert [(one.job, one.token, one.name) for one in completed] == [(job.id, job.token, "it's a.bin")]
 
 
+async def test_rules_of_names_are_told_among_the_changes_of_jobs(url: str) -> None:
+    decoder = await Decoder.watching(url)
+    async with Witness.watching(url) as pushq:
+        for statement_of_a_rule in (
+            "insert into pushq.resources (name, capacity) values ('it''s', 2)",
+            "update pushq.resources set capacity = null, rate = 0.5, burst = 3 where name = 'it''s'",
+            "delete from pushq.resources where name = 'it''s'",
+            "insert into pushq.queues (name, capacity) values ('mail', 4)",
+            "select pg_logical_emit_message(true, 'torture.settled', 'it''s')",
+        ):
+            await pushq.connection.execute(statement_of_a_rule)
+        committed = await decoder.committed()
+
+    assert [
+        replace(one, transaction=0) for one in committed if isinstance(one, Rule) and one.name != "queue:default"
+    ] == [
+        Rule(0, "it's", is_there=True, capacity=2),
+        Rule(0, "it's", is_there=True, rate=0.5, burst=3),
+        Rule(0, "it's", is_there=False),
+        Rule(0, "queue:mail", is_there=True, capacity=4),
+    ]
+    assert committed[-1] == Settled("it's")
+
+
+async def test_what_a_running_job_needs_is_told_and_since_when_it_runs(url: str) -> None:
+    decoder = await Decoder.watching(url)
+    async with Witness.watching(url) as pushq:
+        await pushq.connection.execute("insert into pushq.jobs (task, needs) values ('known', '[\"gpu\"]')")
+        await pushq.connection.execute("update pushq.jobs_unfinished set started_at = '2026-01-02 03:04:05+00'")
+        committed = await decoder.committed()
+
+    rows = [one.after for one in committed if isinstance(one, Change) and one.after]
+    assert [json.loads(row.needs or "") for row in rows] == [{"gpu": 1}, {"gpu": 1}]
+    assert datetime.fromisoformat(rows[-1].started_at or "") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
 async def test_deliveries_of_webhooks_are_told_with_what_they_tell(url: str) -> None:
     decoder = await Decoder.watching(url)
     async with Witness.watching(url) as pushq:
@@ -454,7 +503,7 @@ def test_a_truncated_day_is_no_change() -> None:
 
 
 def test_changes_of_other_tables_are_passed_over() -> None:
-    texts = ["BEGIN 7", "table pushq.queues: UPDATE: name[text]:'x' paused_at[timestamptz]:null", "COMMIT 7"]
+    texts = ["BEGIN 7", "table pushq.tasks: UPDATE: name[text]:'x' paused_at[timestamptz]:null", "COMMIT 7"]
     assert list(transactions((place, 7, text) for place, text in enumerate(texts))) == [(2, [])]
 
 

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.jobs import Connection
+from tests.support.planting import spoil
 from tests.support.supervisors import ROOT, environment
+from tests.torture.planted import IN_DATABASE
 from tests.torture.schedule import Fault, Schedule
 
 SEED = 70_032
 """That no battery comes to. The job that kills its process is the first, and over before a fault."""
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_a_planted_bug_is_found_told_and_kept_to_be_played_again(tmp_path: Path) -> None:
     schedule = Schedule(SEED, 40, 3, (Fault(3, "kill supervisor", 0, 0.5),))
     schedule.write(tmp_path / "schedule.json")
@@ -34,8 +37,10 @@ def test_a_planted_bug_is_found_told_and_kept_to_be_played_again(tmp_path: Path)
     assert not (tmp_path / "record.jsonl").exists()  # a replay is no run of a battery
 
 
-@pytest.mark.timeout(150)
-@pytest.mark.parametrize(("bug", "code"), [("never-told", "TOLD"), ("going-on-unnoted", "EVENT")])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("bug", "code"), [("never-told", "TOLD"), ("going-on-unnoted", "EVENT"), ("token-unspent", "NEED")]
+)
 def test_a_bug_that_needs_no_fault_is_found_without_one(tmp_path: Path, bug: str, code: str) -> None:
     Schedule(SEED + 1, 40, 1, ()).write(tmp_path / "schedule.json")
     command = [sys.executable, "-m", "tests.torture", "--json", "--replay", str(tmp_path / "schedule.json")]
@@ -47,6 +52,12 @@ def test_a_bug_that_needs_no_fault_is_found_without_one(tmp_path: Path, bug: str
     assert ended.stdout, ended.stderr
     found = {violation["code"] for violation in json.loads(ended.stdout)["violations"]}
     assert {code} <= found <= {code, "HOOK"}  # webhooks are told of events: of one that is not noted, nobody is told
+
+
+@pytest.mark.parametrize("bug", IN_DATABASE)
+async def test_every_bug_in_the_database_can_still_be_planted(connection: Connection, bug: str) -> None:
+    for function, sound, by in IN_DATABASE[bug]:
+        await spoil(connection, function, sound, by)
 
 
 def test_every_bug_can_still_be_planted() -> None:

@@ -16,7 +16,7 @@ SEED = 70_000
 """That no battery comes to."""
 
 
-@pytest.mark.timeout(150)  # a server and three hosts have to start beside everything else
+@pytest.mark.timeout(300)  # a server and three hosts have to start beside everything else
 def test_a_run_of_random_faults_breaks_no_promise(tmp_path: Path) -> None:
     faults = (Fault(1, "kill pool", 0, 0), Fault(1.5, "hold", 1, 3), Fault(2, "drain", 2, 0.5), Fault(3, "cut", 0, 0))
     Schedule(7, 100, 5, faults).write(tmp_path / "schedule.json")
@@ -28,7 +28,9 @@ def test_a_run_of_random_faults_breaks_no_promise(tmp_path: Path) -> None:
     report = json.loads(ended.stdout)
     assert report["violations"] == []
     assert report["toothless"] == []
-    assert all(report[what] > 0 for what in ("runs", "waits", "guests", "events", "files", "deliveries"))
+    assert all(
+        report[what] > 0 for what in ("runs", "waits", "guests", "events", "files", "deliveries", "rules", "looks")
+    )
     assert report["faults"] == {"kill pool": 1, "hold": 1, "drain": 1, "cut": 1}
     assert ended.returncode == 0
 
