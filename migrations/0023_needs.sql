@@ -295,7 +295,8 @@ begin
     new.share := case when pg_sequence_last_value('pushq.needs_stamped') > 0
         then pushq.share(new.queue, new.tenant_id, new.limit_key) end;
     new.lane := coalesce(pushq.lane(new.needs), case when new.share is not null then '' end);
-    if own is not null and is_said_now then
+    -- Whatever is not closed has room for one unit.
+    if own is not null and is_said_now and jsonb_path_exists(own, '$.* ? (@ > 1)') then
         perform pushq.check_capacities(own);
     end if;
     if new.apart is distinct from 'cancelling' then
