@@ -13,6 +13,7 @@ from tests.examples.files import statements
         ("ingest", {"OLD", "SUBMIT", "WATCH", "PICK", "START", "COMMIT", "FAIL", "RESUME", "RECOVER", "METRICS"}),
         ("graph", {"OLD", "INSERT", "REPLACE", "GET", "LIST", "LIST_BY", "BY_STATUS", "EVENT", "EVENTS"}),
         ("saas", {"OLD", "CLAIM", "ADD", "DONE", "AGAIN", "FAILED"}),
+        ("model_coordination", {"VERIFY", "SHOW"}),
     ],
 )
 def test_each_statement_is_found_by_its_name(example: str, some: set[str]) -> None:

@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from tests.examples.test_model_coordination import *  # noqa: F403
