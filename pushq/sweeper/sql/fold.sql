@@ -29,5 +29,5 @@ folded as (
 select
     count(*)::int as entries,
     exists (select from pushq.queues where keep is not null or keep_failed is not null) as has_rules,
-    pg_sequence_last_value('pushq.needs_stamped') as needs_stamped
+    coalesce(pg_sequence_last_value('pushq.needs_stamped'), 0) as needs_stamped  -- null in a copy without data
 from taken
