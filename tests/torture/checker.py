@@ -446,9 +446,11 @@ def _is_edge(kind: Kind, before: str, after: str) -> bool:
 
 
 def _is_remark(step: Step) -> bool:
-    """On a running job: that somebody waits for it, or waits no more, or that it is being cancelled."""
+    """On a running job: that somebody waits for it, or waits no more, that it is being cancelled, or what a new limit
+    has it need."""
     before, after = step.before, step.after
     is_remark = before.waiters != after.waiters or after.is_cancelling > before.is_cancelling
+    is_remark |= before.needs != after.needs
     return step.kind == "touch" and before.status == after.status == "running" and is_remark
 
 

@@ -47,9 +47,19 @@ def held_above_capacity(_: Sequence[Story], circumstances: Circumstances) -> Ite
                 rules.note(one)
         for name, units in before.items():
             now, most = held.units[name], rules.most(name)
-            if now > units and now > most:
+            if now > units + _stamped(those, name) and now > most:
                 what = f"transaction {transaction} left {now} of {name} held, of {most:g}, where {units} had been held"
                 yield Violation("NEED", f"{what}: by {held.described(name)}")
+
+
+def _stamped(those: Sequence[Change | Rule | Settled], name: str) -> int:
+    """By how much more running jobs hold, since a limit is new and the jobs are stamped with it: nobody has begun."""
+    pairs = ((one.before, one.after) for one in those if isinstance(one, Change))
+    return sum(
+        units_of(after.needs).get(name, 0) - units_of(before.needs).get(name, 0)
+        for before, after in pairs
+        if before and after and before.status == after.status == "running" and before.token == after.token
+    )
 
 
 def taken_above_rate(_: Sequence[Story], circumstances: Circumstances) -> Iterator[Violation]:

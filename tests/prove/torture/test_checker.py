@@ -1052,7 +1052,24 @@ def beside(tale: Tale, *, overlap: bool, first: Telling | None = None, units: in
         other.begin().end().succeed()
 
 
+def stamped(tale: Tale, *, claims: bool) -> None:
+    """A queue has a limit from now on, and two of its jobs run."""
+    one, other = tale.job().claim(0), tale.job().claim(1)
+    tale.rule("queue:default", capacity=1)
+    for job in (one, other):
+        job.update(needs='{"queue:default": 1}')
+    if claims:
+        tale.job(needs='{"queue:default": 1}').run().succeed()
+    one.begin().end().succeed()
+    other.begin().end().succeed()
+
+
 NEED = [
+    Case(
+        "a job begins beside those that were stamped with the limit of their queue",
+        lambda tale: stamped(tale, claims=True),
+        lambda tale: stamped(tale, claims=False),
+    ),
     Case(
         "two jobs hold a name that has no rule",
         lambda tale: two_of('{"lamp": 1}', tale, in_turn=False),
