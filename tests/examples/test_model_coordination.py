@@ -598,6 +598,22 @@ async def test_rollback_gives_the_tables_back_and_the_readme_s_statements_take_t
     await migrated.execute("drop table job_queue_log, job_queue_state, jobs; drop role reader_of_jobs")
 
 
+async def test_whoever_may_use_the_views_needs_no_right_in_pushq(site: Connection) -> None:
+    await site.execute(
+        """
+        create role visitor;
+        grant select, insert on jobs to visitor;
+        grant select on workflow_executions, job_queue_state, job_queue_log to visitor;
+        set role visitor
+        """
+    )
+    job = await site.fetchval("insert into jobs (required_models) values ('[\"a\"]') returning id")
+    assert (await job_of(site, job))["queue_position"] == 1
+    assert await log_of(site, job) == ["queued"]
+    assert await site.fetchval("select active_models from job_queue_state") == "[]"
+    await site.execute("reset role; drop owned by visitor; drop role visitor")
+
+
 async def test_tables_that_refer_to_the_old_ones_are_named(migrated: Connection, migrated_url: str) -> None:
     await migrated.execute(
         "create table public.jobs (id text primary key); create table public.notes (job text references public.jobs)"

@@ -155,7 +155,6 @@ from pushq.jobs
 where case queue when 'models' then true end is not null and task = 'coord.run' and finished_on < 'infinity';
 
 alter view public.jobs
-    alter column id set default pushq.uuidv7()::text,
     alter column payload set default '{}',
     alter column priority set default 0,
     alter column required_models set default '[]';
