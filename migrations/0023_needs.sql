@@ -39,6 +39,10 @@ where status = 'queued' and apart = 'lane';
 create index jobs_unfinished_share
 on pushq.jobs_unfinished (queue collate "C", share, lane, task collate "C", priority, run_at, id)
 where status = 'queued' and apart = 'fair';
+-- Jobs with a key that have begun, and wait to go on.
+-- squawk-ignore require-concurrent-index-creation
+create index jobs_unfinished_begun on pushq.jobs_unfinished (limit_key collate "C", id)
+where status = 'queued' and limit_key is not null and attempt > 0;
 -- Who holds what.
 -- squawk-ignore require-concurrent-index-creation
 create index jobs_unfinished_holding on pushq.jobs_unfinished (id) where status = 'running' and needs is not null;
@@ -52,14 +56,18 @@ create table pushq.resources (
         constraint resources_queues_are_limited_in_pushq_queues check (name not like 'queue:%'),
     capacity int constraint resources_capacity_is_not_negative check (capacity >= 0),
     rate double precision constraint resources_rate_is_positive check (rate > 0 and rate < 'infinity'),
-    burst int not null default 1 constraint resources_burst_is_1_to_a_million check (burst between 1 and 1000000)
+    burst int not null default 1 constraint resources_burst_is_1_to_a_million check (burst between 1 and 1000000),
+    strict boolean not null default false constraint resources_are_strict_for_keys_alone check (not strict or name like 'key:%')
 );
+create index resources_strict on pushq.resources (name) where strict;
 comment on table pushq.resources is
     'The rules of names: resources that jobs need, and limits. The name key:* is the rule of all keys without one of their own, '
     'and so on for tenant:*, task:* and affinity:*. Without a rule, a resource or a key has capacity 1, and the others any.';
 comment on column pushq.resources.capacity is 'Units that jobs may hold at once. Null: any number. 0: closed.';
 comment on column pushq.resources.rate is 'Units a second that may be taken. Null: any.';
 comment on column pushq.resources.burst is 'Units that may be taken at once after a rest, where there is a rate.';
+comment on column pushq.resources.strict is
+    'Of a key: a job that has begun and waits to be tried again keeps its place, and jobs of the key that have not begun wait for it.';
 
 alter table pushq.queues
     add column capacity int constraint queues_capacity_is_not_negative check (capacity >= 0),

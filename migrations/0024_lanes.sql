@@ -49,7 +49,47 @@ begin
 end
 $$;
 
--- The names of which nothing is free, so that no job that needs one can run. by_rate: also those whose next unit is a matter of time.
+-- Jobs of strict keys that have begun and are queued again, at most a thousand, due by due_by. queues, tasks: null for all.
+create function pushq.begun_in_order(queues text[], tasks text[], due_by timestamptz) returns table (id uuid, limit_key text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if not exists (select from pushq.resources where strict) then
+        return;
+    end if;
+    return query
+    select job.id, job.limit_key
+    from pushq.jobs_unfinished as job
+    where job.status = 'queued' and job.limit_key is not null and job.attempt > 0 and pushq.is_strict(job.limit_key)
+    and job.run_at <= begun_in_order.due_by
+    and (begun_in_order.queues is null or job.queue = any(begun_in_order.queues) and job.task = any(begun_in_order.tasks))
+    limit 1000;
+end
+$$;
+
+-- Whether jobs of the key wait for one that has begun and is to go on.
+create function pushq.is_strict(key text) returns boolean
+language sql stable
+begin atomic
+    select coalesce(
+        (select rule.strict from pushq.resources as rule where rule.name = 'key:' || key),
+        (select rule.strict from pushq.resources as rule where rule.name = 'key:*'), false);
+end;
+
+-- Whether a job of the key that has not begun must wait for one that has.
+create function pushq.must_wait(key text) returns boolean
+language sql stable
+begin atomic
+    select pushq.is_strict(key) and exists (
+        select
+        from pushq.jobs_unfinished as begun
+        where begun.status = 'queued' and begun.limit_key collate "C" = key and begun.attempt > 0);
+end;
+
+-- The names of which nothing is free, so that no job that needs one can run, unless the job has begun before. by_rate: also those whose
+-- next unit is a matter of time.
 create function pushq.spent_names(by_rate boolean) returns text[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -66,7 +106,9 @@ begin
             union
             select 'queue:' || closed.name from pushq.queues as closed where closed.capacity = 0
         )) as free
-        where free.capacity_left < 1 or spent_names.by_rate and free.units < 1);
+        where free.capacity_left < 1 or spent_names.by_rate and free.units < 1
+        union
+        select 'key:' || begun.limit_key from pushq.begun_in_order(null, null, 'infinity') as begun);
 end
 $$;
 
@@ -406,10 +448,12 @@ begin
         ) as wanted
     )) as free;
     for candidate in
-        select job.id, shape.places, shape.units, job.run_at < clock_timestamp() - interval '1 second' as is_overtaken
+        select
+            job.id, shape.places, shape.units, job.run_at < clock_timestamp() - interval '1 second' as is_overtaken,
+            job.attempt = 0 and job.limit_key is not null and pushq.must_wait(job.limit_key) as must_wait
         from unnest(choose_fitting.ids) with ordinality as given (id, place)
         cross join lateral (
-            select its.id, its.needs, its.run_at
+            select its.id, its.needs, its.run_at, its.limit_key, its.attempt
             from pushq.jobs_unfinished as its
             where its.id = given.id and its.status = 'queued'
             offset 0
@@ -427,6 +471,7 @@ begin
         ) as shape on shape.needs = job.needs
         order by given.place
     loop
+        continue when candidate.must_wait;
         fits := true;
         for i in 1..coalesce(cardinality(candidate.places), 0) loop
             if left_over[candidate.places[i]] < candidate.units[i] then
@@ -638,9 +683,10 @@ declare
     spent text[] := pushq.spent_names(true);
     guessed uuid[];
     locked uuid[];
+    begun uuid[] := array(select id from pushq.begun_in_order(lock_in_lanes.queues, lock_in_lanes.tasks, lock_in_lanes.due_by));
 begin
     for _ in 1..2 loop
-        guessed := pushq.guess_fitting(
+        guessed := begun || pushq.guess_fitting(
             lock_in_lanes.queues, lock_in_lanes.tasks, lock_in_lanes.most, lock_in_lanes.since, lock_in_lanes.due_by, spent,
             lock_in_lanes.near);
         locked := pushq.lock_fitting(guessed, lock_in_lanes.most, lock_in_lanes.most);
@@ -651,20 +697,29 @@ begin
 end
 $$;
 
--- Locks due jobs of a fair queue that fit beside all that runs, and returns their ids.
+-- As pushq.lock_in_lanes(), for a fair queue.
 create function pushq.lock_in_ring(
     its_queue text, tasks text[], most int, most_holding int, since timestamptz, due_by timestamptz, after text, taken int)
 returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    may_hold boolean := lock_in_ring.most_holding > 0;
+    spent text[] := case when may_hold then pushq.spent_names(true) end;
+    begun uuid[] := array(select id from pushq.begun_in_order(array[lock_in_ring.its_queue], lock_in_ring.tasks, lock_in_ring.due_by));
+    guessed uuid[];
+    locked uuid[];
 begin
-    return pushq.lock_fitting(
-        pushq.guess_in_ring(
-            lock_in_ring.its_queue, lock_in_ring.tasks, lock_in_ring.most, lock_in_ring.since, lock_in_ring.due_by,
-            case when lock_in_ring.most_holding > 0 then pushq.spent_names(true) end, lock_in_ring.most_holding > 0,
-            lock_in_ring.after, lock_in_ring.taken),
-        lock_in_ring.most, lock_in_ring.most_holding);
+    for _ in 1..2 loop
+        guessed := begun || pushq.guess_in_ring(
+            lock_in_ring.its_queue, lock_in_ring.tasks, lock_in_ring.most, lock_in_ring.since, lock_in_ring.due_by, spent, may_hold,
+            lock_in_ring.after, lock_in_ring.taken);
+        locked := pushq.lock_fitting(guessed, lock_in_ring.most, lock_in_ring.most_holding);
+        exit when cardinality(locked) > 0 or not may_hold or cardinality(guessed) < lock_in_ring.most;
+        spent := spent || pushq.lacked_names(guessed);
+    end loop;
+    return locked;
 end
 $$;
 
@@ -677,12 +732,13 @@ as $$
 declare
     asked_at timestamptz := clock_timestamp();
     spent text[] := pushq.spent_names(false);
+    begun uuid[] := array(select id from pushq.begun_in_order(next_due_in_lanes.queues, next_due_in_lanes.tasks, asked_at));
     guessed uuid[];
     ids uuid[] := '{}';
     fits uuid[];
 begin
     for _ in 1..2 loop
-        guessed := pushq.guess_fitting(
+        guessed := begun || pushq.guess_fitting(
             next_due_in_lanes.queues, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), spent, null)
             || array(
                 select guessed.id
@@ -913,10 +969,11 @@ declare
                     limit 1
                 ) as more
             )
-            select its.id, its.priority, its.run_at, its.needs, its.affinity is not null as has_affinity
+            select
+                its.id, its.priority, its.run_at, its.needs, its.affinity is not null as has_affinity, its.limit_key, its.attempt
             from (select line.task, line.priority from line limit 100) as line
             cross join lateral (
-                select job.id, job.priority, job.run_at, job.needs, job.affinity
+                select job.id, job.priority, job.run_at, job.needs, job.affinity, job.limit_key, job.attempt
                 from pushq.jobs_unfinished as job
                 where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
                 and job.lane = ended.lane and job.task collate "C" = line.task and job.priority = line.priority
@@ -926,6 +983,7 @@ declare
                 for no key update skip locked
             ) as its
             where line.task = any(follow.tasks)
+            and not (its.attempt = 0 and its.limit_key is not null and pushq.must_wait(its.limit_key))
             order by its.priority, its.run_at, its.id
             limit ended.jobs
         ) as following

@@ -129,3 +129,18 @@ async def test_jobs_that_were_there_before_the_queue_was_fair_get_their_shares(
     pool = Pool(database_url)
     assert len(await pool.claim(20)) == 10
     await pool.close()
+
+
+async def test_many_shares_that_need_more_than_is_free_do_not_hide_one_that_needs_something_else(
+    database_url: str, connection: Connection
+) -> None:
+    await fair(connection)
+    await connection.execute("insert into pushq.resources (name, capacity) values ('gpu', 4)")
+    [first] = await insert(connection, "echo", tenant_id="first", needs={"gpu": 2})
+    assert await connection.fetchval("select pushq.take($1, 'bert')", first)
+    for number in range(150):
+        await insert(connection, "echo", tenant_id=f"tenant {number}", needs={"gpu": 3})
+    await insert(connection, "echo", tenant_id="small", needs=["cpu"])
+    pool = Pool(database_url)
+    assert await pool.claim(10) == ["small"]
+    await pool.close()

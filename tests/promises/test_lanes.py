@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.jobs import Connection, finished, has_count, insert, row_of
+from tests.support.pools import asleep
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
 
@@ -177,3 +178,37 @@ async def test_plain_jobs_and_jobs_with_needs_do_not_hold_one_another_up(
 
     assert max(row["finished_at"] for row in rows[:20]) < max(row["finished_at"] for row in rows[20:])
     assert min(row["finished_at"] for row in rows[20:]) < max(row["finished_at"] for row in rows[:20])
+
+
+async def test_under_a_strict_key_a_job_that_is_tried_again_keeps_its_place(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute("insert into pushq.resources (name, capacity, strict) values ('key:*', 1, true)")
+    with supervising(database_url, POLL_INTERVAL="0"):
+        jobs = [
+            (await insert(connection, task, limit_key=key, payload=payload))[0]
+            for task, payload in (("fail.until", {"attempt": 3}), ("echo", {}), ("echo", {}))
+            for key in ("a", "b")
+        ]
+        rows = await finished(connection, *jobs)
+    assert {row["status"] for row in rows} == {"succeeded"}
+    for key in ("a", "b"):
+        ends = sorted((row["finished_at"], row["enqueued_at"]) for row in rows if row["limit_key"] == key)
+        assert ends == sorted(ends, key=lambda end: end[1])
+
+
+async def test_under_a_strict_key_the_next_begins_when_the_one_that_waits_to_be_tried_again_is_cancelled(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute("insert into pushq.resources (name, capacity, strict) values ('key:a', 1, true)")
+    [first, second] = await insert(connection, "echo", 2, limit_key="a")
+    await connection.execute(
+        "update pushq.jobs_unfinished set attempt = 1, failures = 1, run_at = now() + interval '1 hour' where id = $1",
+        first,
+    )
+    with supervising(database_url, POLL_INTERVAL="0"):
+        await asleep(connection)
+        assert await connection.fetchval("select status from pushq.jobs where id = $1", second) == "queued"
+        await connection.execute("select pushq.cancel($1)", first)
+        [row] = await finished(connection, second)
+    assert row["status"] == "succeeded"
