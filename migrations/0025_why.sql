@@ -441,6 +441,7 @@ $$;
 --   later      {"due_at"}
 --   backoff    {"due_at", "error"}
 --   suspect    {"crashes", "jobs"}: waits for a process of its own, behind so many of the queue, up to 1,000
+--   order      {"key", "for": id, "due_at"}: under a strict key, for a job that has begun and is to be tried again
 --   needs      {"name", "units", "capacity", "free", "held_by": [up to 20 ids], "holders": count, "cancelling": count}
 --   rate       {"name", "next_at"}; null if the job needs more than the burst
 --   reserved   {"name", "for": id}: for a job that has waited for longer
@@ -503,6 +504,21 @@ begin
             jsonb_build_object('crashes', job.crashes, 'jobs', ahead);
     end if;
 
+    if job.attempt = 0 and job.limit_key is not null and pushq.must_wait(job.limit_key) then
+        return query
+        select
+            'order',
+            format('waits for %s of the same key, which is tried again at %s', coalesce('job ' || begun.id, 'another job'),
+                date_trunc('second', begun.run_at)),
+            jsonb_build_object('key', job.limit_key, 'for', begun.id, 'due_at', begun.run_at)
+        from (
+            select case when pushq.may_touch(its.tenant_id) then its.id end as id, its.run_at
+            from pushq.jobs_unfinished as its
+            where its.status = 'queued' and its.limit_key collate "C" = job.limit_key and its.attempt > 0
+            order by its.run_at
+            limit 1
+        ) as begun;
+    end if;
     if job.needs is not null then
         return query select * from pushq.what_is_short(job.needs);
         if not found and job.apart = 'lane' and job.run_at <= clock_timestamp() and serving.supervisors > 0 then
@@ -800,7 +816,7 @@ $$;
 -- Limits ---------------------------------------------------------------------------------------------------------
 
 -- Refuses a rule that cannot be, in a sentence.
-create function pushq.check_limit(name text, capacity int, rate double precision, burst int) returns void
+create function pushq.check_limit(name text, capacity int, rate double precision, burst int, strict boolean) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -826,6 +842,8 @@ begin
             format('a burst is 1 to 1000000, not %s', check_limit.burst)
         when check_limit.burst > 1 and check_limit.rate is null then
             format('a burst of %s needs a rate', check_limit.burst)
+        when check_limit.strict and kind is distinct from 'key' then
+            'only keys can be strict: key:K, or key:* for all'
     end;
     if trouble is not null then
         raise invalid_parameter_value using message = format('pushq.limit(%L): %s', left(check_limit.name, 220), trouble);
@@ -835,27 +853,31 @@ $$;
 
 -- Chooses how many units of a name jobs may hold at once, and how many may be taken a second; null: any number. name: a resource, or
 -- queue:Q, key:K, tenant:T, task:T, affinity:M for as many jobs; key:*, tenant:*, task:* and affinity:* for all that have no rule of
--- their own. Returns 'limited', or 'as before'.
+-- their own. strict: of a key, whether a job that is to be tried again keeps its place before those that have not begun. Returns
+-- 'limited', or 'as before'.
 --
 -- Jobs that are there already, without the name among their needs, get the name from pushq.stamp(), which sweepers call.
 create function pushq.limit(
-    name text, capacity int default null, rate double precision default null, burst int default 1) returns text
+    name text, capacity int default null, rate double precision default null, burst int default 1, strict boolean default false)
+returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    perform pushq.check_limit("limit".name, "limit".capacity, "limit".rate, "limit".burst);
+    perform pushq.check_limit("limit".name, "limit".capacity, "limit".rate, "limit".burst, "limit".strict);
     if pushq.kind_of_need("limit".name) = 'queue' then
         insert into pushq.queues as known (name, capacity, rate, burst)
         values (substr("limit".name, 7), "limit".capacity, "limit".rate, coalesce("limit".burst, 1))
         on conflict (name) do update set capacity = excluded.capacity, rate = excluded.rate, burst = excluded.burst
             where (known.capacity, known.rate, known.burst) is distinct from (excluded.capacity, excluded.rate, excluded.burst);
     else
-        insert into pushq.resources as known (name, capacity, rate, burst)
-        values ("limit".name, "limit".capacity, "limit".rate, coalesce("limit".burst, 1))
-        on conflict (name) do update set capacity = excluded.capacity, rate = excluded.rate, burst = excluded.burst
-            where (known.capacity, known.rate, known.burst) is distinct from (excluded.capacity, excluded.rate, excluded.burst);
+        insert into pushq.resources as known (name, capacity, rate, burst, strict)
+        values ("limit".name, "limit".capacity, "limit".rate, coalesce("limit".burst, 1), coalesce("limit".strict, false))
+        on conflict (name) do update
+        set capacity = excluded.capacity, rate = excluded.rate, burst = excluded.burst, strict = excluded.strict
+        where (known.capacity, known.rate, known.burst, known.strict)
+            is distinct from (excluded.capacity, excluded.rate, excluded.burst, excluded.strict);
     end if;
     return case when found then 'limited' else 'as before' end;
 end

@@ -89,8 +89,11 @@ class Capacity(click.ParamType):  # type: ignore[type-arg]
 @click.option("--capacity", type=Capacity(), metavar="N|any", help="Units held at once, at most; 0: no job begins.")
 @click.option("--rate", type=float, metavar="R", help="Units that may be taken a second: 0.1 is one in ten seconds.")
 @click.option("--burst", type=int, metavar="B", help="Units that may be taken at once after a rest.  [default: 1]")
+@click.option("--strict", "is_strict", is_flag=True, help="For key:K, key:*: a job to be tried again keeps its place.")
 @as_json
-def set_limit(name: str, capacity: int | str | None, rate: float | None, burst: int | None, as_json: bool) -> None:
+def set_limit(
+    name: str, capacity: int | str | None, rate: float | None, burst: int | None, is_strict: bool, as_json: bool
+) -> None:
     """Sets the rule of a name, in place of the former one: without --capacity, any number may be held at once.
 
     Holds at once. Jobs of a queue, task or tenant that are there already get the limit in steps; if the command is
@@ -101,6 +104,7 @@ def set_limit(name: str, capacity: int | str | None, rate: float | None, burst: 
       pushq limits set api.example.com --capacity any --rate 10 --burst 20
       pushq limits set tenant:* --capacity 2      # of each tenant, two jobs at once
       pushq limits set queue:mail --capacity 0    # none begins, until another rule
+      pushq limits set key:* --capacity 1 --strict
     """
     if capacity is None and rate is None:
         raise click.UsageError(
@@ -111,8 +115,8 @@ def set_limit(name: str, capacity: int | str | None, rate: float | None, burst: 
     _hint_at_kinds(name)
 
     async def change(desk: Desk) -> list[Row]:
-        did = await desk.limit(name, units, rate, burst if burst is not None else 1)
-        stamped = await _stamp(desk) if name.startswith(STAMPED) else 0
+        did = await desk.limit(name, units, rate, burst if burst is not None else 1, is_strict=is_strict)
+        stamped = await stamp(desk, "the limit") if name.startswith(STAMPED) else 0
         return [{"name": name, "did": did, "jobs": stamped}]
 
     show_rows(at_desk(change), ("name", "did", "jobs"), as_json=as_json, empty="")
@@ -129,19 +133,19 @@ def _hint_at_kinds(name: str) -> None:
         )
 
 
-async def _stamp(desk: Desk) -> int:
-    """Gives the jobs that are there already what they need by the rule. Returns how many."""
+async def stamp(desk: Desk, what: str) -> int:
+    """Gives the jobs that are there already what rules say of them, and shows how far. Returns how many."""
     progress, looked, stamped, is_done = Progress(), 0, 0, False
     try:
         async for more_looked, more_stamped in desk.stamp():
             looked, stamped = looked + more_looked, stamped + more_stamped
-            progress.show(f"looked at {looked:,} unfinished jobs; {stamped:,} have got the limit")
+            progress.show(f"looked at {looked:,} unfinished jobs; {stamped:,} have got {what}")
         is_done = True
     finally:
         progress.end()
         if not is_done:
             click.echo(
-                f"Stopped after {looked:,} unfinished jobs, of which {stamped:,} have got the limit. The limit is set; "
+                f"Stopped after {looked:,} unfinished jobs, of which {stamped:,} have got {what}. The rule is set; "
                 "sweepers go on with the other jobs.",
                 err=True,
             )

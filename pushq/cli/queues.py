@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pushq.cli.desk import at_desk
+from pushq.cli.limits import stamp
 from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import Row, show_causes, show_rows
 from pushq.desk import COUNTED_NOW, Desk
@@ -148,6 +149,52 @@ def keep(
         return [await desk.keep(name, keep, keep_failed) for name in names or (EVERY,)]
 
     show_rows(at_desk(change), ("queue", "did", "keep", "keep_failed"), as_json=as_json, empty="")
+
+
+@queues.command()
+@click.argument("queue")
+@click.option("--by", type=click.Choice(["tenant", "key"]), help="Whose jobs take turns.")
+@click.option("--off", "is_off", is_flag=True, help="The most urgent job comes first again.")
+@as_json
+def fair(queue: str, by: str | None, is_off: bool, as_json: bool) -> None:
+    """Makes a queue fair: workers go round its tenants, or its keys, and take a job of each.
+
+    Tenants with a weight in pushq.tenants have as many jobs a round. Jobs that are there already get their turns in
+    steps; if the command is stopped meanwhile, the supervisors' sweepers do the rest within minutes.
+
+    \b
+      pushq queues fair mail --by tenant
+      pushq queues fair mail --off
+    """
+    if is_off == bool(by):
+        raise click.UsageError("Give --by tenant, --by key, or --off.")
+
+    async def change(desk: Desk) -> list[dict[str, object]]:
+        did = await desk.be_fair(queue, by)
+        return [{"queue": queue, "did": did, "jobs": await stamp(desk, "their turns")}]
+
+    show_rows(at_desk(change), ("queue", "did", "jobs"), as_json=as_json, empty="")
+
+
+@queues.command()
+@click.argument("queue")
+@click.argument("time", metavar="TIME")
+@as_json
+def turn(queue: str, time: str, as_json: bool) -> None:
+    """Chooses how long jobs that need the same may follow one another, while others wait for what they hold.
+
+    TIME is an interval of PostgreSQL's, an hour at most: 50ms, the default, keeps workers busy; 0 is strict order; 60s
+    drains one model before the next.
+
+    \b
+      pushq queues turn models 60s
+      pushq queues turn mail 0
+    """
+
+    async def change(desk: Desk) -> list[dict[str, str]]:
+        return [{"queue": queue, "did": await desk.set_turn(queue, time)}]
+
+    show_rows(at_desk(change), ("queue", "did"), as_json=as_json, empty="")
 
 
 def _refuse_unclear(names: tuple[str, ...], every: bool) -> None:

@@ -245,9 +245,11 @@ class Desk:
             await refuse_hidden(self._session, self._url)
         return [dict(row) for row in rows]
 
-    async def limit(self, name: str, capacity: int | None, rate: float | None, burst: int) -> str:
+    async def limit(
+        self, name: str, capacity: int | None, rate: float | None, burst: int, *, is_strict: bool = False
+    ) -> str:
         """Chooses the rule of a name. None: any number. Raises UsageError for a rule that cannot be."""
-        return await self._ruled("limit", name, capacity, rate, burst)
+        return await self._ruled("limit", name, capacity, rate, burst, is_strict)
 
     async def unlimit(self, name: str) -> str:
         """Takes away the rule of a name."""
@@ -296,6 +298,15 @@ class Desk:
         given = [what] if expected is None else [what, expected]
         places = ", ".join(f"${place}" for place in range(1, len(given) + 1))
         (row,) = await self._changes.fetch(f"select pushq.{verb}({places}) as did", *given)
+        return str(row["did"])
+
+    async def be_fair(self, queue: str, by: str | None) -> str:
+        """Makes a queue fair by 'tenant' or 'key'. None: no longer fair."""
+        return await self._ruled("be_fair", queue, by)
+
+    async def set_turn(self, queue: str, turn: str) -> str:
+        """How long a lane of the queue goes on, in any words of PostgreSQL's for intervals."""
+        (row,) = await self._changes.fetch("select pushq.set_turn($1, $2::text::interval) as did", queue, turn)
         return str(row["did"])
 
     async def keep(self, queue: str, keep: str | None, keep_failed: str | None) -> dict[str, str | None]:

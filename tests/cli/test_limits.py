@@ -121,7 +121,7 @@ async def test_a_set_that_is_stopped_says_what_is_left_and_for_whom(database_url
     _, said = setting.communicate(timeout=20)
 
     assert setting.returncode != 0
-    assert "have got the limit. The limit is set; sweepers go on with the other jobs." in said
+    assert "have got the limit. The rule is set; sweepers go on with the other jobs." in said
     assert "Traceback" not in said
     assert await connection.fetchval("select capacity from pushq.queues where name = 'default'") == 2
 
@@ -173,3 +173,31 @@ async def test_why_of_a_queue_tells_causes_and_how_many_are_queued(database_url:
     assert listed(database_url, "queues", "why", "mail")[-1] == {
         "cause": "queued", "sentence": "2 jobs are queued", "detail": {"jobs": 2, "seconds": None}
     }  # fmt: skip
+
+
+async def test_a_queue_is_made_fair_and_its_jobs_get_their_turns(database_url: str, connection: Connection) -> None:
+    await insert(connection, "echo", 3, tenant_id="acme")
+    made = invoke("queues", "fair", "default", "--by", "tenant", "--json", url=database_url)
+    assert json.loads(made.stdout) == {"queue": "default", "did": "changed", "jobs": 3}
+    assert await connection.fetchval("select count(share) from pushq.jobs") == 3
+    ended = invoke("queues", "fair", "default", "--off", url=database_url)
+    assert ended.exit_code == 0
+    assert await connection.fetchval("select count(share) from pushq.jobs") == 0
+    unclear = invoke("queues", "fair", "default", url=database_url)
+    assert unclear.exit_code == 2
+    assert "Give --by tenant, --by key, or --off." in unclear.stderr
+
+
+async def test_the_turn_of_a_queue_is_an_interval(database_url: str, connection: Connection) -> None:
+    assert "changed" in invoke("queues", "turn", "models", "60s", url=database_url).stdout
+    assert "as before" in invoke("queues", "turn", "models", "1 minute", url=database_url).stdout
+    assert str(await connection.fetchval("select turn from pushq.queues where name = 'models'")) == "0:01:00"
+    for wrong in ("2h", "soon", "-1s"):
+        ended = invoke("queues", "turn", "models", "--", wrong, url=database_url)
+        assert (ended.exit_code, ended.stdout) == (2, "")
+        assert "Traceback" not in ended.stderr
+
+
+async def test_only_keys_are_strict(database_url: str) -> None:
+    assert invoke("limits", "set", "key:*", "--capacity", "1", "--strict", url=database_url).exit_code == 0
+    assert "only keys can be strict" in refused(database_url, "set", "gpu", "--capacity", "1", "--strict")

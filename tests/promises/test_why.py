@@ -351,3 +351,17 @@ def _pass_by(row: Any, spent: set[str], left: dict[str, int], short: set[str], r
         left[name] -= units
         if short:
             reserved_by.setdefault(name, str(row["id"]))
+
+
+async def test_under_a_strict_key_the_job_in_front_is_named(connection: Connection) -> None:
+    await supervisor(connection, "echo")
+    await connection.execute("select pushq.limit('key:*', 1, strict => true)")
+    [first, second] = await insert(connection, "echo", 2, limit_key="a")
+    await connection.execute(
+        "update pushq.jobs_unfinished set attempt = 1, failures = 1, run_at = now() + interval '1 hour' where id = $1",
+        first,
+    )
+    sentence, detail = (await why(connection, second))["order"]
+    assert sentence.startswith(f"waits for job {first} of the same key, which is tried again at ")
+    assert detail["for"] == str(first)
+    assert "order" not in await why(connection, first)
