@@ -15,7 +15,9 @@ from pushq.bench.ground import database_in
 from pushq.bench.run import Run
 from pushq.errors import PushqError
 
-NO_CPU = "share: this machine does not show the CPU of the server's processes; seconds of the clock stand in its place."
+NO_CPU = "This machine does not show the CPU of the server's processes; seconds of the clock stand in its place."
+
+INSERT = "insert into pushq.jobs (task) select 'bench.noop' from generate_series(1, $1)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +58,34 @@ def turns(run: Run, few: int, many: int) -> int:
     return max(2, round((many if run.scope.is_long else few) * min(1.0, run.scope.scale)))
 
 
-async def load_anew(connection: Connection, count: int) -> None:
+async def load_anew(connection: Connection, count: int, insert: str = INSERT) -> None:
     """Leaves `count` jobs that do nothing as the only unfinished ones, in any version of the schema.
+
+    insert: inserts $1 jobs.
 
     The table is vacuumed with its jobs inside. An autovacuum of the empty table would change the plans of statements.
     """
     await connection.execute("delete from pushq.jobs_unfinished")
-    await connection.execute("insert into pushq.jobs (task) select 'bench.noop' from generate_series(1, $1)", count)
+    await connection.execute(insert, count)
     await connection.execute("vacuum (analyze) pushq.jobs_unfinished")
 
 
 async def claim_and_finish(
-    pool: Backend, claim: str, finish: str, arguments: Callable[[Rows], tuple[object, ...]], batch: int, batches: int
+    pool: Backend,
+    claim: str,
+    finish: str,
+    arguments: Callable[[Rows], tuple[object, ...]],
+    batch: int,
+    batches: int,
+    claiming: Callable[[int], tuple[object, ...]] = claim_arguments,
 ) -> float:
-    """Seconds of CPU a job. arguments: of `finish`, for claimed rows. The jobs must be there."""
+    """Seconds of CPU a job. arguments: of `finish`, for claimed rows. claiming: those of `claim`, for a number of jobs.
+
+    The jobs must be there.
+    """
     before = pool.spent()
     for _ in range(batches):
-        rows = await pool.connection.fetch(claim, *claim_arguments(batch))
+        rows = await pool.connection.fetch(claim, *claiming(batch))
         if len(rows) != batch:
             raise PushqError(f"A claim of {batch} jobs took {len(rows)}.")
         await pool.connection.fetch(finish, *arguments(rows))

@@ -20,7 +20,7 @@ from pushq.bench.pgbench import Pgbench
 from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.pool.intake import LARGEST_CLAIM
-from pushq.pool.store import Claimant, Store
+from pushq.pool.store import Claimant, Terms
 from pushq.supervisor import store as supervisor
 
 BATCH = LARGEST_CLAIM
@@ -31,12 +31,25 @@ Claim: TypeAlias = Callable[[], Awaitable[Rows]]
 Finish: TypeAlias = Callable[[Rows], Awaitable[object]]
 
 CLAIMANT = Claimant("pushq bench", 1, ("default",), ("bench.noop", "bench.stamp"))
+NONE_HOLDING = Terms()
+REGISTER = """
+with known as (
+    insert into pushq.tasks (name) select name from unnest($2::text[]) as name on conflict do nothing
+)
+insert into pushq.queues as queue (name, served_since) select name, now() from unnest($1::text[]) as name
+on conflict (name) do update set served_since = excluded.served_since where queue.served_since is null
+"""
 
 
-# The parameters of claim.sql and finish.sql are written in these two functions, and for pgbench at the end.
+# The parameters of claim.sql and finish.sql are written in these functions, and for pgbench at the end.
 
 
-def claim_arguments(limit: int) -> tuple[object, ...]:
+def claim_arguments(limit: int, terms: Terms = NONE_HOLDING) -> tuple[object, ...]:
+    its = terms.most_holding, terms.lanes_first, terms.near, terms.after, terms.taken
+    return *claim_arguments_before_lanes(limit), *its
+
+
+def claim_arguments_before_lanes(limit: int) -> tuple[object, ...]:
     return list(CLAIMANT.queues), list(CLAIMANT.tasks), CLAIMANT.supervisor, CLAIMANT.pool, uuid4(), limit, None, None
 
 
@@ -68,10 +81,10 @@ async def drain_with_our_statements(url: str) -> None:
 
 
 async def register(url: str) -> None:
-    """Inserts a supervisor's row with a lease of an hour, which claims need."""
+    """Inserts a supervisor's row with a lease of an hour, which claims need, in any version of the schema."""
     session = Session(url, "pushq bench")
     await supervisor.Store(session).heartbeat(CLAIMANT.supervisor, "pushq bench", 0, 3600)
-    await Store(session).register(CLAIMANT, {})
+    await session.fetch(REGISTER, list(CLAIMANT.queues), list(CLAIMANT.tasks))
     await session.close()
 
 
@@ -171,8 +184,8 @@ def _claim_for_pgbench() -> str:
         str(CLAIMANT.pool),
         "gen_random_uuid()",
         str(BATCH),
-        "null",
-        "null",
+        *["null", "null"],
+        *["0", "false", "null", "null", "null"],
     )
     return (
         f"with claimed as (\n{claim}\n)\n"

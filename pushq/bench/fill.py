@@ -69,12 +69,13 @@ async def fill_queues(connection: Connection, count: int) -> None:
     )
 
 
-async def fill_queue(connection: Connection, count: int) -> None:
+async def fill_queue(connection: Connection, count: int, queue: str = "bench.unserved") -> None:
     """Inserts due jobs, into a queue without a supervisor."""
     await _in_chunks(
         connection,
-        "insert into pushq.jobs (task, queue) select 'bench.noop', 'bench.unserved' from generate_series(1, $1)",
+        "insert into pushq.jobs (task, queue) select 'bench.noop', $2 from generate_series(1, $1)",
         count,
+        queue,
     )
 
 

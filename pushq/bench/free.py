@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from pushq.bench.backend import Backend, backend, claim_and_finish, load_anew, turns
-from pushq.bench.bare import finish_arguments, register
+from pushq.bench.bare import claim_arguments, claim_arguments_before_lanes, finish_arguments, register
 from pushq.bench.connection import Connection, connected, session_settings
 from pushq.bench.figures import Measure, at_least
 from pushq.bench.run import Run
@@ -23,7 +23,6 @@ BATCHES = ((100, 8), (10, 40), (1, 100))
 """Jobs a batch, and batches that are measured at once."""
 INSERTS = 150
 TURNS, TURNS_LONG = 8, 25
-AS_CHEAP = 0.98
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +30,14 @@ class Before:
     """The schema from before some features.
 
     scenario: that measures the features. version: the last migration. claim, finish: the statements of the time.
+    aim: how fast today's schema is to be, as a share.
     """
 
     scenario: str
     version: int
     claim: str
     finish: str
+    aim: float = 0.98
 
 
 Spent = Mapping[tuple[str, str], float]
@@ -51,10 +52,13 @@ class Side:
     producer: Backend
     claim: str
     finish: str
+    claiming: Callable[[int], tuple[object, ...]]
 
     async def end_jobs(self, batch: int, batches: int) -> float:
         """Seconds of CPU a job for claim and finish."""
-        return await claim_and_finish(self.pool, self.claim, self.finish, finish_arguments, batch, batches)
+        return await claim_and_finish(
+            self.pool, self.claim, self.finish, finish_arguments, batch, batches, self.claiming
+        )
 
     async def insert_singly(self) -> float:
         """Seconds of CPU an INSERT, in one transaction: the commit, whose cost depends on the disk, is not measured."""
@@ -77,13 +81,13 @@ async def measure_free(run: Run, before: Before) -> None:
         async for _ in run.rounds(stage):
             spent = await _measured(sides, turns(run, TURNS, TURNS_LONG))
             for what in dict.fromkeys(what for what, _ in spent):
-                _note(run, before.scenario, what, spent)
+                _note(run, before, what, spent)
 
 
-def _note(run: Run, scenario: str, what: str, spent: Spent) -> None:
+def _note(run: Run, before: Before, what: str, spent: Spent) -> None:
     """Adds rates, jobs a second of CPU: the ratio is then the time before by the time now."""
-    for name, side, target in ((what, NOW, at_least(AS_CHEAP)), (f"{what}, before again", TWIN, None)):
-        measure = Measure(scenario, name, "jobs/CPU s", "before", target)
+    for name, side, target in ((what, NOW, at_least(before.aim)), (f"{what}, before again", TWIN, None)):
+        measure = Measure(before.scenario, name, "jobs/CPU s", "before", target)
         run.add(measure, 1 / spent[what, side], 1 / spent[what, BEFORE])
 
 
@@ -115,9 +119,9 @@ async def _side(run: Run, before: Before, name: str) -> AsyncIterator[Side]:
             backend(run, url) as producer,
         ):
             if name == NOW:
-                yield Side(pool, producer, statement("claim"), statement("finish"))
+                yield Side(pool, producer, statement("claim"), statement("finish"), claim_arguments)
             else:
-                yield Side(pool, producer, before.claim, before.finish)
+                yield Side(pool, producer, before.claim, before.finish, claim_arguments_before_lanes)
 
 
 async def migrate_until(connection: Connection, version: int) -> None:

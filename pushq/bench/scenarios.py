@@ -12,6 +12,7 @@ from pushq.bench.drain import measure_drain
 from pushq.bench.history import measure_history
 from pushq.bench.idle import measure_idle
 from pushq.bench.insert import measure_insert
+from pushq.bench.lanes import measure_lanes
 from pushq.bench.lists import measure_lists
 from pushq.bench.many import measure_many
 from pushq.bench.pick_up import measure_pick_up
@@ -82,6 +83,11 @@ SCENARIOS = (
         "retention by queue: a step of the purge beside 1 M and 10 M finished jobs; its cost unused; spans; webhooks "
         "beside a receiver that hangs; artifacts",
         measure_deliver, 115, 13,
+    ),
+    Scenario(
+        "lanes",
+        "needs, limits and fairness: their cost unused, and used; how soon a freed unit is taken; `pushq.why`",
+        measure_lanes, 150, 6,
     ),
 )  # fmt: skip
 

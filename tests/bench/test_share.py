@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from pushq.bench.backend import NO_CPU, Backend, backend, claim_and_finish, load_anew
-from pushq.bench.bare import Rows, finish_arguments, register
+from pushq.bench.bare import Rows, claim_arguments_before_lanes, finish_arguments, register
 from pushq.bench.connection import connected, session_settings
 from pushq.bench.deliver.before import BEFORE as BEFORE_DELIVER
 from pushq.bench.free import Before, migrate_until
 from pushq.bench.ground import Ground
+from pushq.bench.lanes.before import BEFORE as BEFORE_LANES
 from pushq.bench.pgbench import Pgbench
 from pushq.bench.run import Record, Run, Scope, Teller
 from pushq.bench.share.before import BEFORE as BEFORE_SHARE
@@ -29,7 +30,9 @@ def run(server: Server, connection: Connection) -> Run:
     return Run(ground, connection, Scope(), Record(), Teller())
 
 
-@pytest.mark.parametrize(("before", "column"), [(BEFORE_SHARE, "waiters"), (BEFORE_DELIVER, "webhook_url")])
+@pytest.mark.parametrize(
+    ("before", "column"), [(BEFORE_SHARE, "waiters"), (BEFORE_DELIVER, "webhook_url"), (BEFORE_LANES, "needs")]
+)
 async def test_the_schema_before_lacks_the_features_and_its_statements_end_jobs(
     run: Run, empty_database_url: str, before: Before, column: str
 ) -> None:
@@ -38,7 +41,10 @@ async def test_the_schema_before_lacks_the_features_and_its_statements_end_jobs(
         await register(empty_database_url)
         await load_anew(connection, 20)
         async with backend(run, empty_database_url, session_settings(is_durable=False)) as pool:
-            assert await claim_and_finish(pool, before.claim, before.finish, finish_arguments, 10, 2) > 0
+            took = await claim_and_finish(
+                pool, before.claim, before.finish, finish_arguments, 10, 2, claim_arguments_before_lanes
+            )
+            assert took > 0
 
         assert await connection.fetchval("select pushq.schema_version()") == before.version
         assert await connection.fetchval("select count(*) from pushq.jobs where status = 'succeeded'") == 20

@@ -42,14 +42,14 @@ async def execute(server: Server, statement: str) -> None:
     await connection.close()
 
 
-def bench(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(server: Server, *arguments: str, within: float = 55) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pushq", "bench", *arguments],
         env=environment(server.url, PG_BINDIR=server.bin_directory),
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=within,
         check=False,
     )
 
@@ -117,6 +117,29 @@ def test_what_retention_by_queue_costs_and_how_soon_webhooks_arrive_is_measured(
         assert figures[name]["limit"]["median"] > 0
 
 
+@pytest.mark.timeout(180)
+def test_what_lanes_cost_and_how_soon_freed_units_are_taken_is_measured_in_every_part(server: Server) -> None:
+    ended = bench(server, "lanes", *SMALL, "--json", within=170)
+
+    assert ended.returncode == 0, ended.stderr
+    figures = {figure["name"]: figure for figure in json.loads(ended.stdout)["figures"]}
+    assert figures["unused, claim + finish by 1"]["target"]["bound"] == 0.97
+    for kind in ("that do nothing", "of 10 ms"):
+        drained = f"200 jobs {kind} over 100 names, 4 x 25 workers"
+        assert figures[f"{drained}: over capacity"]["verdict"] == "met"
+        assert 0 < figures[drained]["ratio"] < 3
+    for taker in ("its own pool", "another pool"):
+        assert 0 <= figures[f"a freed unit taken by {taker}, p50"]["median"] < 1000
+    for rule in ("a queue's limit, claim + finish", "a queue's limit, finish and follow", "fair, 1,000 tenants"):
+        assert any(name.startswith(rule) and figure["verdict"] for name, figure in figures.items())
+    for where in ("alone", "beside another's flood"):
+        assert figures[f"a lonely tenant's pick-up, {where}, p50: extra"]["verdict"]
+    assert figures["a claim that finds nothing among 20 lanes, p50"]["limit"]["median"] > 0
+    for function in ("why", "position"):
+        for whose in ("the last", "the last of a lane"):
+            assert figures[f"{function} of {whose} of 4,000 queued, p50"]["median"] > 0
+
+
 def test_stopped_it_shows_what_it_has_and_drops_its_databases(server: Server) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "pushq", "bench", "drain", *SMALL, "--rounds", "1000"],
@@ -142,7 +165,7 @@ def test_the_scenarios_are_listed_with_their_times() -> None:
     rows = [json.loads(line) for line in invoke("bench", "--list", "--json").stdout.splitlines()]
 
     assert [row["scenario"] for row in rows] == (
-        "drain pick-up insert history backlog scheduled pinned many scrape lists idle share deliver".split()
+        "drain pick-up insert history backlog scheduled pinned many scrape lists idle share deliver lanes".split()
     )
     assert sum(row["seconds"] for row in rows if row["by default"]) <= 175  # three minutes, with starting and stopping
 
