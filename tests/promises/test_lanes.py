@@ -149,6 +149,23 @@ async def test_a_claim_of_new_jobs_alone_minds_a_job_that_has_waited_for_units(c
     assert await connection.fetchval(claim) == [large]
 
 
+async def test_no_job_begins_once_its_resource_is_closed_and_those_that_run_go_on(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute("select pushq.limit('gpu', 2), pushq.set_turn('default', '60 s')")
+    with supervising(database_url, POLL_INTERVAL="0"):
+        await insert(connection, "sleep", 200, needs=["gpu"], payload={"seconds": 0.05})
+        await eventually(lambda: connection.fetchval("select count(*) > 4 from pushq.jobs where status = 'succeeded'"))
+        await connection.execute("select pushq.limit('gpu', 0)")
+        closed_at = await connection.fetchval("select clock_timestamp()")
+        await eventually(lambda: connection.fetchval("select count(*) = 0 from pushq.jobs where status = 'running'"))
+
+    later = "select count(*) from pushq.jobs where started_at > $1::timestamptz + interval '100 ms'"
+    assert await connection.fetchval(later, closed_at) == 0
+    assert await connection.fetchval("select count(*) from pushq.jobs where status = 'queued'") > 100
+    assert await connection.fetchval("select count(*) from pushq.jobs where attempt > 1") == 0
+
+
 async def test_a_queue_runs_no_more_jobs_at_once_than_its_capacity(database_url: str, connection: Connection) -> None:
     await connection.execute(
         "insert into pushq.queues (name, capacity) values ('default', 2) on conflict (name) do update set capacity = 2"
