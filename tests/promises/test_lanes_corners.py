@@ -87,6 +87,7 @@ async def test_units_that_a_transaction_gives_back_are_taken_by_a_job_inserted_b
     other = await asyncpg.connect(database_url)
     job, token = await guest_holds(connection, gpu=1)
     with supervising(database_url, POLL_INTERVAL="0"):
+        await looked_in_vain(connection)  # and sleep: a pool that is about to would wait for the transaction
         transaction = other.transaction()
         await transaction.start()
         await other.execute("select pushq.finish($1, $2, 'succeeded')", job, token)
@@ -145,8 +146,9 @@ async def test_a_token_that_comes_while_a_pool_asks_for_it_is_not_slept_over(con
             execute replace(
                 pg_get_functiondef('pushq.choose_fitting'::regproc), 'choose_fitting', 'choose_at_once');
         end $$;
-        create or replace function pushq.choose_fitting(ids uuid[], most int) returns uuid[] language plpgsql as $$
-        declare chosen uuid[] := pushq.choose_at_once(ids, most);
+        create or replace function pushq.choose_fitting(ids uuid[], most int, most_holding int) returns uuid[]
+        language plpgsql as $$
+        declare chosen uuid[] := pushq.choose_at_once(ids, most, most_holding);
         begin perform pg_sleep(0.3); return chosen; end $$;
         """
     )
@@ -172,7 +174,7 @@ async def test_many_jobs_that_lack_some_of_their_units_do_not_hold_up_one_behind
     await set_capacity(connection, "gpu", 2)
     await guest_holds(connection, gpu=1)
     large = await insert(connection, "echo", 500, needs={"gpu": 2})
-    with supervising(database_url, POLL_INTERVAL="0"):
+    with supervising(database_url, "--concurrency", "10", POLL_INTERVAL="0"):
         await finished(connection, *await insert(connection, "echo", needs=["cpu"]), within=5)
         await looked_in_vain(connection, *large)
 
