@@ -926,8 +926,8 @@ $$;
 -- The next jobs of the lanes start in the place of jobs that have ended in this transaction, and hold what those held. So no lock and
 -- no count is needed. queues, lanes: of the jobs that ended at the places (null: at all), null for a job whose lane must let go.
 -- turns_over: whether a lane goes on only if none of the hundred most urgent jobs of its queue waits for what it holds; a lane with an
--- affinity holds its worker, too. A lane with a rate lets go, and one that needs more than there is by now, of a closed name say. Whoever
--- calls looks for jobs next, or rings for the units that are given back.
+-- affinity holds its worker, too. A lane lets go if one of its names has a rate, or by now less capacity than a job needs. Whoever calls
+-- looks for jobs next, or rings for the units that are given back.
 create function pushq.follow(
     places int[], queues text[], lanes text[], turns_over boolean[], tasks text[], its_supervisor text, its_pool int, its_token uuid, noted text[])
 returns table (
@@ -992,8 +992,7 @@ declare
             select from pushq.supervisors as live where live.name = follow.its_supervisor and live.lease_until > clock_timestamp())
         and not exists (
             select
-            from pushq.rules(array(
-                select jsonb_object_keys(its.needs) from pushq.jobs_unfinished as its where its.id = following.id)) as rule
+            from pushq.rules(array(select jsonb_object_keys(following.needs))) as rule
             where rule.rate is not null or rule.capacity < (following.needs ->> rule.name)::int)
         and not (ended.turn_is_over and exists (
             select

@@ -225,6 +225,8 @@ class Store(Speaker):
         if self.lanes and (following := self.lanes.following(outcomes)):
             return await self._end_following(self.lanes, outcomes, following)
         row = await self._one_noting("finish", outcomes, *_ends(outcomes))
+        if row["gave_units"]:
+            await self.ring_for_units()
         if row["told"]:
             self._tell(row["told"])
         return _refused(outcomes, row["places"])
