@@ -115,14 +115,14 @@ $$;
 
 -- Claims ---------------------------------------------------------------------------------------------------------
 
--- Queued jobs with needs that may fit, in the order in which they should begin: of the queues and the tasks, due between `since` and
--- due_by, that need no spent name. Of equally urgent jobs, those that need one of the names `near` come first. A job that lacks only some of its units is listed too, since the job may reserve them.
+-- Queued jobs with needs that may fit, in the order in which they should begin: of the queues and the tasks, due by due_by,
+-- that need no spent name. Of equally urgent jobs, those that need one of the names `near` come first. A job that lacks only some of its units is listed too, since the job may reserve them.
 --
 -- First the most urgent jobs are looked at, whatever their lanes: a few more than there is room for. If these lack too much, the
 -- search goes on by lanes: the first due job of each task and priority in each lane, up to 2,000 of them, from a lane at random on.
 -- A null at the end: there are more.
 create function pushq.guess_fitting(
-    queues text[], tasks text[], most int, since timestamptz, due_by timestamptz, spent text[], near text[])
+    queues text[], tasks text[], most int, due_by timestamptz, spent text[], near text[])
 returns uuid[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -160,7 +160,7 @@ begin
             select its.id, its.task, its.priority, its.run_at, its.needs, its.lane
             from pushq.jobs_unfinished as its
             where its.status = 'queued' and its.apart = 'lane' and its.queue = level.queue and its.priority = level.priority
-            and its.run_at >= guess_fitting.since and its.run_at <= guess_fitting.due_by
+            and its.run_at <= guess_fitting.due_by
             order by its.run_at, its.id
             limit 100 + 2 * guess_fitting.most
         ) as job
@@ -198,7 +198,6 @@ begin
             from pushq.jobs_unfinished as job
             where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = from_lane.queue
             and job.lane >= from_lane.from_lane and job.lane < from_lane.until
-            and job.run_at >= guess_fitting.since
             order by job.lane, job.task collate "C", job.priority, job.run_at, job.id
             limit 1
         ) as first
@@ -210,7 +209,6 @@ begin
             from pushq.jobs_unfinished as job
             where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = line.queue
             and (job.lane, job.task collate "C", job.priority) > (line.lane, line.task, line.priority) and job.lane < line.until
-            and job.run_at >= guess_fitting.since
             order by job.lane, job.task collate "C", job.priority, job.run_at, job.id
             limit 1
         ) as following
@@ -234,7 +232,7 @@ begin
         from pushq.jobs_unfinished as its
         where its.status = 'queued' and its.apart = 'lane' and its.queue collate "C" = fitting.queue
         and its.lane = fitting.lane and its.task collate "C" = fitting.task and its.priority = fitting.priority
-        and its.run_at >= guess_fitting.since and its.run_at <= guess_fitting.due_by and its.id <> all(found_ids)
+        and its.run_at <= guess_fitting.due_by and its.id <> all(found_ids)
         order by its.run_at, its.id
         limit greatest(1, guess_fitting.most - cardinality(found_ids))
     ) as job;
@@ -266,7 +264,7 @@ $$;
 -- tenant says. The round begins after the share `after`, of which `taken` jobs have been taken in turn. may_hold: whether jobs
 -- with needs are wanted.
 create function pushq.guess_in_ring(
-    its_queue text, tasks text[], most int, since timestamptz, due_by timestamptz, spent text[], may_hold boolean, after text, taken int)
+    its_queue text, tasks text[], most int, due_by timestamptz, spent text[], may_hold boolean, after text, taken int)
 returns uuid[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -356,7 +354,7 @@ begin
                             select job.lane, job.task collate "C" as task, job.priority, job.needs
                             from pushq.jobs_unfinished as job
                             where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
-                            and job.share = sharer.share and job.run_at >= guess_in_ring.since
+                            and job.share = sharer.share
                             order by job.lane, job.task collate "C", job.priority, job.run_at, job.id
                             limit 1
                         )
@@ -367,7 +365,7 @@ begin
                             select job.lane, job.task collate "C" as task, job.priority, job.needs
                             from pushq.jobs_unfinished as job
                             where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
-                            and job.share = sharer.share and job.run_at >= guess_in_ring.since
+                            and job.share = sharer.share
                             and (job.lane, job.task collate "C", job.priority) > (line.lane, line.task, line.priority)
                             order by job.lane, job.task collate "C", job.priority, job.run_at, job.id
                             limit 1
@@ -381,7 +379,7 @@ begin
                         where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
                         and job.share = sharer.share and job.lane = line.lane and job.task collate "C" = line.task
                         and job.priority = line.priority
-                        and job.run_at >= guess_in_ring.since and job.run_at <= guess_in_ring.due_by
+                        and job.run_at <= guess_in_ring.due_by
                         order by job.run_at, job.id
                         limit sharer.most
                     ) as first
@@ -587,7 +585,7 @@ end
 $$;
 
 -- As pushq.lock_claimable() of 0004_claims, and takes jobs in lanes and of fair queues too. At most most_holding of them have needs, since
--- a job that only waits for a worker may hold nothing. Jobs with needs are looked for from the beginning on, also where `since` is later:
+-- a job that only waits for a worker may hold nothing. Jobs with needs are looked for from the beginning on, wherever `since` is:
 -- a look that leaves some of them has not taken all. Of jobs that are equally urgent, these come first if lanes_first says so.
 -- near: affinities that are preferred among equally urgent jobs. after, taken: for each of the queues, the share of which the last job was
 -- taken, and how many were taken in turn. Null: the round begins anywhere.
@@ -649,14 +647,14 @@ begin
         if step = lanes_at and cardinality(ids) < most then
             if first_in_lanes is not null then
                 ids := pushq.lock_in_lanes(
-                    open_queues, tasks, least(most - cardinality(ids), most_holding), '-infinity', due_by, near) || ids;
+                    open_queues, tasks, least(most - cardinality(ids), most_holding), due_by, near) || ids;
             end if;
             for place in 1..coalesce(cardinality(fair_queues), 0) loop
                 continue when queues[fair_queues[place]] <> all(open_queues);
                 exit when cardinality(ids) >= most;
                 ids := ids || pushq.lock_in_ring(
                     queues[fair_queues[place]], tasks, most - cardinality(ids), greatest(most_holding - cardinality(ids), 0),
-                    '-infinity', due_by, coalesce(after[fair_queues[place]], lpad(to_hex(floor(random() * 256)::int), 2, '0')),
+                    due_by, coalesce(after[fair_queues[place]], lpad(to_hex(floor(random() * 256)::int), 2, '0')),
                     coalesce(taken[fair_queues[place]], 0));
             end loop;
         end if;
@@ -674,7 +672,7 @@ $$;
 -- Locks due jobs with needs that fit beside all that runs, and returns their ids. If none of those looked at fits, as each needs several
 -- units and some are free, the search goes on behind them.
 create function pushq.lock_in_lanes(
-    queues text[], tasks text[], most int, since timestamptz, due_by timestamptz, near text[])
+    queues text[], tasks text[], most int, due_by timestamptz, near text[])
 returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -687,7 +685,7 @@ declare
 begin
     for _ in 1..2 loop
         guessed := begun || pushq.guess_fitting(
-            lock_in_lanes.queues, lock_in_lanes.tasks, lock_in_lanes.most, lock_in_lanes.since, lock_in_lanes.due_by, spent,
+            lock_in_lanes.queues, lock_in_lanes.tasks, lock_in_lanes.most, lock_in_lanes.due_by, spent,
             lock_in_lanes.near);
         locked := pushq.lock_fitting(guessed, lock_in_lanes.most, lock_in_lanes.most);
         exit when cardinality(locked) > 0 or cardinality(guessed) < lock_in_lanes.most;
@@ -699,7 +697,7 @@ $$;
 
 -- As pushq.lock_in_lanes(), for a fair queue.
 create function pushq.lock_in_ring(
-    its_queue text, tasks text[], most int, most_holding int, since timestamptz, due_by timestamptz, after text, taken int)
+    its_queue text, tasks text[], most int, most_holding int, due_by timestamptz, after text, taken int)
 returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -713,7 +711,7 @@ declare
 begin
     for _ in 1..2 loop
         guessed := begun || pushq.guess_in_ring(
-            lock_in_ring.its_queue, lock_in_ring.tasks, lock_in_ring.most, lock_in_ring.since, lock_in_ring.due_by, spent, may_hold,
+            lock_in_ring.its_queue, lock_in_ring.tasks, lock_in_ring.most, lock_in_ring.due_by, spent, may_hold,
             lock_in_ring.after, lock_in_ring.taken);
         locked := pushq.lock_fitting(guessed, lock_in_ring.most, lock_in_ring.most_holding);
         exit when cardinality(locked) > 0 or not may_hold or cardinality(guessed) < lock_in_ring.most;
@@ -725,7 +723,7 @@ $$;
 
 -- When a job with needs may be taken next, as far as time decides: now if one fits, later if one is due later or lacks only what a rate
 -- will bring. Null: the others wait for units, and whoever gives units back rings.
-create function pushq.next_due_in_lanes(queues text[], tasks text[], since timestamptz) returns timestamptz
+create function pushq.next_due_in_lanes(queues text[], tasks text[]) returns timestamptz
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -739,12 +737,12 @@ declare
 begin
     for _ in 1..2 loop
         guessed := begun || pushq.guess_fitting(
-            next_due_in_lanes.queues, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), spent, null)
+            next_due_in_lanes.queues, next_due_in_lanes.tasks, 50, clock_timestamp(), spent, null)
             || array(
                 select guessed.id
                 from unnest(next_due_in_lanes.queues) as open (name)
                 cross join lateral unnest(pushq.guess_in_ring(
-                    open.name, next_due_in_lanes.tasks, 50, next_due_in_lanes.since, clock_timestamp(), spent, true, '', 0)) as guessed (id)
+                    open.name, next_due_in_lanes.tasks, 50, clock_timestamp(), spent, true, '', 0)) as guessed (id)
                 where exists (
                     select from pushq.jobs_unfinished as job
                     where job.status = 'queued' and job.apart = 'fair' and job.queue = open.name));
@@ -832,8 +830,7 @@ begin
                 limit 1
             ) as waiting
         ) then pushq.next_due_in_lanes(
-            array(select open.name from pushq.open_queues(next_due_of_all.queues) as open), next_due_of_all.tasks,
-            '-infinity') end);
+            array(select open.name from pushq.open_queues(next_due_of_all.queues) as open), next_due_of_all.tasks) end);
 end
 $$;
 

@@ -242,21 +242,3 @@ async def test_a_job_that_a_limit_has_met_while_it_ran_lets_the_next_begin_when_
         [second] = await insert(connection, "echo")
         rows = await finished(connection, first, second, within=8)
     assert rows[1]["started_at"] >= rows[0]["finished_at"]
-
-
-async def test_a_resource_that_is_closed_lets_no_job_follow_in_its_lane(
-    database_url: str, connection: Connection
-) -> None:
-    await connection.execute("select pushq.set_turn('default', '1 hour')")
-    jobs = await insert(connection, "sleep", 20, needs=["gpu"], payload={"seconds": 0.2})
-    with supervising(database_url, POLL_INTERVAL="0"):
-        await finished(connection, jobs[0])
-        await connection.execute("select pushq.limit('gpu', 0)")
-
-        async def stands_still() -> bool:
-            return not await connection.fetchval("select exists (select from pushq.jobs where status = 'running')")
-
-        await eventually(stands_still)
-        assert await connection.fetchval("select count(*) from pushq.jobs where status = 'queued'") > 10
-        await connection.execute("select pushq.limit('gpu', 20)")
-        await finished(connection, *jobs)

@@ -154,7 +154,7 @@ async def test_a_token_that_comes_while_a_pool_asks_for_it_is_not_slept_over(con
     )
     await taken_by_guest(connection, first)
     await connection.execute("update pushq.tokens set whole_at = clock_timestamp() + interval '0.1 s'")
-    assert await connection.fetchval("select pushq.next_due_in_lanes('{default}', '{echo}', '-infinity')") is not None
+    assert await connection.fetchval("select pushq.next_due_in_lanes('{default}', '{echo}')") is not None
 
 
 async def test_of_five_thousand_lanes_the_one_that_is_free_is_found(database_url: str, connection: Connection) -> None:
