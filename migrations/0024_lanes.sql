@@ -262,7 +262,7 @@ $$;
 
 -- Queued jobs of a fair queue that may fit, at most `most` and 50 more: round the shares, one job of each, or as many as the weight of a
 -- tenant says. The round begins after the share `after`, of which `taken` jobs have been taken in turn. may_hold: whether jobs
--- with needs are wanted.
+-- with needs are wanted. At most 1,000 shares are looked at. A null at the end: there are more.
 create function pushq.guess_in_ring(
     its_queue text, tasks text[], most int, due_by timestamptz, spent text[], may_hold boolean, after text, taken int)
 returns uuid[]
@@ -274,7 +274,9 @@ declare
     wanted int := guess_in_ring.most + 50;
     rounds int := 1;
     found_ids uuid[];
+    most_sharers constant int := 1000;
     sharers_with_more int;
+    are_more boolean;
 begin
     loop
         with recursive ring as (
@@ -328,7 +330,7 @@ begin
         -- taken: of the jobs of its round.
         sharer as (
             select ring.place, ring.share, its.weight, its.taken, its.weight * rounds - its.taken as most
-            from (select * from ring limit 1000) as ring
+            from (select * from ring limit most_sharers) as ring
             cross join lateral (
                 select
                     known.weight,
@@ -389,16 +391,17 @@ begin
                     limit sharer.most
                 ) as its
             ) as job on true
+            where job.id is not null or sharer.most = 0 or sharer.place = most_sharers
         )
         select
             array_agg(listed.id order by listed.round, listed.place, listed.rank) filter (where listed.id is not null),
-            count(*) filter (where listed.may_have_more)
-        into found_ids, sharers_with_more
+            count(*) filter (where listed.may_have_more), coalesce(bool_or(listed.place = most_sharers), false)
+        into found_ids, sharers_with_more, are_more
         from (select * from candidate limit case when rounds = 1 then wanted end) as listed;
         exit when coalesce(cardinality(found_ids), 0) >= wanted or sharers_with_more = 0;
         rounds := greatest(8 * rounds, 2 * wanted / sharers_with_more);
     end loop;
-    return coalesce(found_ids[1:wanted], '{}');
+    return coalesce(found_ids[1:wanted], '{}') || case when are_more then array[null::uuid] end;
 end
 $$;
 
@@ -714,8 +717,10 @@ begin
             lock_in_ring.its_queue, lock_in_ring.tasks, lock_in_ring.most, lock_in_ring.due_by, spent, may_hold,
             lock_in_ring.after, lock_in_ring.taken);
         locked := pushq.lock_fitting(guessed, lock_in_ring.most, lock_in_ring.most_holding);
-        exit when cardinality(locked) > 0 or not may_hold or cardinality(guessed) < lock_in_ring.most;
+        exit when cardinality(locked) > 0 or not may_hold
+            or cardinality(guessed) < lock_in_ring.most and array_position(guessed, null) is null;
         spent := spent || pushq.lacked_names(guessed);
+        after := lpad(to_hex(floor(random() * 256)::int), 2, '0');
     end loop;
     return locked;
 end

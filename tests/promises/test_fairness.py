@@ -144,3 +144,21 @@ async def test_many_shares_that_need_more_than_is_free_do_not_hide_one_that_need
     pool = Pool(database_url)
     assert await pool.claim(10) == ["small"]
     await pool.close()
+
+
+async def test_behind_more_than_a_thousand_shares_that_cannot_run_another_share_s_job_is_found(
+    database_url: str, connection: Connection
+) -> None:
+    await fair(connection)
+    await connection.execute("insert into pushq.resources (name, capacity) values ('closed', 0)")
+    await connection.execute(
+        "insert into pushq.jobs (task, tenant_id, needs) "
+        "select 'echo', 'tenant ' || number, '[\"closed\"]' from generate_series(1, 1500) as number"
+    )
+    await insert(connection, "echo", tenant_id="small", needs=["cpu"])
+    pool = Pool(database_url)
+    for _ in range(100):
+        if tenants := await pool.claim(10):
+            break
+    assert tenants == ["small"]
+    await pool.close()
