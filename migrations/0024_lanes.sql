@@ -34,16 +34,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
+    -- What is held becomes an object, since a join would compare each name with each: pools' sessions make no hashes.
     return query
     select
         rule.name,
         least(
-            rule.capacity - coalesce(held.units, 0),
+            rule.capacity - coalesce((held.units -> rule.name)::int, 0),
             floor(rule.burst - rule.rate * coalesce(extract(epoch from token.whole_at - clock_timestamp()), 0) + 1e-6)::int),
-        rule.capacity - coalesce(held.units, 0),
+        rule.capacity - coalesce((held.units -> rule.name)::int, 0),
         rule.rate, rule.burst, token.whole_at
-    from pushq.rules(free.names) as rule
-    left join pushq.held() as held on held.name = rule.name
+    from (select jsonb_object_agg(its.name, its.units) as units from pushq.held() as its) as held
+    cross join pushq.rules(free.names) as rule
     left join pushq.tokens as token on rule.rate is not null and token.name = rule.name and token.whole_at > clock_timestamp()
     where rule.capacity is not null or rule.rate is not null;
 end
@@ -131,6 +132,9 @@ declare
     looked_at int;
     found_ids uuid[];
     more_ids uuid[];
+    -- Of many spent names, an object: in an array, each job would look at all of them.
+    many_spent jsonb := case when cardinality(guess_fitting.spent) > 50 then
+        (select jsonb_object_agg(name, 0) from unnest(guess_fitting.spent) as name) end;
 begin
     with recursive level as (
         select open.name as queue, first.priority
@@ -169,7 +173,11 @@ begin
     fitting as (
         select urgent.id, urgent.priority, not coalesce(urgent.needs ?| guess_fitting.near, false) as is_far, urgent.run_at
         from urgent
-        where urgent.task = any(guess_fitting.tasks) and not urgent.needs ?| guess_fitting.spent
+        where urgent.task = any(guess_fitting.tasks)
+        and not case
+            when many_spent is null then urgent.needs ?| guess_fitting.spent
+            else many_spent ?| array(select jsonb_object_keys(urgent.needs))
+        end
         order by urgent.priority, is_far, urgent.run_at, urgent.id
         limit 50 + guess_fitting.most
     )
@@ -220,7 +228,11 @@ begin
         select
             line.queue, line.lane, line.task, line.priority, not coalesce(line.needs ?| guess_fitting.near, false) as is_far
         from looked as line
-        where line.run_at <= guess_fitting.due_by and line.task = any(guess_fitting.tasks) and not line.needs ?| guess_fitting.spent
+        where line.run_at <= guess_fitting.due_by and line.task = any(guess_fitting.tasks)
+        and not case
+            when many_spent is null then line.needs ?| guess_fitting.spent
+            else many_spent ?| array(select jsonb_object_keys(line.needs))
+        end
         order by line.priority, is_far, line.run_at, line.id
         limit 50 + guess_fitting.most
     )
@@ -277,6 +289,8 @@ declare
     most_sharers constant int := 1000;
     sharers_with_more int;
     are_more boolean;
+    many_spent jsonb := case when cardinality(guess_in_ring.spent) > 50 then  -- as in guess_fitting
+        (select jsonb_object_agg(name, 0) from unnest(guess_in_ring.spent) as name) end;
 begin
     loop
         with recursive ring as (
@@ -386,7 +400,10 @@ begin
                         limit sharer.most
                     ) as first
                     where line.task = any(guess_in_ring.tasks)
-                    and (line.lane = '' or guess_in_ring.may_hold and not line.needs ?| guess_in_ring.spent)
+                    and (line.lane = '' or guess_in_ring.may_hold and not case
+                        when many_spent is null then line.needs ?| guess_in_ring.spent
+                        else many_spent ?| array(select jsonb_object_keys(line.needs))
+                    end)
                     order by first.priority, first.run_at, first.id
                     limit sharer.most
                 ) as its
@@ -397,7 +414,8 @@ begin
             array_agg(listed.id order by listed.round, listed.place, listed.rank) filter (where listed.id is not null),
             count(*) filter (where listed.may_have_more), coalesce(bool_or(listed.place = most_sharers), false)
         into found_ids, sharers_with_more, are_more
-        from (select * from candidate limit case when rounds = 1 then wanted end) as listed;
+        -- One more, since the share `after` may have had its turn.
+        from (select * from candidate limit case when rounds = 1 then wanted + 1 end) as listed;
         exit when coalesce(cardinality(found_ids), 0) >= wanted or sharers_with_more = 0;
         rounds := greatest(8 * rounds, 2 * wanted / sharers_with_more);
     end loop;
