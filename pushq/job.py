@@ -133,6 +133,7 @@ class Job(NamedTuple, Generic[T]):
         return bool(self._extra("affinity_changed"))
 
     def with_changed_affinity(self) -> Job[T]:
+        """The job on a worker whose last job with an affinity had another one."""
         return self._replace(extras=json.dumps(self._extras() | {"affinity_changed": True}))
 
     @property

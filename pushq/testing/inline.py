@@ -147,6 +147,9 @@ def _only(returned: object) -> object:
 
 
 def _claimed(job: NewJob, attempt: int) -> Job:
+    extras: dict[str, object] = {"traceparent": job.traceparent} if job.traceparent else {}
+    if job.affinity:
+        extras |= {"affinity": job.affinity, "affinity_changed": True}  # the worker has run nothing before
     return Job(
         id=job.id or uuid4(),
         task=job.task,
@@ -160,5 +163,5 @@ def _claimed(job: NewJob, attempt: int) -> Job:
         tenant_id=job.tenant_id,
         correlation_id=job.correlation_id,
         token=uuid4(),
-        extras=json.dumps({"traceparent": job.traceparent}) if job.traceparent else None,
+        extras=json.dumps(extras) if extras else None,
     )
