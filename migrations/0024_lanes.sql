@@ -965,13 +965,24 @@ declare
             where given.lane is not null and (follow.places is null or given.place = any(follow.places))
             and given.queue in (select name from pushq.open_queues(follow.queues))
             group by given.queue, given.lane
+        ),
+        urgent as materialized (
+            select elapsed.queue, its.lane, its.needs
+            from (select distinct ended.queue from ended where ended.turn_is_over) as elapsed
+            cross join lateral (
+                select job.lane, job.needs
+                from pushq.jobs_unfinished as job
+                where job.status = 'queued' and job.apart = 'lane' and job.queue = elapsed.queue and job.run_at <= clock_timestamp()
+                order by job.priority, job.run_at, job.id
+                limit 100
+            ) as its
         )
         select following.id
         from ended
         cross join lateral (
             with recursive line as (
                 (
-                    select job.task collate "C" as task, job.priority
+                    select job.task collate "C" as task, job.priority, job.needs, job.affinity is not null as has_affinity
                     from pushq.jobs_unfinished as job
                     where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
                     and job.lane = ended.lane
@@ -982,7 +993,7 @@ declare
                 select more.*
                 from line
                 cross join lateral (
-                    select job.task collate "C" as task, job.priority
+                    select job.task collate "C" as task, job.priority, job.needs, job.affinity is not null
                     from pushq.jobs_unfinished as job
                     where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
                     and job.lane = ended.lane and (job.task collate "C", job.priority) > (line.task, line.priority)
@@ -990,11 +1001,10 @@ declare
                     limit 1
                 ) as more
             )
-            select
-                its.id, its.priority, its.run_at, its.needs, its.affinity is not null as has_affinity, its.limit_key, its.attempt
-            from (select line.task, line.priority from line limit 100) as line
+            select its.id, its.priority, its.run_at
+            from (select * from line limit 100) as line
             cross join lateral (
-                select job.id, job.priority, job.run_at, job.needs, job.affinity, job.limit_key, job.attempt
+                select job.id, job.priority, job.run_at, job.limit_key, job.attempt
                 from pushq.jobs_unfinished as job
                 where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
                 and job.lane = ended.lane and job.task collate "C" = line.task and job.priority = line.priority
@@ -1004,30 +1014,25 @@ declare
                 for no key update skip locked
             ) as its
             where line.task = any(follow.tasks)
+            -- All jobs of a lane need the same: it is enough to look once for each line.
+            and not exists (
+                select
+                from pushq.rules(array(select jsonb_object_keys(line.needs))) as rule
+                where rule.rate is not null or rule.capacity < (line.needs ->> rule.name)::int)
+            and not (ended.turn_is_over and exists (
+                select
+                from urgent
+                where urgent.queue = ended.queue and urgent.lane <> ended.lane and (
+                    line.has_affinity
+                    or urgent.needs ?| array(
+                        select name from jsonb_object_keys(line.needs) as name where name not like 'affinity:%'))
+            ))
             and not (its.attempt = 0 and its.limit_key is not null and pushq.must_wait(its.limit_key))
             order by its.priority, its.run_at, its.id
             limit ended.jobs
         ) as following
         where exists (
             select from pushq.supervisors as live where live.name = follow.its_supervisor and live.lease_until > clock_timestamp())
-        and not exists (
-            select
-            from pushq.rules(array(select jsonb_object_keys(following.needs))) as rule
-            where rule.rate is not null or rule.capacity < (following.needs ->> rule.name)::int)
-        and not (ended.turn_is_over and exists (
-            select
-            from (
-                select its.lane, its.needs
-                from pushq.jobs_unfinished as its
-                where its.status = 'queued' and its.apart = 'lane' and its.queue = ended.queue and its.run_at <= clock_timestamp()
-                order by its.priority, its.run_at, its.id
-                limit 100
-            ) as urgent
-            where urgent.lane <> ended.lane and (
-                following.has_affinity
-                or urgent.needs ?| array(
-                    select name from jsonb_object_keys(following.needs) as name where name not like 'affinity:%'))
-        ))
     );
 begin
     return query select * from pushq.hand_out(ids, follow.its_supervisor, follow.its_pool, follow.its_token, follow.noted);
