@@ -513,8 +513,8 @@ _yes = click.option("--yes", "is_sure", is_flag=True, help="Do not ask before ma
 def cancel(job_ids: tuple[UUID, ...], wanted: Filter, is_sure: bool, as_json: bool) -> None:
     """Ends unfinished jobs as cancelled: by id, or all that the options choose.
 
-    The handler of a running job is stopped, and its outcome is refused. A running job that others wait for is
-    cancelling until its handler has stopped. Exit code 1 if a job named by id could not be cancelled.
+    The handler of a running job is stopped, and its outcome is refused. A running job that others wait for, or that
+    holds units, is cancelling until its handler has stopped. Exit code 1 if a job named by id could not be cancelled.
 
     \b
       pushq jobs cancel 0192f0c1-…
