@@ -28,24 +28,19 @@ comment on column pushq.jobs.limit_key is 'Of the jobs with the same key, one ru
 comment on column pushq.jobs.affinity is 'What the job shares with others that run well after one another on the same worker, a model say.';
 comment on column pushq.jobs.lane is
     'Jobs of a queue with the same lane need the same. Set by pushq. Null, or in a fair queue empty: the job needs nothing.';
-comment on column pushq.jobs.share is 'In a fair queue, whose turn it is when the job runs. Set by pushq. Null: the queue is not fair.';
+comment on column pushq.jobs.share is
+    'In a fair queue, whose turn it is when the job runs. Set by pushq. Null, or with needs empty: the queue is not fair.';
 
--- The lanes of a queue, and in each the lines of its tasks.
+-- The shares of a queue, in each the lanes, and in each the lines of its tasks.
 -- squawk-ignore require-concurrent-index-creation
-create index jobs_unfinished_lane on pushq.jobs_unfinished (queue collate "C", lane, task collate "C", priority, run_at, id)
-where status = 'queued' and apart = 'lane';
--- The shares of a fair queue, and in each its lanes.
--- squawk-ignore require-concurrent-index-creation
-create index jobs_unfinished_share
+create index jobs_unfinished_lane
 on pushq.jobs_unfinished (queue collate "C", share, lane, task collate "C", priority, run_at, id)
-where status = 'queued' and apart = 'fair';
--- Jobs with a key that have begun, and wait to go on.
+where status = 'queued' and apart in ('lane', 'fair');
+-- Who holds what; and of the jobs with a key, which have begun and wait to go on. Two in one, since each index takes its time of an
+-- INSERT of any job.
 -- squawk-ignore require-concurrent-index-creation
-create index jobs_unfinished_begun on pushq.jobs_unfinished (limit_key collate "C", id)
-where status = 'queued' and limit_key is not null and attempt > 0;
--- Who holds what.
--- squawk-ignore require-concurrent-index-creation
-create index jobs_unfinished_holding on pushq.jobs_unfinished (id) where status = 'running' and needs is not null;
+create index jobs_unfinished_begun on pushq.jobs_unfinished (status, limit_key collate "C", id)
+where needs is not null and attempt > 0;
 
 
 -- Rules of names -------------------------------------------------------------------------------------------------
@@ -282,9 +277,10 @@ begin
 end
 $$;
 
--- Completes the needs of a job, and sets its lane and its share. A row with a lane is a copy of a row that had been here before, from a
--- day or from another database: the names that rules had added are added anew. Only what a producer says now is compared with capacities, so that
--- no rule that has changed meanwhile keeps a job from being copied, or from other needs.
+-- Completes the needs of a job, and sets its lane and its share. A new row has the lane 'to be set', from pushq.check_job(). A row with
+-- another lane is a copy of a row that had been here before, from a day or from another database: the names that rules had added are
+-- added anew. Only what a producer says now is compared with capacities, so that no rule that has changed meanwhile keeps a job from
+-- being copied, or from other changes.
 create function pushq.set_lane() returns trigger
 language plpgsql
 security definer
@@ -292,10 +288,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     own jsonb := new.needs;
-    is_said_now boolean := case tg_op when 'INSERT' then new.lane is null else new.needs is distinct from old.needs end;
+    is_said_now boolean := case tg_op when 'INSERT' then new.lane = 'to be set' else new.needs is distinct from old.needs end;
     broken_rule text;
 begin
-    if new.lane is not null or tg_op = 'UPDATE' then
+    if tg_op = 'UPDATE' or not is_said_now then
         own := pushq.own_needs(own);
     end if;
     broken_rule := pushq.broken_rule_of_needs(own, new.limit_key, new.affinity);
@@ -307,6 +303,7 @@ begin
     new.share := case when pg_sequence_last_value('pushq.needs_stamped') > 0
         then pushq.share(new.queue, new.tenant_id, new.limit_key) end;
     new.lane := coalesce(pushq.lane(new.needs), case when new.share is not null then '' end);
+    new.share := coalesce(new.share, case when new.lane is not null then '' end);
     -- Whatever is not closed has room for one unit.
     if own is not null and is_said_now and jsonb_path_exists(own, '$.* ? (@ > 1)') then
         perform pushq.check_capacities(own);
@@ -332,7 +329,7 @@ end;
 -- As pushq.apart(int), for jobs with needs or a share too.
 create function pushq.apart(crashes int, lane text, share text) returns text
 language sql immutable parallel safe
-return coalesce(pushq.apart(crashes), case when share is not null then 'fair' when lane is not null then 'lane' end);
+return coalesce(pushq.apart(crashes), case when share <> '' then 'fair' when lane is not null then 'lane' end);
 
 create or replace function pushq.set_apart() returns trigger
 language plpgsql
@@ -346,23 +343,33 @@ begin
 end
 $$;
 
-create trigger zy_set_lane
-before insert on pushq.jobs_unfinished
-for each row
-when (
-    new.needs is not null or new.limit_key is not null or new.affinity is not null or new.lane is not null
-    or pg_catalog.pg_sequence_last_value('pushq.needs_stamped'::pg_catalog.regclass) > 0)
-execute function pushq.set_lane();
-alter table pushq.jobs_unfinished enable always trigger zy_set_lane;
+-- A new row with needs, or one to which rules may give some, is marked by pushq.check_job(), which sees every row. So the trigger has the
+-- cheapest of conditions: PostgreSQL reads the condition anew for every statement.
+do $$
+begin
+    execute replace(
+        pg_get_functiondef('pushq.check_job()'::regprocedure), 'return new;', $lane$if new.lane is null and tg_op operator(pg_catalog.=) 'INSERT' and (
+        new.needs is not null or new.limit_key is not null or new.affinity is not null
+        or pg_catalog.pg_sequence_last_value('pushq.needs_stamped'::pg_catalog.regclass) operator(pg_catalog.>) 0) then
+        new.lane := 'to be set';
+    end if;
+    return new;$lane$);
+end
+$$;
 
-create trigger zy_change_lane
+create trigger zzz_set_lane
+before insert on pushq.jobs_unfinished
+for each row when (new.lane is not null) execute function pushq.set_lane();
+alter table pushq.jobs_unfinished enable always trigger zzz_set_lane;
+
+create trigger zzz_change_lane
 before update of needs, limit_key, affinity, lane, share, queue, task, tenant_id on pushq.jobs_unfinished
 for each row
 when (
     new.needs is not null or new.limit_key is not null or new.affinity is not null or new.lane is not null or old.lane is not null
     or pg_catalog.pg_sequence_last_value('pushq.needs_stamped'::pg_catalog.regclass) > 0)
 execute function pushq.set_lane();
-alter table pushq.jobs_unfinished enable always trigger zy_change_lane;
+alter table pushq.jobs_unfinished enable always trigger zzz_change_lane;
 
 
 -- Changes of rules -----------------------------------------------------------------------------------------------

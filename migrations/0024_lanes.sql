@@ -17,7 +17,7 @@ begin
     from (
         select job.needs, count(*) as jobs
         from pushq.jobs_unfinished as job
-        where job.status = 'running' and job.needs is not null
+        where job.status = 'running' and job.needs is not null and job.attempt > 0
         group by job.needs
     ) as holder
     cross join lateral jsonb_each(holder.needs) as need
@@ -63,7 +63,7 @@ begin
     return query
     select job.id, job.limit_key
     from pushq.jobs_unfinished as job
-    where job.status = 'queued' and job.limit_key is not null and job.attempt > 0 and pushq.is_strict(job.limit_key)
+    where job.status = 'queued' and job.needs is not null and job.limit_key is not null and job.attempt > 0 and pushq.is_strict(job.limit_key)
     and job.run_at <= begun_in_order.due_by
     and (begun_in_order.queues is null or job.queue = any(begun_in_order.queues) and job.task = any(begun_in_order.tasks))
     limit 1000;
@@ -86,7 +86,7 @@ begin atomic
     select pushq.is_strict(key) and exists (
         select
         from pushq.jobs_unfinished as begun
-        where begun.status = 'queued' and begun.limit_key collate "C" = key and begun.attempt > 0);
+        where begun.status = 'queued' and begun.limit_key collate "C" = key and begun.needs is not null and begun.attempt > 0);
 end;
 
 -- The names of which nothing is free, so that no job that needs one can run, unless the job has begun before. by_rate: also those whose
@@ -204,7 +204,7 @@ begin
         cross join lateral (
             select job.id, job.lane, job.task collate "C" as task, job.priority, job.run_at, job.needs
             from pushq.jobs_unfinished as job
-            where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = from_lane.queue
+            where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = from_lane.queue and job.share = ''
             and job.lane >= from_lane.from_lane and job.lane < from_lane.until
             order by job.lane, job.task collate "C", job.priority, job.run_at, job.id
             limit 1
@@ -215,7 +215,7 @@ begin
         cross join lateral (
             select job.id, job.lane, job.task collate "C" as task, job.priority, job.run_at, job.needs
             from pushq.jobs_unfinished as job
-            where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = line.queue
+            where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = line.queue and job.share = ''
             and (job.lane, job.task collate "C", job.priority) > (line.lane, line.task, line.priority) and job.lane < line.until
             order by job.lane, job.task collate "C", job.priority, job.run_at, job.id
             limit 1
@@ -242,7 +242,7 @@ begin
     cross join lateral (
         select its.id, its.priority, its.run_at
         from pushq.jobs_unfinished as its
-        where its.status = 'queued' and its.apart = 'lane' and its.queue collate "C" = fitting.queue
+        where its.status = 'queued' and its.apart = 'lane' and its.queue collate "C" = fitting.queue and its.share = ''
         and its.lane = fitting.lane and its.task collate "C" = fitting.task and its.priority = fitting.priority
         and its.run_at <= guess_fitting.due_by and its.id <> all(found_ids)
         order by its.run_at, its.id
@@ -301,7 +301,7 @@ begin
                         select job.share, false as is_second_part
                         from pushq.jobs_unfinished as job
                         where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
-                        and job.share >= guess_in_ring.after
+                        and job.share >= guess_in_ring.after and job.share > ''
                         order by job.share
                         limit 1
                     )
@@ -310,6 +310,7 @@ begin
                         select job.share, true
                         from pushq.jobs_unfinished as job
                         where job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
+                        and job.share > ''
                         order by job.share
                         limit 1
                     )
@@ -334,7 +335,7 @@ begin
                     from pushq.jobs_unfinished as job
                     where not ring.is_second_part
                     and job.status = 'queued' and job.apart = 'fair' and job.queue collate "C" = guess_in_ring.its_queue
-                    and job.share < guess_in_ring.after
+                    and job.share > '' and job.share < guess_in_ring.after
                     order by job.share
                     limit 1
                 )
@@ -871,7 +872,7 @@ begin atomic
             'turn', coalesce((select extract(epoch from known.turn)::float8 from pushq.queues as known where known.name = queue), 0.05))
         else '{}' end
         || case when affinity is not null then jsonb_build_object('affinity', affinity) else '{}' end
-        || case when share is not null then jsonb_build_object(
+        || case when share <> '' then jsonb_build_object(
             'share', share,
             'weight', coalesce((
                 select known.weight
@@ -984,7 +985,7 @@ declare
                 (
                     select job.task collate "C" as task, job.priority, job.needs, job.affinity is not null as has_affinity
                     from pushq.jobs_unfinished as job
-                    where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
+                    where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue and job.share = ''
                     and job.lane = ended.lane
                     order by job.task collate "C", job.priority
                     limit 1
@@ -995,7 +996,7 @@ declare
                 cross join lateral (
                     select job.task collate "C" as task, job.priority, job.needs, job.affinity is not null
                     from pushq.jobs_unfinished as job
-                    where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
+                    where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue and job.share = ''
                     and job.lane = ended.lane and (job.task collate "C", job.priority) > (line.task, line.priority)
                     order by job.task collate "C", job.priority
                     limit 1
@@ -1006,7 +1007,7 @@ declare
             cross join lateral (
                 select job.id, job.priority, job.run_at, job.limit_key, job.attempt
                 from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue
+                where job.status = 'queued' and job.apart = 'lane' and job.queue collate "C" = ended.queue and job.share = ''
                 and job.lane = ended.lane and job.task collate "C" = line.task and job.priority = line.priority
                 and job.run_at <= clock_timestamp()
                 order by job.run_at, job.id

@@ -300,7 +300,7 @@ begin
                 coalesce(
                     (array_agg(its.id order by its.started_at, its.id) filter (where pushq.may_touch(its.tenant_id)))[1:20], '{}') as ids
             from pushq.jobs_unfinished as its
-            where its.status = 'running' and its.needs is not null and its.needs ? need.key
+            where its.status = 'running' and its.needs is not null and its.attempt > 0 and its.needs ? need.key
         ) as holder
         order by need.key
     loop
@@ -514,7 +514,7 @@ begin
         from (
             select case when pushq.may_touch(its.tenant_id) then its.id end as id, its.run_at
             from pushq.jobs_unfinished as its
-            where its.status = 'queued' and its.limit_key collate "C" = job.limit_key and its.attempt > 0
+            where its.status = 'queued' and its.needs is not null and its.limit_key collate "C" = job.limit_key and its.attempt > 0
             order by its.run_at
             limit 1
         ) as begun;
@@ -683,7 +683,7 @@ begin
                 free.whole_at - (free.burst - 1) / free.rate * interval '1 second' as next_at,
                 (
                     select count(*) from pushq.jobs_unfinished as its
-                    where its.status = 'running' and its.needs is not null and its.needs ? wanted.name
+                    where its.status = 'running' and its.needs is not null and its.attempt > 0 and its.needs ? wanted.name
                 ) as holders
             from pushq.free(array(select name from wanted)) as free
             join wanted on wanted.name = free.name
@@ -937,8 +937,8 @@ begin
             union
             select seen.id
             from seen
-            where (seen.share is not null or seen.queue = any(fair_queues))
-            and seen.share is distinct from pushq.share(seen.queue, seen.tenant_id, seen.limit_key)
+            where (seen.share <> '' or seen.queue = any(fair_queues))
+            and nullif(seen.share, '') is distinct from pushq.share(seen.queue, seen.tenant_id, seen.limit_key)
             order by id
         )
     into looked, last, ids;
