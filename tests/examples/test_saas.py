@@ -45,6 +45,13 @@ async def session(url: str, role: str, tenant: UUID | str | None = None) -> Asyn
 
 
 @pytest.fixture
+async def connection(connection: Connection) -> Connection:
+    """The app's, which finds its own tenants, and not pushq's: docs/moving-in.md says why."""
+    await connection.execute("set search_path = public")
+    return connection
+
+
+@pytest.fixture
 async def service(database_url: str) -> AsyncIterator[Connection]:
     async with session(database_url, "service_role") as connection:
         yield connection

@@ -18,8 +18,11 @@ begin
         raise notice 'job_queue is no view: there is no way to go back';
         return;
     end if;
-    perform set_config(
-        'search_path', concat_ws(', ', relnamespace::regnamespace, nullif(current_setting('search_path'), '')), true)
+    -- Without pushq, as in schema.sql.
+    perform set_config('search_path', concat_ws(', ', relnamespace::regnamespace, (
+        select string_agg(quote_ident(name), ', ' order by place)
+        from unnest(current_schemas(false)) with ordinality as path (name, place)
+        where name <> 'pushq')), true)
     from pg_class where oid = to_regclass('job_queue');
     -- The app's statements wait here, and go on with the table.
     alter view job_queue rename to job_queue_upon_pushq;

@@ -33,6 +33,12 @@ else:
     Connection = asyncpg.Connection
 
 HERE = Path(__file__).resolve().parent
+# A login named pushq has the schema pushq first on its path, and would find pushq.tenants for `tenants`.
+PATH = """
+select set_config('search_path', string_agg(quote_ident(name), ', '), false)
+from unnest(current_schemas(false)) as name
+where name <> 'pushq'
+"""
 OLD_WORKERS = 3
 
 # The app's statements, as they were before.
@@ -85,6 +91,7 @@ async def show(url: str) -> None:
     if await migrated.wait():
         raise PushqError("`pushq migrate` failed.")
     connection = await asyncpg.connect(url)
+    await connection.execute(PATH)
     try:
         await show_upon(connection, url)
     finally:

@@ -19,7 +19,11 @@ declare
         'public');
     referring text;
 begin
-    perform set_config('search_path', concat_ws(', ', its_schema, nullif(current_setting('search_path'), '')), true);
+    -- pushq has a table named tenants too, which a role named pushq would find first.
+    perform set_config('search_path', concat_ws(', ', its_schema, (
+        select string_agg(quote_ident(name), ', ' order by place)
+        from unnest(current_schemas(false)) with ordinality as path (name, place)
+        where name <> 'pushq')), true);
     if (select relkind from pg_class where oid = to_regclass('job_queue')) in ('r', 'p') then
         -- An id of a job outlives its row, and the rows move. So a foreign key cannot stay.
         select string_agg(format('alter table %s drop constraint %I;', conrelid::regclass, conname), ' ') into referring
