@@ -184,7 +184,7 @@ class Pool:
                 recalls = {RECALLS: Recalls(self.attempts, self.intake).hear}
                 listener = Listener(self.notifications, self.claims, self.doorbell, self.claimant.queues, recalls)
                 listening.start_soon(listener.run)
-            listening.start_soon(self.intake.seats.tell, self.claims, self.claimant)
+            listening.start_soon(self.intake.seats.tell, self.outcomes, self.claimant)
             async with anyio.create_task_group() as finishing:
                 finishing.start_soon(finish, self.outcomes, self.apart, self.outbox)
                 async with anyio.create_task_group() as working:

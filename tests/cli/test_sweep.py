@@ -30,7 +30,7 @@ async def test_it_requeues_the_jobs_of_a_host_that_died(database_url: str, conne
 
     assert (swept.exit_code, swept.stderr) == (0, "")
     did = json.loads(swept.stdout)
-    assert set(did) == {"dead", "requeued", "failed", "made", "retired", "dropped", "purged", "folded"} | {
+    assert set(did) == {"dead", "requeued", "failed", "made", "retired", "dropped", "purged", "stamped", "folded"} | {
         "artifacts",
         "troubles",
     }

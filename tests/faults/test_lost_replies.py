@@ -71,8 +71,8 @@ async def test_outcomes_whose_reply_was_lost_beside_a_locked_row_count_once(
 
 
 def _says_that_all_were_accepted(message: bytes) -> bool:
-    """A row of two columns, which are null: nothing was refused, and nobody waits."""
-    return message[:1] == b"D" and message[5:] == b"\x00\x02" + b"\xff" * 8
+    """A row of two nulls and a false: nothing was refused, nobody waits, and no unit was given back."""
+    return message[:1] == b"D" and message[5:] == b"\x00\x03" + b"\xff" * 8 + b"\x00\x00\x00\x01\x00"
 
 
 async def test_what_a_claim_took_whose_reply_was_lost_runs_once_under_that_claim(

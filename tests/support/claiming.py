@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from uuid import UUID, uuid4
 
 from pushq.database.session import Session
 from pushq.database.statements import statement
-from pushq.pool.store import Claimant
+from pushq.pool.store import Claimant, Terms
 from tests.support.jobs import Connection, insert
 from tests.support.store import Store
 
@@ -48,7 +48,17 @@ class Claiming:
     async def claim_reads(self, limit: int) -> int:
         """How many buffers a claim reads."""
         explain = "explain (analyze, buffers, format json) " + statement("claim")
-        arguments = list(CLAIMANT.queues), sorted(CLAIMANT.tasks), "anna", 1, uuid4(), limit, None, None
+        arguments = (
+            list(CLAIMANT.queues),
+            sorted(CLAIMANT.tasks),
+            "anna",
+            1,
+            uuid4(),
+            limit,
+            None,
+            None,
+            *astuple(Terms()),
+        )
         ((plan,),) = await self.session.fetch(explain, *arguments)
         return int(json.loads(plan)[0]["Plan"]["Shared Hit Blocks"])
 
