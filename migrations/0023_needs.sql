@@ -389,7 +389,7 @@ begin
 end
 $$;
 
--- Wakes all pools, since more may fit now, and remembers that jobs get needs by rules.
+-- Wakes all pools, since more may fit now; lets their lanes go, since less may fit; and remembers that jobs get needs by rules.
 create function pushq.note_rules() returns trigger
 language plpgsql
 security definer
@@ -401,6 +401,7 @@ begin
         perform nextval('pushq.needs_stamped');
     end if;
     perform pushq.ring_bell('');
+    perform pg_notify('pushq_rules', '') where pg_notification_queue_usage() < 0.5;
     return null;
 end
 $$;

@@ -946,8 +946,8 @@ $$;
 
 -- The next jobs of the lanes start in the place of jobs that have ended in this transaction, and hold what those held. So no lock and
 -- no count is needed. queues, lanes: of the jobs that ended at the places (null: at all), null for a job whose lane must let go.
--- turns_over: whether a lane goes on only if none of the hundred most urgent jobs of its queue waits for what it holds; a lane with an
--- affinity holds its worker, too. A lane lets go if one of its names has a rate, or by now less capacity than a job needs. Whoever calls
+-- turns_over: whether a lane goes on only if none of the hundred most urgent jobs of its queue waits for what it holds, and no job without
+-- needs is more urgent; a lane with an affinity holds its worker, too. A lane lets go if one of its names has a rate, or by now less capacity than a job needs. Whoever calls
 -- looks for jobs next, or rings for the units that are given back.
 create function pushq.follow(
     places int[], queues text[], lanes text[], turns_over boolean[], tasks text[], its_supervisor text, its_pool int, its_token uuid, noted text[])
@@ -1020,13 +1020,24 @@ declare
                 select
                 from pushq.rules(array(select jsonb_object_keys(line.needs))) as rule
                 where rule.rate is not null or rule.capacity < (line.needs ->> rule.name)::int)
-            and not (ended.turn_is_over and exists (
-                select
-                from urgent
-                where urgent.queue = ended.queue and urgent.lane <> ended.lane and (
-                    line.has_affinity
-                    or urgent.needs ?| array(
-                        select name from jsonb_object_keys(line.needs) as name where name not like 'affinity:%'))
+            and not (ended.turn_is_over and (
+                exists (
+                    select
+                    from urgent
+                    where urgent.queue = ended.queue and urgent.lane <> ended.lane and (
+                        line.has_affinity
+                        or urgent.needs ?| array(
+                            select name from jsonb_object_keys(line.needs) as name where name not like 'affinity:%')))
+                or exists (
+                    select
+                    from (
+                        select job.priority, job.run_at
+                        from pushq.jobs_unfinished as job
+                        where job.status = 'queued' and job.apart is null and job.priority <> 0
+                        and job.queue collate "C" = ended.queue and sign(job.priority) = -1
+                        limit 100
+                    ) as plain
+                    where plain.priority < line.priority and plain.run_at <= clock_timestamp())
             ))
             and not (its.attempt = 0 and its.limit_key is not null and pushq.must_wait(its.limit_key))
             order by its.priority, its.run_at, its.id

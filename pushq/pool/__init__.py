@@ -37,7 +37,7 @@ from pushq.pool.figures import FigureKeeper
 from pushq.pool.finisher import LOCK_WAIT, finish
 from pushq.pool.gate import Gate
 from pushq.pool.intake import Intake
-from pushq.pool.lanes import Lanes
+from pushq.pool.lanes import RULES, Lanes
 from pushq.pool.lifespan import Lifespan
 from pushq.pool.listener import Listener
 from pushq.pool.loads import Loads
@@ -181,8 +181,11 @@ class Pool:
         """Claims and runs jobs until `claiming` is cancelled, then runs the claimed jobs to the end."""
         async with anyio.create_task_group() as listening:
             if self._listens:
-                recalls = {RECALLS: Recalls(self.attempts, self.intake).hear}
-                listener = Listener(self.notifications, self.claims, self.doorbell, self.claimant.queues, recalls)
+                others: dict[str, Callable[[str], None]] = {
+                    RECALLS: Recalls(self.attempts, self.intake).hear,
+                    RULES: self.lanes.let_go,
+                }
+                listener = Listener(self.notifications, self.claims, self.doorbell, self.claimant.queues, others)
                 listening.start_soon(listener.run)
             listening.start_soon(self.intake.seats.tell, self.outcomes, self.claimant)
             async with anyio.create_task_group() as finishing:

@@ -13,6 +13,9 @@ nobody notifies. If no worker is free for a look, the others are rung at once. A
 whoever finds the death rings.
 
 The worker of a job that ends waits for the next of the lane meanwhile: its place is kept.
+
+When a rule changes, all lanes let go, and the next jobs are claimed: a lane would go on over a capacity that is lower
+now. A pool that does not hear of the change learns by the turn.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from pushq.pool.outbox import Outbox
 from pushq.pool.recalls import given_back
 from pushq.pool.store import Claimant, Fence, Following, Store
 
+RULES = "pushq_rules"
+"""The channel on which a change of rules is told."""
 LONGEST = 1.0
 """Seconds for which a lane goes on beyond its turn, at most, since the look at the most urgent jobs may miss others."""
 
@@ -73,11 +78,15 @@ class Lanes:
             self._kept.add(fence)
             self._intake.keep_place()
 
+    def let_go(self, _: str = "") -> None:
+        """A rule has changed: no lane goes on."""
+        self._turn_ends.clear()
+
     def following(self, outcomes: Sequence[Outcome]) -> Following | None:
         """What may follow jobs whose ends are to be written now. None: no job has a lane."""
         if not any(outcome.job.extras and outcome.job.lane for outcome in outcomes):
             return None
-        kept = self._kept if not self._intake.is_closed else ()
+        kept = self._kept & self._turn_ends.keys() if not self._intake.is_closed else ()
         lanes = [outcome.job.lane if outcome.job.fence in kept else None for outcome in outcomes]
         queues = [outcome.job.queue for outcome in outcomes]
         now = monotonic()

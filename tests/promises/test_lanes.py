@@ -242,3 +242,30 @@ async def test_a_job_that_a_limit_has_met_while_it_ran_lets_the_next_begin_when_
         [second] = await insert(connection, "echo")
         rows = await finished(connection, first, second, within=8)
     assert rows[1]["started_at"] >= rows[0]["finished_at"]
+
+
+async def test_a_capacity_that_is_lowered_holds_for_all_jobs_that_begin_from_then_on(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute("select pushq.limit('gpu', 4), pushq.set_turn('default', '1 hour')")
+    jobs = await insert(connection, "sleep", 20, needs=["gpu"], payload={"seconds": 0.1})
+    with supervising(database_url, POLL_INTERVAL="0"):
+        await finished(connection, *jobs[:4])
+        await connection.execute("select pushq.limit('gpu', 1)")
+        lowered_at = await connection.fetchval("select clock_timestamp() + interval '50 ms'")
+        rows = await finished(connection, *jobs)
+    late = [row for row in rows if row["started_at"] > lowered_at]
+    assert late
+    for row in late:
+        assert not [one for one in rows if one["started_at"] < row["started_at"] < one["finished_at"]]
+
+
+async def test_after_its_turn_a_lane_gives_way_to_a_more_urgent_job_without_needs(
+    database_url: str, connection: Connection
+) -> None:
+    with supervising(database_url, POLL_INTERVAL="0", CONCURRENCY="1"):
+        many = await insert(connection, "sleep", 100, needs=["gpu"], payload={"seconds": 0.03})
+        await finished(connection, many[2])
+        [urgent] = await insert(connection, "echo", priority=-10)
+        [row] = await finished(connection, urgent)
+        assert (row["started_at"] - row["enqueued_at"]).total_seconds() < 0.5
