@@ -83,10 +83,10 @@ end;
 create function pushq.must_wait(key text) returns boolean
 language sql stable
 begin atomic
-    select pushq.is_strict(key) and exists (
+    select pushq.is_strict(must_wait.key) and exists (
         select
         from pushq.jobs_unfinished as begun
-        where begun.status = 'queued' and begun.limit_key collate "C" = key and begun.needs is not null and begun.attempt > 0);
+        where begun.status = 'queued' and begun.limit_key collate "C" = must_wait.key and begun.needs is not null and begun.attempt > 0);
 end;
 
 -- The names of which nothing is free, so that no job that needs one can run, unless the job has begun before. by_rate: also those whose
@@ -128,6 +128,7 @@ returns uuid[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_variable
 declare
     looked_at int;
     found_ids uuid[];
@@ -751,6 +752,7 @@ create function pushq.next_due_in_lanes(queues text[], tasks text[]) returns tim
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_variable
 declare
     asked_at timestamptz := clock_timestamp();
     spent text[] := pushq.spent_names(false);
@@ -1118,8 +1120,9 @@ begin
         'pushq.lock_fitting(
             array(select id from pushq.jobs_unfinished as job where job.id = take.id and job.status = ''queued'' for no key update), 1, 1)');
 
-    execute replace(replace(
+    execute replace(replace(replace(
         pg_get_functiondef('pushq.take_next(text, text, interval, text[])'::regprocedure),
+        '#variable_conflict use_column', '#variable_conflict use_variable'),
         'wanted := pushq.tasks_in(take_next.queue);', 'wanted := pushq.tasks_in(take_next.queue) || array(
             select distinct urgent.task collate "C"
             from (

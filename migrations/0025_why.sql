@@ -34,6 +34,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 as $$
+#variable_conflict use_variable
 declare
     most constant int := 100001;
     mine record;
@@ -740,11 +741,11 @@ begin
             union all
             (
                 select
-                from unnest('{lane,fair,solo}'::text[]) as kind
+                from unnest('{lane,fair,solo}'::text[]) as apart (kind)
                 cross join lateral (
                     select
                     from pushq.jobs_unfinished as job
-                    where job.status = 'queued' and job.apart = kind and job.queue = queued_in.queue
+                    where job.status = 'queued' and job.apart = apart.kind and job.queue = queued_in.queue
                     limit queued_in.most
                 ) as its
             )
@@ -765,12 +766,12 @@ begin
     return least(
         (
             select min(first.run_at)
-            from unnest(pushq.tasks_in(first_due.queue)) as task
+            from unnest(pushq.tasks_in(first_due.queue)) as known (task)
             cross join lateral (
                 select job.run_at
                 from pushq.jobs_unfinished as job
                 where job.status = 'queued' and job.apart is null and job.priority = 0
-                and job.queue collate "C" = first_due.queue and job.task collate "C" = task
+                and job.queue collate "C" = first_due.queue and job.task collate "C" = known.task
                 order by job.run_at
                 limit 1
             ) as first
@@ -786,11 +787,11 @@ begin
         ),
         (
             select min(its.run_at)
-            from unnest('{lane,fair,solo}'::text[]) as kind
+            from unnest('{lane,fair,solo}'::text[]) as apart (kind)
             cross join lateral (
                 select job.run_at
                 from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart = kind and job.queue = first_due.queue
+                where job.status = 'queued' and job.apart = apart.kind and job.queue = first_due.queue
                 limit 1000
             ) as its
         ));
@@ -908,7 +909,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
-#variable_conflict use_column
+#variable_conflict use_variable
 declare
     fair_queues text[] := array(select known.name from pushq.queues as known where known.fair is not null);
     ids uuid[];
@@ -985,6 +986,7 @@ create function pushq.due_suspects(queues text[], tasks text[], but uuid[]) retu
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_variable
 declare
     spent text[];
 begin
@@ -1019,8 +1021,9 @@ $$;
 -- Running jobs that pushq.delete_tenant() deletes give their units back.
 do $$
 begin
-    execute replace(replace(replace(replace(
+    execute replace(replace(replace(replace(replace(
         pg_get_functiondef('pushq.delete_tenant(text, int)'::regprocedure),
+        '#variable_conflict use_column', '#variable_conflict use_variable'),
         'returning job.id, job.token', 'returning job.id, job.token, job.status = ''running'' and job.lane is not null as gave_units'),
         'select count(*) into more from gone', 'select count(*), bool_or(gone.gave_units) into more, gave_units from gone'),
         'has_events boolean;', 'has_events boolean;
