@@ -273,9 +273,9 @@ begin
 end
 $$;
 
--- Queued jobs of a fair queue that may fit, at most `most` and 50 more: round the shares, one job of each, or as many as the weight of a
--- tenant says. The round begins after the share `after`, of which `taken` jobs have been taken in turn. may_hold: whether jobs
--- with needs are wanted. At most 1,000 shares are looked at. A null at the end: there are more.
+-- Queued jobs of a fair queue that may fit, round the shares: one job of each, or as many as the weight of a tenant says. At most `most`,
+-- and some more, since others may lock them. The round begins after the share `after`, of which `taken` jobs have been taken in
+-- turn. may_hold: whether jobs with needs are wanted. At most 1,000 shares are looked at. A null at the end: there are more.
 create function pushq.guess_in_ring(
     its_queue text, tasks text[], most int, due_by timestamptz, spent text[], may_hold boolean, after text, taken int)
 returns uuid[]
@@ -284,7 +284,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     is_by_tenant boolean := (select known.fair = 'tenant' from pushq.queues as known where known.name = guess_in_ring.its_queue);
-    wanted int := guess_in_ring.most + 50;
+    wanted int := guess_in_ring.most + guess_in_ring.most / 4 + 10;
     rounds int := 1;
     found_ids uuid[];
     most_sharers constant int := 1000;
