@@ -50,8 +50,9 @@ create table pushq.resources (
         constraint resources_name_has_1_to_210_characters check (length(name) between 1 and 210)
         constraint resources_queues_are_limited_in_pushq_queues check (name not like 'queue:%'),
     capacity int constraint resources_capacity_is_not_negative check (capacity >= 0),
-    rate double precision constraint resources_rate_is_positive check (rate > 0 and rate < 'infinity'),
+    rate double precision constraint resources_rate_is_1e_7_to_1e6 check (rate between 1e-7 and 1e6),
     burst int not null default 1 constraint resources_burst_is_1_to_a_million check (burst between 1 and 1000000),
+    constraint resources_burst_is_whole_again_within_10_years check (burst <= 3.2e8 * greatest(rate, 1e-7)),
     strict boolean not null default false constraint resources_are_strict_for_keys_alone check (not strict or name like 'key:%')
 );
 create index resources_strict on pushq.resources (name) where strict;
@@ -66,8 +67,9 @@ comment on column pushq.resources.strict is
 
 alter table pushq.queues
     add column capacity int constraint queues_capacity_is_not_negative check (capacity >= 0),
-    add column rate double precision constraint queues_rate_is_positive check (rate > 0 and rate < 'infinity'),
+    add column rate double precision constraint queues_rate_is_1e_7_to_1e6 check (rate between 1e-7 and 1e6),
     add column burst int not null default 1 constraint queues_burst_is_1_to_a_million check (burst between 1 and 1000000),
+    add constraint queues_burst_is_whole_again_within_10_years check (burst <= 3.2e8 * greatest(rate, 1e-7)),
     add column turn interval not null default '50 ms'
         constraint queues_turn_is_at_most_an_hour check (turn between interval '0' and interval '1 hour'),
     add column fair text constraint queues_are_fair_by_tenant_or_by_key check (fair in ('tenant', 'key'));
@@ -311,6 +313,9 @@ begin
     if new.apart is distinct from 'cancelling' then
         new.apart := pushq.apart(new.crashes, new.lane, new.share);
     end if;
+    if tg_op = 'UPDATE' and not coalesce(new.needs, '{}') @> old.needs then
+        perform pushq.ring_all_if_idle();  -- the job needs something no more, or fewer units
+    end if;
     return new;
 end
 $$;
@@ -389,6 +394,34 @@ begin
 end
 $$;
 
+-- When a rate has been raised, its burst is whole again by the new rate, and not by the old.
+create function pushq.trim_tokens() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    late text[] := array(
+        select token.name
+        from pushq.tokens as token
+        join pushq.rules(array(select name from pushq.tokens where whole_at > clock_timestamp())) as rule on rule.name = token.name
+        where token.whole_at > clock_timestamp() + rule.burst / rule.rate * interval '1 second');
+begin
+    if cardinality(late) = 0 then
+        return;
+    end if;
+    -- Claims of these names wait for the turnstiles, too, so that none writes a token meanwhile.
+    perform
+    from pushq.turnstiles
+    where turnstile = any(array(select distinct hashtext(name) & 255 from unnest(late) as name))
+    order by turnstile
+    for update;
+    update pushq.tokens as token
+    set whole_at = least(token.whole_at, clock_timestamp() + rule.burst / rule.rate * interval '1 second')
+    from pushq.rules(late) as rule
+    where token.name = any(late) and rule.name = token.name and rule.rate is not null;
+end
+$$;
+
 -- Wakes all pools, since more may fit now; lets their lanes go, since less may fit; and remembers that jobs get needs by rules.
 create function pushq.note_rules() returns trigger
 language plpgsql
@@ -400,6 +433,7 @@ begin
     if pushq.are_needs_stamped() or pg_sequence_last_value('pushq.needs_stamped') > 0 then
         perform nextval('pushq.needs_stamped');
     end if;
+    perform pushq.trim_tokens();
     perform pushq.ring_bell('');
     perform pg_notify('pushq_rules', '') where pg_notification_queue_usage() < 0.5;
     return null;

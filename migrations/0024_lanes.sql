@@ -25,10 +25,10 @@ begin
 end
 $$;
 
--- What is free of each name that has a rule: units, or null for any number; and the rate, if there is one. whole_at: when the burst
--- will be whole again, null if it is.
+-- What is free of each name that has a rule: units, or null for any number; and the rate, if there is one. most: how much there ever
+-- is. whole_at: when the burst will be whole again, null if it is.
 create function pushq.free(names text[])
-returns table (name text, units int, capacity_left int, rate double precision, burst int, whole_at timestamptz)
+returns table (name text, units int, capacity_left int, most int, rate double precision, burst int, whole_at timestamptz)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -42,6 +42,7 @@ begin
             rule.capacity - coalesce((held.units -> rule.name)::int, 0),
             floor(rule.burst - rule.rate * coalesce(extract(epoch from token.whole_at - clock_timestamp()), 0) + 1e-6)::int),
         rule.capacity - coalesce((held.units -> rule.name)::int, 0),
+        least(rule.capacity, case when rule.rate is not null then rule.burst end),
         rule.rate, rule.burst, token.whole_at
     from (select jsonb_object_agg(its.name, its.units) as units from pushq.held() as its) as held
     cross join pushq.rules(free.names) as rule
@@ -445,8 +446,8 @@ exception
 end
 $$;
 
--- Which of the queued jobs fit, in the given order, beside all that runs: at most `most`, and at most most_holding of them with needs
--- that a rule bounds. A job that does not fit is passed by. If the
+-- Which of the queued jobs fit, in the given order, beside all that runs: at most `most`, and at most most_holding of them with
+-- needs. A job that will never fit, since it needs more than there is, is left out. A job that does not fit is passed by. If the
 -- job has been due for a second, what the job needs is reserved: those behind it find the less.
 create function pushq.choose_fitting(ids uuid[], most int, most_holding int) returns uuid[]
 language plpgsql volatile
@@ -455,13 +456,15 @@ as $$
 declare
     names text[];
     left_over int[];
+    most_ever int[];
     candidate record;
     fits boolean;
+    fits_ever boolean;
     holding int := 0;
     chosen uuid[] := '{}';
 begin
-    select array_agg(free.name), array_agg(free.units)
-    into names, left_over
+    select array_agg(free.name), array_agg(free.units), array_agg(free.most)
+    into names, left_over, most_ever
     from pushq.free(array(
         select distinct jsonb_object_keys(wanted.needs)
         from (
@@ -470,7 +473,7 @@ begin
     )) as free;
     for candidate in
         select
-            job.id, shape.places, shape.units, job.run_at < clock_timestamp() - interval '1 second' as is_overtaken,
+            job.id, job.needs is not null as has_needs, shape.places, shape.units, job.run_at < clock_timestamp() - interval '1 second' as is_overtaken,
             job.attempt = 0 and job.limit_key is not null and pushq.must_wait(job.limit_key) as must_wait
         from unnest(choose_fitting.ids) with ordinality as given (id, place)
         cross join lateral (
@@ -493,20 +496,21 @@ begin
         order by given.place
     loop
         continue when candidate.must_wait;
+        continue when candidate.has_needs and holding >= choose_fitting.most_holding;
         fits := true;
+        fits_ever := true;
         for i in 1..coalesce(cardinality(candidate.places), 0) loop
-            if left_over[candidate.places[i]] < candidate.units[i] then
-                fits := false;
-                exit;
-            end if;
+            fits := fits and left_over[candidate.places[i]] >= candidate.units[i];
+            fits_ever := fits_ever and most_ever[candidate.places[i]] >= candidate.units[i];
         end loop;
+        continue when not fits_ever;
         if fits or candidate.is_overtaken then
             for i in 1..coalesce(cardinality(candidate.places), 0) loop
                 left_over[candidate.places[i]] := left_over[candidate.places[i]] - candidate.units[i];
             end loop;
         end if;
-        if fits and (candidate.places is null or holding < choose_fitting.most_holding) then
-            holding := holding + (candidate.places is not null)::int;
+        if fits then
+            holding := holding + candidate.has_needs::int;
             chosen := chosen || candidate.id;
             exit when cardinality(chosen) >= choose_fitting.most;
         end if;
@@ -515,14 +519,18 @@ begin
 end
 $$;
 
--- Takes the tokens of the jobs from the names that have a rate.
+-- Takes the tokens of the jobs from the names that have a rate, whose turnstiles are locked.
 create function pushq.spend_tokens(ids uuid[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    spent_at timestamptz := clock_timestamp();
 begin
     insert into pushq.tokens as token (name, whole_at)
-    select spent.name, clock_timestamp() + spent.units / rule.rate * interval '1 second'
+    select
+        spent.name,
+        greatest(spent_at, known.whole_at) + spent.units / rule.rate * interval '1 second'
     from (
         select need.key as name, sum(need.value::int) as units
         from pushq.jobs_unfinished as job
@@ -536,9 +544,9 @@ begin
         from pushq.jobs_unfinished as job
         where job.id = any(spend_tokens.ids) and job.needs is not null)) as rule
         on rule.name = spent.name and rule.rate is not null
+    left join pushq.tokens as known on known.name = spent.name
     order by spent.name
-    on conflict on constraint tokens_pkey do update
-    set whole_at = greatest(token.whole_at, clock_timestamp()) + (excluded.whole_at - clock_timestamp());
+    on conflict on constraint tokens_pkey do update set whole_at = excluded.whole_at;
 end
 $$;
 
@@ -571,12 +579,13 @@ end
 $$;
 
 -- Locks those of the queued jobs, in the given order, that fit beside all that runs, and returns their ids: at most `most`, and at most
--- most_holding of them with needs that a rule bounds.
+-- most_holding of them with needs. Once in a claim: what the first call has locked does not run yet, and a second one would not count it.
 create function pushq.lock_fitting(ids uuid[], most int, most_holding int) returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    all_names text[];
     names text[];
     chosen uuid[];
     has_rates boolean;
@@ -584,17 +593,19 @@ begin
     if coalesce(cardinality(lock_fitting.ids), 0) = 0 or lock_fitting.most < 1 then
         return '{}';
     end if;
-    select array_agg(rule.name), bool_or(rule.rate is not null) into names, has_rates
-    from pushq.rules(array(
+    all_names := array(
         select distinct jsonb_object_keys(wanted.needs)
         from (
             select distinct job.needs from pushq.jobs_unfinished as job where job.id = any(lock_fitting.ids) and job.needs is not null
         ) as wanted
-    )) as rule
-    where rule.capacity is not null or rule.rate is not null;
-    if names is null then
+    );
+    if cardinality(all_names) = 0 then
         return pushq.lock_queued(lock_fitting.ids, lock_fitting.most);
-    elsif not pushq.lock_turnstiles(names) then
+    end if;
+    select array_agg(rule.name), bool_or(rule.rate is not null) into names, has_rates
+    from pushq.rules(all_names) as rule
+    where rule.capacity is not null or rule.rate is not null;
+    if names is not null and not pushq.lock_turnstiles(names) then
         return '{}';
     end if;
     -- From here on each statement has a new snapshot.
@@ -622,7 +633,9 @@ as $$
 declare
     has_priorities boolean;
     first_in_lanes int;
-    fair_queues int[];
+    fair_queues text[];
+    fair_after text[];
+    fair_taken int[];
     lanes_at int;
     open_queues text[];
     lease_is_live boolean;
@@ -647,11 +660,12 @@ begin
             where lock_claimable.most_holding > 0
         ),
         array(
-            select open.place
-            from unnest(lock_claimable.queues) with ordinality as open (name, place)
+            select open.name
+            from pushq.open_queues(lock_claimable.queues) as open
             where exists (
                 select from pushq.jobs_unfinished as job
                 where job.status = 'queued' and job.apart = 'fair' and job.queue = open.name)
+            order by open.place
         ),
         array(select queue.name from pushq.open_queues(lock_claimable.queues) as queue order by queue.place),
         exists (
@@ -662,24 +676,25 @@ begin
         return '{}';
     end if;
 
+    if cardinality(fair_queues) > 0 then
+        fair_after := array(
+            select coalesce(after[array_position(queues, name)], lpad(to_hex(floor(random() * 256)::int), 2, '0'))
+            from unnest(fair_queues) with ordinality as fair (name, place)
+            order by place);
+        fair_taken := array(
+            select coalesce(taken[array_position(queues, name)], 0)
+            from unnest(fair_queues) with ordinality as fair (name, place)
+            order by place);
+    end if;
     lanes_at := case
         when first_in_lanes is not null then sign(first_in_lanes) + 2 - lanes_first::int
         when cardinality(fair_queues) > 0 then 2 - lanes_first::int
     end;
     for step in 0..3 loop
         if step = lanes_at and cardinality(ids) < most then
-            if first_in_lanes is not null then
-                ids := pushq.lock_in_lanes(
-                    open_queues, tasks, least(most - cardinality(ids), most_holding), due_by, near) || ids;
-            end if;
-            for place in 1..coalesce(cardinality(fair_queues), 0) loop
-                continue when queues[fair_queues[place]] <> all(open_queues);
-                exit when cardinality(ids) >= most;
-                ids := ids || pushq.lock_in_ring(
-                    queues[fair_queues[place]], tasks, most - cardinality(ids), greatest(most_holding - cardinality(ids), 0),
-                    due_by, coalesce(after[fair_queues[place]], lpad(to_hex(floor(random() * 256)::int), 2, '0')),
-                    coalesce(taken[fair_queues[place]], 0));
-            end loop;
+            ids := ids || pushq.lock_in_turn(
+                open_queues, first_in_lanes is not null, fair_queues, tasks, most - cardinality(ids), most_holding, due_by, near,
+                fair_after, fair_taken);
         end if;
         exit when cardinality(ids) >= most;
         if step = 1 then
@@ -692,55 +707,41 @@ begin
 end
 $$;
 
--- Locks due jobs with needs that fit beside all that runs, and returns their ids. If none of those looked at fits, as each needs several
--- units and some are free, the search goes on behind them.
-create function pushq.lock_in_lanes(
-    queues text[], tasks text[], most int, due_by timestamptz, near text[])
+-- Locks due jobs in lanes, and of fair queues, that fit beside all that runs, and returns their ids. Now the ones come first, now the
+-- others. If none of those looked at fits, as each needs several units and some are free, the search goes on behind them. after, taken:
+-- of the fair queues, as in pushq.guess_in_ring().
+create function pushq.lock_in_turn(
+    queues text[], has_lanes boolean, fair_queues text[], tasks text[], most int, most_holding int, due_by timestamptz, near text[],
+    after text[], taken int[])
 returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    spent text[] := pushq.spent_names(true);
-    guessed uuid[];
-    locked uuid[];
-    begun uuid[] := array(select id from pushq.begun_in_order(lock_in_lanes.queues, lock_in_lanes.tasks, lock_in_lanes.due_by));
-begin
-    for _ in 1..2 loop
-        guessed := begun || pushq.guess_fitting(
-            lock_in_lanes.queues, lock_in_lanes.tasks, lock_in_lanes.most, lock_in_lanes.due_by, spent,
-            lock_in_lanes.near);
-        locked := pushq.lock_fitting(guessed, lock_in_lanes.most, lock_in_lanes.most);
-        exit when cardinality(locked) > 0 or cardinality(guessed) < lock_in_lanes.most;
-        spent := spent || pushq.lacked_names(guessed);
-    end loop;
-    return locked;
-end
-$$;
-
--- As pushq.lock_in_lanes(), for a fair queue.
-create function pushq.lock_in_ring(
-    its_queue text, tasks text[], most int, most_holding int, due_by timestamptz, after text, taken int)
-returns uuid[]
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    may_hold boolean := lock_in_ring.most_holding > 0;
+    may_hold boolean := lock_in_turn.most_holding > 0;
     spent text[] := case when may_hold then pushq.spent_names(true) end;
-    begun uuid[] := array(select id from pushq.begun_in_order(array[lock_in_ring.its_queue], lock_in_ring.tasks, lock_in_ring.due_by));
+    begun uuid[] := array(select id from pushq.begun_in_order(lock_in_turn.queues, lock_in_turn.tasks, lock_in_turn.due_by));
+    are_rings_first boolean := random() < 0.5;
+    in_lanes uuid[];
+    in_rings uuid[];
     guessed uuid[];
     locked uuid[];
 begin
     for _ in 1..2 loop
-        guessed := begun || pushq.guess_in_ring(
-            lock_in_ring.its_queue, lock_in_ring.tasks, lock_in_ring.most, lock_in_ring.due_by, spent, may_hold,
-            lock_in_ring.after, lock_in_ring.taken);
-        locked := pushq.lock_fitting(guessed, lock_in_ring.most, lock_in_ring.most_holding);
+        in_lanes := case when may_hold and has_lanes then pushq.guess_fitting(
+            lock_in_turn.queues, lock_in_turn.tasks, least(lock_in_turn.most, lock_in_turn.most_holding), lock_in_turn.due_by, spent,
+            lock_in_turn.near) end;
+        in_rings := '{}';
+        for place in 1..coalesce(cardinality(fair_queues), 0) loop
+            in_rings := in_rings || pushq.guess_in_ring(
+                fair_queues[place], lock_in_turn.tasks, lock_in_turn.most, lock_in_turn.due_by, spent, may_hold, after[place], taken[place]);
+        end loop;
+        guessed := begun || case when are_rings_first then in_rings || in_lanes else in_lanes || in_rings end;
+        locked := pushq.lock_fitting(guessed, lock_in_turn.most, lock_in_turn.most_holding);
         exit when cardinality(locked) > 0 or not may_hold
-            or cardinality(guessed) < lock_in_ring.most and array_position(guessed, null) is null;
+            or cardinality(guessed) < lock_in_turn.most and array_position(guessed, null) is null;
         spent := spent || pushq.lacked_names(guessed);
-        after := lpad(to_hex(floor(random() * 256)::int), 2, '0');
+        after := array(select lpad(to_hex(floor(random() * 256)::int), 2, '0') from unnest(fair_queues));
     end loop;
     return locked;
 end
@@ -1125,13 +1126,16 @@ begin
         '#variable_conflict use_column', '#variable_conflict use_variable'),
         'wanted := pushq.tasks_in(take_next.queue);', 'wanted := pushq.tasks_in(take_next.queue) || array(
             select distinct urgent.task collate "C"
-            from (
+            from (values (''lane''), (''fair'')) as apart (kind)
+            cross join lateral (
                 select job.task
                 from pushq.jobs_unfinished as job
-                where job.status = ''queued'' and job.apart = ''lane'' and job.queue = take_next.queue
+                where job.status = ''queued'' and job.apart = apart.kind and job.queue = take_next.queue
                 order by job.priority, job.run_at, job.id
                 limit 1000
-            ) as urgent);
+            ) as urgent
+            union
+            select known.name collate "C" from pushq.tasks as known);
         wanted := array(select distinct name collate "C" from unnest(wanted) as name order by 1);'),
         'guest, 1, ''-infinity'', clock_timestamp())', 'guest, 1, ''-infinity'', clock_timestamp(), 1, random() < 0.5, null, null, null)');
 

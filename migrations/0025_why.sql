@@ -837,12 +837,14 @@ begin
             'a rule for all names of a kind is for key:*, tenant:*, task:* or affinity:*; name each resource'
         when check_limit.capacity < 0 then
             format('a capacity is 0 or more, not %s; 0 lets no job begin', check_limit.capacity)
-        when not (check_limit.rate > 0 and check_limit.rate < 'infinity') then
-            format('a rate is more than 0 a second, not %s; to let no job begin, set the capacity to 0', check_limit.rate)
+        when check_limit.rate not between 1e-7 and 1e6 then
+            format('a rate is 0.0000001 to 1000000 a second, not %s; to let no job begin, set the capacity to 0', check_limit.rate)
         when check_limit.burst not between 1 and 1000000 then
             format('a burst is 1 to 1000000, not %s', check_limit.burst)
         when check_limit.burst > 1 and check_limit.rate is null then
             format('a burst of %s needs a rate', check_limit.burst)
+        when check_limit.burst > 3.2e8 * check_limit.rate then
+            format('at a rate of %s, a burst of %s would be whole again after more than 10 years', check_limit.rate, check_limit.burst)
         when check_limit.strict and kind is distinct from 'key' then
             'only keys can be strict: key:K, or key:* for all'
     end;

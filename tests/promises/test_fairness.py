@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from uuid import uuid4
 
 from pushq.database.session import Session
@@ -17,14 +18,15 @@ CLAIMANT = Claimant("anna", 1, ("default",), ("echo",))
 class Pool:
     """Claims as a pool does, job by job or by batches."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, queues: tuple[str, ...] = ("default",)) -> None:
         self._session = Session(url, "test")
-        self._shares = Shares(CLAIMANT.queues)
+        self._claimant = replace(CLAIMANT, queues=queues)
+        self._shares = Shares(queues)
 
     async def claim(self, most: int, most_holding: int = 100) -> list[str]:
         """Returns the tenants of the claimed jobs."""
         terms = Terms(most_holding, True, None, self._shares.after, self._shares.taken)
-        jobs = await Store(self._session).claim(CLAIMANT, uuid4(), most, terms=terms)
+        jobs = await Store(self._session).claim(self._claimant, uuid4(), most, terms=terms)
         self._shares.note([job for job in jobs if job.share])
         return [job.tenant_id or "" for job in jobs]
 
@@ -161,4 +163,17 @@ async def test_behind_more_than_a_thousand_shares_that_cannot_run_another_share_
         if tenants := await pool.claim(10):
             break
     assert tenants == ["small"]
+    await pool.close()
+
+
+async def test_a_claim_of_a_fair_queue_and_of_others_keeps_to_what_they_share(
+    database_url: str, connection: Connection
+) -> None:
+    await fair(connection)
+    await connection.execute("select pushq.be_fair('other', 'tenant'), pushq.limit('gpu', 2)")
+    pool = Pool(database_url, ("default", "plain", "other"))
+    for queue in ("default", "plain", "other"):
+        await insert(connection, "echo", 3, queue=queue, needs=["gpu"])
+    assert len(await pool.claim(100)) == 2
+    assert await connection.fetchval("select units from pushq.held()") == 2
     await pool.close()

@@ -269,3 +269,58 @@ async def test_after_its_turn_a_lane_gives_way_to_a_more_urgent_job_without_need
         [urgent] = await insert(connection, "echo", priority=-10)
         [row] = await finished(connection, urgent)
         assert (row["started_at"] - row["enqueued_at"]).total_seconds() < 0.5
+
+
+async def test_a_job_that_can_never_fit_keeps_nothing_from_others(database_url: str, connection: Connection) -> None:
+    await connection.execute("select pushq.limit('gpu', 3), pushq.limit('api', rate => 50, burst => 5)")
+    large = [
+        *await insert(connection, "echo", needs={"gpu": 3}),
+        *await insert(connection, "echo", needs={"api": 5, "gpu": 1}),
+    ]
+    await connection.execute("update pushq.jobs set run_at = run_at - interval '1 minute'")
+    await connection.execute("select pushq.limit('gpu', 2), pushq.limit('api', rate => 50, burst => 2)")
+    small = await insert(connection, "echo", 4, needs=["gpu"])
+    with supervising(database_url, POLL_INTERVAL="0"):
+        await finished(connection, *small)
+        assert {(await row_of(connection, job))["status"] for job in large} == {"queued"}
+        await connection.execute("select pushq.limit('gpu', 3), pushq.limit('api', rate => 50, burst => 5)")
+        await finished(connection, *large)
+
+
+async def test_a_rate_that_is_raised_holds_at_once(database_url: str, connection: Connection) -> None:
+    await connection.execute("select pushq.limit('api', rate => 0.001)")
+    with supervising(database_url, POLL_INTERVAL="0"):
+        jobs = await insert(connection, "echo", 5, needs=["api"])
+        await has_count(connection, 1, "status = 'succeeded'")
+        await connection.execute("select pushq.limit('api', rate => 100)")
+        await finished(connection, *jobs)
+
+
+async def test_no_token_gets_lost_by_many_starts(connection: Connection) -> None:
+    await connection.execute("select pushq.limit('api', rate => 10, burst => 600)")
+    jobs = await insert(connection, "echo", 200, needs=["api"])
+    began = await connection.fetchval("select clock_timestamp()")
+    for job in jobs:
+        assert await connection.fetchval("select pushq.take($1, 'bert')", job)
+    whole_at = await connection.fetchval("select whole_at from pushq.tokens")
+    assert (whole_at - began).total_seconds() >= 20
+
+
+@pytest.mark.parametrize("change", ["limit_key = null", "needs = null", "needs = '{\"gpu\": 1}'"])
+async def test_what_a_job_needs_no_more_is_free_for_others_at_once(
+    database_url: str, connection: Connection, change: str
+) -> None:
+    await connection.execute("select pushq.limit('gpu', 2)")
+    [held] = await insert(connection, "echo", needs={"gpu": 2}, limit_key="a")
+    assert await connection.fetchval("select pushq.take($1, 'bert')", held)
+    with supervising(database_url, POLL_INTERVAL="0"):
+        [waits] = await insert(connection, "echo", **({"limit_key": "a"} if "key" in change else {"needs": ["gpu"]}))
+        await asleep(connection)
+        await connection.execute(f"update pushq.jobs set {change} where id = $1", held)
+        await finished(connection, waits)
+
+
+async def test_a_guest_without_tasks_takes_jobs_of_a_fair_queue_too(connection: Connection) -> None:
+    await connection.execute("select pushq.be_fair('default', 'tenant')")
+    [job] = await insert(connection, "echo", tenant_id="acme")
+    assert await connection.fetchval("select id from pushq.take_next('default', 'bert')") == job

@@ -35,9 +35,15 @@ async def needs(connection: Connection) -> list[Any]:
         ("'key:', 1", "say which key, after the colon; * for all"),
         ("'model:*', 1", "a rule for all names of a kind is for key:*, tenant:*, task:* or affinity:*; name each"),
         ("'gpu', -1", "a capacity is 0 or more, not -1; 0 lets no job begin"),
-        ("'gpu', rate => 0", "a rate is more than 0 a second, not 0; to let no job begin, set the capacity to 0"),
-        ("'gpu', rate => 'nan'", "a rate is more than 0 a second, not NaN; to let no job begin, set the capacity to 0"),
-        ("'gpu', rate => 0, burst => 0", "a rate is more than 0 a second, not 0"),
+        (
+            "'gpu', rate => 0",
+            "a rate is 0.0000001 to 1000000 a second, not 0; to let no job begin, set the capacity to 0",
+        ),
+        (
+            "'gpu', rate => 'nan'",
+            "a rate is 0.0000001 to 1000000 a second, not NaN; to let no job begin, set the capacity to 0",
+        ),
+        ("'gpu', rate => 0, burst => 0", "a rate is 0.0000001 to 1000000 a second, not 0"),
         ("'gpu', rate => 1, burst => 0", "a burst is 1 to 1000000, not 0"),
         ("'gpu', 1, burst => 5", "a burst of 5 needs a rate"),
     ],
@@ -55,7 +61,7 @@ async def test_a_rule_that_cannot_be_is_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("row", "constraint"),
     [
-        ("('gpu', 1, 0)", "resources_rate_is_positive"),
+        ("('gpu', 1, 0)", "resources_rate_is_1e_7_to_1e6"),
         ("('gpu', -1, null)", "resources_capacity_is_not_negative"),
         ("(repeat('x', 211), 1, null)", "resources_name_has_1_to_210_characters"),
         ("('queue:mail', 1, null)", "resources_queues_are_limited_in_pushq_queues"),
