@@ -92,6 +92,16 @@ create table pushq.tenants (
 );
 comment on table pushq.tenants is 'How many jobs of a tenant a fair queue takes each time round: 1, if the tenant is not listed.';
 
+create table pushq.affinities (
+    supervisor text not null references pushq.supervisors (name) on update cascade on delete cascade,
+    pool int not null,
+    affinity text not null,
+    workers int not null,
+    since timestamptz not null default now(),
+    primary key (supervisor, pool, affinity)
+);
+comment on table pushq.affinities is 'What the workers of each pool last ran, and so are ready for. Up to a second old.';
+
 -- Where a rate stands, by the generic cell rate algorithm (ITU-T I.371): when the burst will be whole again. Without a row, the
 -- burst is whole.
 create table pushq.tokens (name text collate "C" primary key, whole_at timestamptz not null) with (fillfactor = 50);

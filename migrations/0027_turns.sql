@@ -4,7 +4,7 @@ insert into pushq.migrations (version, name) values (27, '0027_turns');
 create or replace function pushq.schema_version() returns int language sql stable parallel safe return 27;
 
 -- Makes a queue fair by 'tenant' or by 'key', or, by null, no longer fair. Returns 'changed', or 'as before'. Jobs that are queued
--- already get their shares from pushq.stamp('queue:...').
+-- already get their shares from pushq.stamp().
 create function pushq.be_fair(queue text, by text) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -30,16 +30,6 @@ $$;
 
 
 -- Affinities -----------------------------------------------------------------------------------------------------
-
-create table pushq.affinities (
-    supervisor text not null references pushq.supervisors (name) on update cascade on delete cascade,
-    pool int not null,
-    affinity text not null,
-    workers int not null,
-    since timestamptz not null default now(),
-    primary key (supervisor, pool, affinity)
-);
-comment on table pushq.affinities is 'What the workers of each pool last ran, and so are ready for. Up to a second old.';
 
 -- Notes of how many workers of a pool each affinity was the last.
 create function pushq.note_affinities(its_supervisor text, its_pool int, affinities text[], workers int[]) returns void

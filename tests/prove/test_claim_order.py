@@ -7,7 +7,7 @@ import pytest
 from tests.promises.test_claim_order import check_many_at_once, check_one_by_one
 from tests.support.claiming import Claiming
 from tests.support.jobs import Connection
-from tests.support.planting import spoiled
+from tests.support.planting import LOCK_CLAIMABLE, spoiled
 
 BUGS = {
     "begins with any line": ("pushq.lock_ordinary", "order by line.first_due", "order by line.first_due desc"),
@@ -20,7 +20,7 @@ BUGS = {
     "takes any task's urgent jobs first": ("pushq.lock_by_priority", "order by line.place", "order by line.place desc"),
     "takes suspects, too": ("pushq.lock_ordinary", " and job.apart is null", ""),
     "takes urgent suspects, too": ("pushq.lock_by_priority", " and job.apart is null", ""),
-    "takes any queue first": ("pushq.lock_claimable", "order by queue.place", "order by queue.place desc"),
+    "takes any queue first": (LOCK_CLAIMABLE, "order by queue.place", "order by queue.place desc"),
 }
 
 

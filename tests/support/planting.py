@@ -7,6 +7,11 @@ from contextlib import asynccontextmanager
 
 from tests.support.jobs import Connection
 
+LOCK_CLAIMABLE = (
+    "pushq.lock_claimable(text[], text[], text, int, timestamptz, timestamptz, int, boolean, text[], text[], int[])"
+)
+"""The one that pools call now. Pools of before 0024_lanes call another."""
+
 
 async def spoil(connection: Connection, function: str, sound: str, by: str) -> str:
     """Replaces every occurrence of a text in a function. Returns the old definition, to restore the function.

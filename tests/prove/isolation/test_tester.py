@@ -12,7 +12,7 @@ from tests.isolation.operations import PARTS, sessions_of
 from tests.isolation.permute import Violation, interleavings, text_of
 from tests.isolation.stage import Stage
 from tests.prove.isolation.test_triples import FROM_BOTH_ENDS
-from tests.support.planting import spoiled
+from tests.support.planting import LOCK_CLAIMABLE, spoiled
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -40,13 +40,13 @@ PLANTED = {
         NO_ORDER,
     ),
     "a claim that does not look at the lease takes jobs for the dead": (
-        ("pushq.lock_claimable", "live.lease_until > now()", "true"),
+        (LOCK_CLAIMABLE, "live.lease_until > now()", "true"),
         ("claim_without_lease", "declare_dead"),
         NO_ORDER,
     ),
     "a claim that does not look at pauses goes on": (
         (
-            "pushq.lock_claimable",
+            LOCK_CLAIMABLE,
             "pushq.open_queues(lock_claimable.queues) as queue order by queue.place",
             "unnest(lock_claimable.queues) as queue (name)",
         ),

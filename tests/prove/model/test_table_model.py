@@ -15,7 +15,7 @@ from pushq.database.statements import statement
 from pushq.errors import PushqError
 from tests.model.machine import HISTORIES, TableMachine
 from tests.model.real_table import RealTable
-from tests.support.planting import spoil
+from tests.support.planting import LOCK_CLAIMABLE, spoil
 
 NOTABLE = (
     "an insert was refused",
@@ -82,10 +82,10 @@ BUGS = {
         "pushq.give_back", "job.id)] = 'released' then job.run_at", "job.id)] = '' then job.run_at"
     ),
     "claims from a paused queue": Bug("pushq.open_queues", "paused.paused_at IS NOT NULL", "false"),
-    "claims for a supervisor whose lease has run out": Bug("pushq.lock_claimable", " and live.lease_until > now()"),
-    "claims from any queue first": Bug("pushq.lock_claimable", "order by queue.place", "order by queue.place desc"),
-    "claims its limit of each priority": Bug("pushq.lock_claimable", "most - cardinality(ids)", "most"),
-    "claims nothing that is urgent": Bug("pushq.lock_claimable", "if has_priorities then", "if false then"),
+    "claims for a supervisor whose lease has run out": Bug(LOCK_CLAIMABLE, " and live.lease_until > now()"),
+    "claims from any queue first": Bug(LOCK_CLAIMABLE, "order by queue.place", "order by queue.place desc"),
+    "claims its limit of each priority": Bug(LOCK_CLAIMABLE, "most - cardinality(ids)", "most"),
+    "claims nothing that is urgent": Bug(LOCK_CLAIMABLE, "elsif has_priorities and", "elsif false and"),
     "counts no attempt": Bug("pushq.hand_out", "job.attempt + (job.attempt < 2147483647)::int", "job.attempt"),
     "claims what is not due": Bug("pushq.lock_ordinary", " and job.run_at <= lock_ordinary.due_by"),
     "claims tasks that the pool does not know": Bug(
