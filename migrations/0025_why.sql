@@ -289,7 +289,8 @@ begin
             free.rate is not null and free.burst - free.rate * extract(epoch from free.whole_at - clock_timestamp()) < need.value::int
                 as is_rated,
             free.burst,
-            free.whole_at - (free.burst - need.value::int) / free.rate * interval '1 second' as next_at,
+            case when free.rate * extract(epoch from free.whole_at - clock_timestamp()) > free.burst - need.value::int
+                then pushq.whole_for(free.whole_at, free.burst - need.value::int, free.rate) end as next_at,
             holder.jobs, holder.cancelling, holder.ids
         from jsonb_each(what_is_short.needs) as need
         join pushq.free(array(select jsonb_object_keys(what_is_short.needs))) as free on free.name = need.key
@@ -338,6 +339,11 @@ begin
     end loop;
 end
 $$;
+
+-- When so many units fewer than the burst will be there, at a time when fewer are.
+create function pushq.whole_for(whole_at timestamptz, fewer int, rate double precision) returns timestamptz
+language sql immutable parallel safe
+return whole_at - fewer / rate * interval '1 second';
 
 -- Up to three of the ids, as the end of a sentence that has told of so many jobs.
 create function pushq.some_of(ids uuid[], jobs int) returns text
@@ -577,20 +583,23 @@ $$;
 --
 --   cause      detail
 --   paused, unserved: as in pushq.why()
---   unknown    {"tasks": [up to 20 names]}: of jobs that wait, and no live supervisor that serves the queue knows
+--   unknown    {"tasks": [up to 20 names]}: of jobs that wait, and no live supervisor that serves the queue knows; of jobs with
+--              needs, and of a fair queue, ten thousand are looked at
 --   full       as needs in pushq.why(), of the queue's own capacity
 --   rate       {"name", "next_at"}: of the queue's own rate
 --   later      {"due_at"}: no job is due before
 --   suspects   {"jobs"}: up to 1,000, each waits for a process of its own
---   needs      {"name", "capacity", "free", "holders", "jobs"}: so many of ten thousand jobs with needs wait for the
---              name, of which nothing is free; the twenty names for which most wait
---   rates      {"name", "next_at", "jobs"}: the same for the rate of a name
+--   needs      {"name", "units", "capacity", "free", "holders", "jobs"}: so many of ten thousand jobs with needs wait for the
+--              name, of which they need up to so many units, more than are free or than the capacity; the twenty for which most wait
+--   rates      {"name", "units", "next_at", "jobs"}: the same for the rate of a name; next_at is null if the jobs need more than the
+--              burst
 --   busy       {"workers": count}
 --   queued     {"jobs": count, "seconds": estimate or null}; jobs is 100001 for more than 100,000
 create function pushq.why_queue(queue text) returns table (cause text, sentence text, detail jsonb)
 language plpgsql volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set enable_hashjoin = on
 as $$
 #variable_conflict use_column
 declare
@@ -603,13 +612,21 @@ declare
     jobs bigint;
     seconds float8;
 begin
+    if coalesce(why_queue.queue, '') = '' then
+        raise invalid_parameter_value using
+            message = format('pushq.why_queue(%L): name a queue; pushq.queues lists them', why_queue.queue);
+    end if;
     return query select * from pushq.why_closed(why_queue.queue);
     is_open := not found;
     select * into serving from pushq.serving(why_queue.queue);
     if serving.supervisors > 0 then
         unknown := array(
-            select task
-            from unnest(pushq.tasks_in(why_queue.queue)) as task where task <> all(serving.tasks) order by task limit 20);
+            select queued.task collate "C"
+            from unnest(pushq.tasks_in(why_queue.queue) || pushq.tasks_apart_in(why_queue.queue)) as queued (task)
+            where queued.task <> all(serving.tasks)
+            group by queued.task collate "C"
+            order by queued.task collate "C"
+            limit 20);
         if cardinality(unknown) > 0 then
             return query select
                 'unknown',
@@ -651,7 +668,7 @@ begin
 
         return query
         with wanted as materialized (
-            select need.key as name, sum(alike.jobs)::int as jobs
+            select need.key as name, need.value::int as units, sum(alike.jobs)::int as jobs
             from (
                 select urgent.needs, count(*) as jobs
                 from (
@@ -662,37 +679,65 @@ begin
                 ) as urgent
                 group by urgent.needs
             ) as alike
-            cross join lateral jsonb_object_keys(alike.needs) as need (key)
+            cross join lateral jsonb_each(alike.needs) as need
             where need.key <> its_name
-            group by need.key
+            group by need.key, need.value::int
+        ),
+        named as materialized (
+            select array_agg(distinct wanted.name) as names from wanted
+        ),
+        short as (
+            select
+                trouble.kind, wanted.name, sum(wanted.jobs)::int as jobs, max(wanted.units) as units,
+                rule.capacity, greatest(free.capacity_left, 0) as free, free.burst,
+                min(case when trouble.kind = 'rated' then pushq.whole_for(free.whole_at, free.burst - wanted.units, free.rate) end)
+                    as next_at
+            from wanted
+            join pushq.free((select names from named)) as free on free.name = wanted.name
+            join pushq.rules((select names from named)) as rule on rule.name = wanted.name
+            cross join lateral (
+                select case
+                    when rule.capacity = 0 then 'closed'
+                    when wanted.units > rule.capacity then 'over capacity'
+                    when wanted.units > free.capacity_left then 'held'
+                    when free.rate is not null and wanted.units > free.burst then 'over burst'
+                    when wanted.units > free.units then 'rated'
+                end
+            ) as trouble (kind)
+            where trouble.kind is not null
+            group by trouble.kind, wanted.name, rule.capacity, free.capacity_left, free.burst
+            order by jobs desc, wanted.name, trouble.kind
+            limit 20
         )
         select
-            short.cause,
-            format('%s for %L, %s', case short.jobs when 1 then '1 job waits' else short.jobs || ' jobs wait' end, short.name,
-                case short.cause
-                    when 'needs' then format('of which 0 of %s free', case short.capacity when 1 then '1 is' else short.capacity || ' are' end)
-                    else format('whose rate allows the next at %s', date_trunc('milliseconds', short.next_at))
-                end),
-            case short.cause
-                when 'needs' then jsonb_build_object(
-                    'name', short.name, 'capacity', short.capacity, 'free', 0, 'holders', short.holders, 'jobs', short.jobs)
-                else jsonb_build_object('name', short.name, 'next_at', short.next_at, 'jobs', short.jobs)
+            case when short.kind in ('over burst', 'rated') then 'rates' else 'needs' end,
+            case
+                when short.kind in ('over capacity', 'over burst') then
+                    case short.jobs when 1 then '1 job needs ' || short.units else format('%s jobs need up to %s', short.jobs, short.units) end
+                else case short.jobs when 1 then '1 job waits for' else short.jobs || ' jobs wait for' end
             end
-        from (
-            select
-                case when free.capacity_left < 1 then 'needs' else 'rates' end as cause, wanted.name, wanted.jobs, rule.capacity,
-                free.whole_at - (free.burst - 1) / free.rate * interval '1 second' as next_at,
-                (
-                    select count(*) from pushq.jobs_unfinished as its
-                    where its.status = 'running' and its.needs is not null and its.attempt > 0 and its.needs ? wanted.name
-                ) as holders
-            from pushq.free(array(select name from wanted)) as free
-            join wanted on wanted.name = free.name
-            join pushq.rules(array(select name from wanted)) as rule on rule.name = free.name
-            where free.units < 1
-            order by wanted.jobs desc, wanted.name
-            limit 20
-        ) as short;
+            || case when short.kind in ('over capacity', 'over burst') then format(' of %L, ', short.name) else format(' %L, ', short.name) end
+            || case short.kind
+                when 'closed' then 'which is closed: its capacity is 0'
+                when 'over capacity' then format('whose capacity is %s', short.capacity)
+                when 'held' then format(
+                    'of which %s of %s free', short.free, case short.capacity when 1 then '1 is' else short.capacity || ' are' end)
+                when 'over burst' then format('of which %s may be taken at once', short.burst)
+                else format('whose rate allows the next at %s', date_trunc('milliseconds', short.next_at))
+            end,
+            case when short.kind in ('over burst', 'rated')
+                then jsonb_build_object('name', short.name, 'units', short.units, 'next_at', short.next_at, 'jobs', short.jobs)
+                else jsonb_build_object(
+                    'name', short.name, 'units', short.units, 'capacity', short.capacity, 'free', short.free,
+                    'holders', holder.jobs, 'jobs', short.jobs)
+            end
+        from short
+        cross join lateral (
+            select count(*) as jobs
+            from pushq.jobs_unfinished as its
+            where its.status = 'running' and its.needs is not null and its.attempt > 0 and its.needs ? short.name
+        ) as holder
+        order by short.jobs desc, short.name, short.kind;
 
         if serving.workers > 0 and serving.idle = 0 then
             return query select
@@ -711,6 +756,25 @@ begin
             || coalesce('; at the rate of late, for some ' || round(seconds::numeric, 1) || ' s', ''),
             jsonb_build_object('jobs', jobs, 'seconds', seconds);
     end if;
+end
+$$;
+
+-- The tasks of the ten thousand most urgent jobs of a queue that are apart, of each kind.
+create function pushq.tasks_apart_in(queue text) returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select distinct urgent.task collate "C"
+        from unnest('{lane,fair,solo}'::text[]) as apart (kind)
+        cross join lateral (
+            select job.task
+            from pushq.jobs_unfinished as job
+            where job.status = 'queued' and job.apart = apart.kind and job.queue = tasks_apart_in.queue
+            order by job.priority, job.run_at, job.id
+            limit 10000
+        ) as urgent);
 end
 $$;
 
@@ -755,18 +819,21 @@ begin
 end
 $$;
 
--- When the first queued job of a queue is due, or was. Of jobs of other priorities than 0, and jobs apart, a thousand are looked at.
+-- When the first queued job of a queue is due; if one is due already, when one was. Of jobs apart, a hundred priorities of each kind
+-- are looked at.
 create function pushq.first_due(queue text) returns timestamptz
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
+declare
+    tasks constant text[] := pushq.tasks_in(first_due.queue);
 begin
     return least(
         (
             select min(first.run_at)
-            from unnest(pushq.tasks_in(first_due.queue)) as known (task)
+            from unnest(tasks) as known (task)
             cross join lateral (
                 select job.run_at
                 from pushq.jobs_unfinished as job
@@ -776,24 +843,57 @@ begin
                 limit 1
             ) as first
         ),
+        -- Jobs of other priorities: those that were inserted for later, by run_at, and those that have been due since.
         (
-            select min(counted.run_at)
-            from (
-                select job.run_at
-                from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart is null and job.priority <> 0 and job.queue collate "C" = first_due.queue
-                limit 1000
-            ) as counted
+            select min(first.run_at)
+            from unnest(tasks) as known (task)
+            cross join (values (-1), (1)) as side (sign)
+            cross join lateral (
+                (
+                    select job.run_at
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart is null and job.priority <> 0 and job.queue collate "C" = first_due.queue
+                    and sign(job.priority) = side.sign and job.task collate "C" = known.task
+                    and (case when job.run_at <= job.enqueued_at then job.priority else -32769 end) = -32769
+                    order by job.run_at
+                    limit 1
+                )
+                union all
+                (
+                    select job.run_at
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart is null and job.priority <> 0 and job.queue collate "C" = first_due.queue
+                    and sign(job.priority) = side.sign and job.task collate "C" = known.task
+                    and (case when job.run_at <= job.enqueued_at then job.priority else -32769 end) > -32769
+                    limit 1
+                )
+            ) as first
         ),
         (
-            select min(its.run_at)
-            from unnest('{lane,fair,solo}'::text[]) as apart (kind)
-            cross join lateral (
-                select job.run_at
-                from pushq.jobs_unfinished as job
-                where job.status = 'queued' and job.apart = apart.kind and job.queue = first_due.queue
-                limit 1000
-            ) as its
+            with recursive level as (
+                select first.*, 1 as place
+                from unnest('{lane,fair,solo}'::text[]) as apart (kind)
+                cross join lateral (
+                    select apart.kind, job.priority, job.run_at
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart = apart.kind and job.queue = first_due.queue
+                    order by job.priority, job.run_at
+                    limit 1
+                ) as first
+                union all
+                select following.*, level.place + 1
+                from level
+                cross join lateral (
+                    select level.kind, job.priority, job.run_at
+                    from pushq.jobs_unfinished as job
+                    where job.status = 'queued' and job.apart = level.kind and job.queue = first_due.queue
+                    and job.priority > level.priority
+                    order by job.priority, job.run_at
+                    limit 1
+                ) as following
+                where level.place < 100
+            )
+            select min(level.run_at) from level
         ));
 end
 $$;

@@ -8,6 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+import pytest
+
 from tests.support.jobs import Connection, insert
 
 RUN = """
@@ -244,6 +247,91 @@ async def test_tasks_that_nobody_knows_are_told_of_a_queue(connection: Connectio
         "no live supervisor that serves the queue knows tasks 'gone', 'lost'",
         {"tasks": ["gone", "lost"]},
     )
+
+
+@pytest.mark.parametrize("columns", [{"needs": ["free"]}, {"limit_key": "a"}, {"tenant_id": "acme"}, {}])
+async def test_tasks_that_nobody_knows_are_told_of_jobs_with_needs_and_of_fair_queues_and_of_suspects(
+    connection: Connection, columns: dict[str, Any]
+) -> None:
+    await supervisor(connection, "echo")
+    if "tenant_id" in columns:
+        await connection.execute("select pushq.be_fair('default', 'tenant')")
+    await insert(connection, "echo", **columns)
+    [lost] = await insert(connection, "lost", **columns)
+    if not columns:
+        await connection.execute("update pushq.jobs set crashes = 2 where id = $1", lost)
+    assert (await why_queue(connection))["unknown"] == (
+        "no live supervisor that serves the queue knows task 'lost'",
+        {"tasks": ["lost"]},
+    )
+
+
+async def all_of(connection: Connection, cause: str) -> list[tuple[str, Any]]:
+    rows = await connection.fetch("select * from pushq.why_queue('default') where cause = $1", cause)
+    return [(row["sentence"], json.loads(row["detail"])) for row in rows]
+
+
+async def test_jobs_of_a_queue_that_need_more_than_is_free_are_told(connection: Connection) -> None:
+    await supervisor(connection, "echo")
+    await connection.execute("select pushq.limit('gpu', 4)")
+    [held] = await insert(connection, "echo", needs={"gpu": 3})
+    await connection.execute("select pushq.take($1, 'bert')", held)
+    await insert(connection, "echo", 2, needs={"gpu": 2})
+    await insert(connection, "echo", needs={"gpu": 1})
+    assert await all_of(connection, "needs") == [
+        (
+            "2 jobs wait for 'gpu', of which 1 of 4 are free",
+            {"name": "gpu", "units": 2, "capacity": 4, "free": 1, "holders": 1, "jobs": 2},
+        )
+    ]
+
+
+async def test_jobs_of_a_queue_that_need_more_than_the_capacity_or_the_burst_are_told(connection: Connection) -> None:
+    await supervisor(connection, "echo")
+    await connection.execute("select pushq.limit('gpu', 4), pushq.limit('api', rate => 1, burst => 5)")
+    await insert(connection, "echo", needs={"gpu": 4})
+    await insert(connection, "echo", needs={"api": 5})
+    await insert(connection, "echo", needs={"api": 4})
+    await connection.execute("select pushq.limit('gpu', 2), pushq.limit('api', rate => 1, burst => 3)")
+    assert await all_of(connection, "needs") == [
+        (
+            "1 job needs 4 of 'gpu', whose capacity is 2",
+            {"name": "gpu", "units": 4, "capacity": 2, "free": 2, "holders": 0, "jobs": 1},
+        )
+    ]
+    assert await all_of(connection, "rates") == [
+        (
+            "2 jobs need up to 5 of 'api', of which 3 may be taken at once",
+            {"name": "api", "units": 5, "next_at": None, "jobs": 2},
+        )
+    ]
+
+
+async def test_of_a_queue_a_name_of_capacity_0_is_closed(connection: Connection) -> None:
+    await supervisor(connection, "echo")
+    await connection.execute("select pushq.limit('gpu', 0)")
+    await insert(connection, "echo", 2, needs=["gpu"])
+    assert [sentence for sentence, _ in await all_of(connection, "needs")] == [
+        "2 jobs wait for 'gpu', which is closed: its capacity is 0"
+    ]
+
+
+@pytest.mark.parametrize("columns", [{}, {"priority": 5}, {"needs": ["gpu"]}])
+async def test_no_queue_is_said_to_wait_for_an_hour_to_come_while_a_job_is_due(
+    connection: Connection, columns: dict[str, Any]
+) -> None:
+    await supervisor(connection, "echo")
+    later = {**columns, "run_at": datetime.now(UTC) + timedelta(hours=1)}
+    await insert(connection, "echo", 1_500, **later)
+    assert "later" in await why_queue(connection)
+    await insert(connection, "echo", **{**columns, "priority": columns.get("priority", 0) + 1})
+    assert "later" not in await why_queue(connection)
+
+
+@pytest.mark.parametrize("name", [None, ""])
+async def test_a_question_about_no_queue_is_refused_in_a_sentence(connection: Connection, name: str | None) -> None:
+    with pytest.raises(asyncpg.InvalidParameterValueError, match=r"name a queue; pushq.queues lists them"):
+        await connection.fetch("select * from pushq.why_queue($1)", name)
 
 
 # Positions ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 -- The first $1 names by name that have a rule, or that jobs hold or wait for under the rule of a kind or by default. has_rule: the
 -- name has a rule of its own. capacity, rate: null for any. held, free: units; null for the rule of a kind, such as key:*, and free
 -- also where any number may be held. waiting: queued jobs that need the name, of $2 with needs that are looked at; are_all: there are
--- no more. next_token_at: when the rate next allows a unit; null: now, or there is no rate.
+-- no more. next_token_at: when the rate next allows a unit, or the last day that Python knows, but for one; null: now, or there is no
+-- rate.
 with waiting as materialized (
     select need.key as name, sum(alike.jobs)::int as jobs
     from (
@@ -42,7 +43,8 @@ select
         select count(*) < $2
         from (select from pushq.jobs_unfinished where status = 'queued' and apart in ('lane', 'fair') limit $2) as looked
     ) as are_all,
-    case when free.units < 1 then free.whole_at - (free.burst - 1) / free.rate * interval '1 second' end as next_token_at
+    case when free.rate * extract(epoch from free.whole_at - clock_timestamp()) > free.burst - 1
+        then least(pushq.whole_for(free.whole_at, free.burst - 1, free.rate), '9999-12-30 00:00:00 UTC') end as next_token_at
 from named
 join pushq.rules(array(select name from named)) as rule on rule.name = named.name
 left join pushq.free(array(select name from named)) as free on free.name = named.name
