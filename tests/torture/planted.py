@@ -695,10 +695,10 @@ IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "counted-before-the-lock": (
         (
             "pushq.lock_fitting",
-            "    if names is null then",
+            "    if names is not null and",
             (
                 "    chosen := pushq.choose_fitting(lock_fitting.ids, lock_fitting.most, lock_fitting.most_holding);\n"
-                "    if names is null then"
+                "    if names is not null and"
             ),
         ),
         (
@@ -711,7 +711,7 @@ IN_DATABASE: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("pushq.held", "LANGUAGE plpgsql\n", "LANGUAGE plpgsql\n STABLE\n"),
         ("pushq.free", "LANGUAGE plpgsql\n", "LANGUAGE plpgsql\n STABLE\n"),
         ("pushq.choose_fitting", "LANGUAGE plpgsql\n", "LANGUAGE plpgsql\n STABLE\n"),
-        ("pushq.lock_fitting", "elsif not pushq.lock_turnstiles(names) then", "elsif false then"),
+        ("pushq.lock_fitting", "and not pushq.lock_turnstiles(names) then", "and false then"),
         (
             "pushq.lock_fitting",
             "        pushq.choose_fitting(lock_fitting.ids, lock_fitting.most, lock_fitting.most_holding), ",
