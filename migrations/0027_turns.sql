@@ -22,6 +22,10 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if coalesce(set_turn.turn not between interval '0' and interval '1 hour', true) then
+        raise invalid_parameter_value using message = format(
+            'pushq.set_turn(%L): a turn is 0 to 1 hour, not %s; 0 is strict order', set_turn.queue, coalesce(set_turn.turn::text, 'null'));
+    end if;
     insert into pushq.queues as known (name, turn) values (set_turn.queue, set_turn.turn)
     on conflict (name) do update set turn = excluded.turn where known.turn is distinct from excluded.turn;
     return case when found then 'changed' else 'as before' end;

@@ -13,6 +13,7 @@ import click
 
 import pushq
 from pushq.errors import DatabaseRefused, PushqError, UsageError
+from pushq.exporter.lines import printable
 from pushq.local.imports import garbage_left
 
 # The module of each command, imported on use: a supervisor starts without the benchmark.
@@ -46,8 +47,23 @@ _URLS = ("--broker", "--database", "--database-url", "--db", "--db-url", "--dsn"
 """The names of options for the URL, which no command of pushq has."""
 
 
+_TO_THE_DATABASE = ("events", "jobs", "limits", "queues")
+"""Commands whose arguments are values for the database, or none; `enqueue` refuses by the name of the option."""
+
+
 class _Commands(click.Group):
     """Turns PushqErrors into a sentence and an exit code: 2 for mistakes of the user, 1 for states that may pass."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for arg in args if args and args[0] in _TO_THE_DATABASE else ():
+            try:
+                arg.encode()
+            except UnicodeEncodeError:
+                shown = arg.encode(errors="surrogateescape").decode(errors="backslashreplace")
+                ctx.fail(
+                    f"The argument '{printable(shown)}' is not UTF-8, which the database takes; write it in UTF-8."
+                )
+        return super().parse_args(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in _MODULES:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import difflib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import anyio
+import click
 
 from pushq.cli.options import load_settings
 from pushq.desk import Desk
+from pushq.exporter.lines import printable
 
 T = TypeVar("T")
 
@@ -21,3 +24,13 @@ def at_desk(what: Callable[[Desk], Awaitable[T]]) -> T:
             return await what(desk)
 
     return anyio.run(run)
+
+
+async def hint_at_slips(desk: Desk, queues: Sequence[str]) -> None:
+    """Says which of the queues no supervisor has ever served: what is chosen for a queue to come, or for a slip."""
+    served = await desk.served_queues()
+    for queue in queues:
+        if queue != "*" and queue not in served:
+            close = difflib.get_close_matches(queue, served, n=1)
+            hint = f"; did you mean {printable(repr(close[0]))}?" if close else "."
+            click.echo(f"pushq: No supervisor has served queue {printable(repr(queue))} yet{hint}", err=True)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import difflib
 import sys
+from datetime import MAXYEAR
 
 import click
 
-from pushq.cli.desk import at_desk
+from pushq.cli.desk import at_desk, hint_at_slips
 from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import Progress, Row, show_rows
 from pushq.desk import Desk
+from pushq.errors import UsageError
 from pushq.exporter.lines import printable
 
 LISTED = ("name", "capacity", "held", "free", "rate", "burst", "waiting", "next_token")
 KINDS = ("queue", "key", "tenant", "task", "affinity")
+OF_QUEUE = "queue:"
 STAMPED = ("queue:", "tenant:", "task:")
 """Names that jobs need by a rule, and not by what their producers said."""
 
@@ -66,7 +69,10 @@ def _for_people(row: Row) -> Row:
     more = "" if row["are_all"] else "+"
     waiting = None if row["waiting"] is None else f"{row['waiting']}{more}"
     shown = waiting if more else row["waiting"]
-    return {**row, "capacity": capacity, "waiting": shown, "next_token": row["next_token_at"]}
+    next_token = row["next_token_at"]
+    if next_token is not None and next_token.year == MAXYEAR:
+        next_token = f"after {MAXYEAR}"
+    return {**row, "capacity": capacity, "waiting": shown, "next_token": next_token}
 
 
 class Capacity(click.ParamType):  # type: ignore[type-arg]
@@ -90,14 +96,26 @@ class Capacity(click.ParamType):  # type: ignore[type-arg]
 @click.option("--rate", type=float, metavar="R", help="Units that may be taken a second: 0.1 is one in ten seconds.")
 @click.option("--burst", type=int, metavar="B", help="Units that may be taken at once after a rest.  [default: 1]")
 @click.option("--strict", "is_strict", is_flag=True, help="For key:K, key:*: a job to be tried again keeps its place.")
+@click.option(
+    "--resource", "is_resource", is_flag=True, help="NAME is a resource, though its prefix is nearly a kind's."
+)
 @as_json
 def set_limit(
-    name: str, capacity: int | str | None, rate: float | None, burst: int | None, is_strict: bool, as_json: bool
+    name: str,
+    capacity: int | str | None,
+    rate: float | None,
+    burst: int | None,
+    is_strict: bool,
+    is_resource: bool,
+    as_json: bool,
 ) -> None:
     """Sets the rule of a name, in place of the former one: without --capacity, any number may be held at once.
 
     Holds at once. Jobs of a queue, task or tenant that are there already get the limit in steps; if the command is
     stopped meanwhile, the supervisors' sweepers do the rest within minutes.
+
+    A name whose prefix is nearly that of a kind, as queues:mail, would be a resource, and bind no queue. So the name is
+    refused, unless jobs or tasks need it, or --resource is given.
 
     \b
       pushq limits set gpu --capacity 4
@@ -112,24 +130,28 @@ def set_limit(
             "For a resource without bound: --capacity any."
         )
     units = None if isinstance(capacity, str) else capacity
-    _hint_at_kinds(name)
 
     async def change(desk: Desk) -> list[Row]:
+        if not is_resource:
+            await _refuse_slips(desk, name)
         did = await desk.limit(name, units, rate, burst if burst is not None else 1, is_strict=is_strict)
         stamped = await stamp(desk, "the limit") if name.startswith(STAMPED) else 0
+        if name.startswith(OF_QUEUE):
+            await hint_at_slips(desk, [name.removeprefix(OF_QUEUE)])
         return [{"name": name, "did": did, "jobs": stamped}]
 
     show_rows(at_desk(change), ("name", "did", "jobs"), as_json=as_json, empty="")
 
 
-def _hint_at_kinds(name: str) -> None:
-    """A name with an unknown prefix is a resource, which jobs may need; or a slip."""
+async def _refuse_slips(desk: Desk, name: str) -> None:
+    """Refuses the name of a resource that looks like a kind's, unless jobs need the name."""
     prefix, colon, rest = name.partition(":")
-    if colon and prefix not in KINDS and (close := difflib.get_close_matches(prefix.lower(), KINDS, n=1)):
+    close = difflib.get_close_matches(prefix.strip().lower(), KINDS, n=1)
+    if colon and prefix not in KINDS and close and not await desk.is_resource(name):
         meant = printable(f"{close[0]}:{rest}")
-        click.echo(
-            f"pushq: {printable(repr(name))} is the name of a resource, for jobs that need it; did you mean {meant}?",
-            err=True,
+        raise UsageError(
+            f"{printable(repr(name))} would be a resource, and no job needs it; did you mean {meant}? "
+            "For a resource of this name, add --resource."
         )
 
 

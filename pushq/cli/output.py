@@ -69,6 +69,8 @@ def _cell(value: object) -> str:
             return "-"
         case datetime():
             return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        case float() if value and not 0.0005 <= abs(value) < 1e9:
+            return f"{value:.3g}"  # neither 0.000 nor three hundred digits
         case float():
             return f"{value:.3f}"
         case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pushq.cli.desk import at_desk
+from pushq.cli.desk import at_desk, hint_at_slips
 from pushq.cli.limits import stamp
 from pushq.cli.options import ListsByItself, as_json
 from pushq.cli.output import Row, show_causes, show_rows
@@ -115,7 +115,9 @@ def all_events(names: tuple[str, ...], is_off: bool, as_json: bool) -> None:
     """
 
     async def change(desk: Desk) -> list[dict[str, str]]:
-        return [{"queue": name, "did": await desk.keep_all_events(name, is_on=not is_off)} for name in names]
+        did = [{"queue": name, "did": await desk.keep_all_events(name, is_on=not is_off)} for name in names]
+        await hint_at_slips(desk, names)
+        return did
 
     show_rows(at_desk(change), ("queue", "did"), as_json=as_json, empty="")
 
@@ -146,7 +148,9 @@ def keep(
         raise click.UsageError("Give --for, --failed or both; or --default alone.")
 
     async def change(desk: Desk) -> list[dict[str, str | None]]:
-        return [await desk.keep(name, keep, keep_failed) for name in names or (EVERY,)]
+        did = [await desk.keep(name, keep, keep_failed) for name in names or (EVERY,)]
+        await hint_at_slips(desk, names)
+        return did
 
     show_rows(at_desk(change), ("queue", "did", "keep", "keep_failed"), as_json=as_json, empty="")
 
@@ -171,6 +175,7 @@ def fair(queue: str, by: str | None, is_off: bool, as_json: bool) -> None:
 
     async def change(desk: Desk) -> list[dict[str, object]]:
         did = await desk.be_fair(queue, by)
+        await hint_at_slips(desk, [queue])
         return [{"queue": queue, "did": did, "jobs": await stamp(desk, "their turns")}]
 
     show_rows(at_desk(change), ("queue", "did", "jobs"), as_json=as_json, empty="")
@@ -192,7 +197,9 @@ def turn(queue: str, time: str, as_json: bool) -> None:
     """
 
     async def change(desk: Desk) -> list[dict[str, str]]:
-        return [{"queue": queue, "did": await desk.set_turn(queue, time)}]
+        did = await desk.set_turn(queue, time)
+        await hint_at_slips(desk, [queue])
+        return [{"queue": queue, "did": did}]
 
     show_rows(at_desk(change), ("queue", "did"), as_json=as_json, empty="")
 
@@ -207,6 +214,7 @@ def _change(verb: str, names: tuple[str, ...], every: bool, as_json: bool) -> No
 
     async def change(desk: Desk) -> list[dict[str, str]]:
         did = [{"queue": name, "did": await desk.change(verb, name)} for name in names or (EVERY,)]
+        await hint_at_slips(desk, names)
         if every and verb == "resume":
             did += [{"queue": row["queue"], "did": "still paused"} for row in await desk.list_queues() if row["paused"]]
         return did

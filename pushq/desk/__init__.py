@@ -231,6 +231,13 @@ class Desk:
             await refuse_hidden(self._session, self._url)
         return [dict(row) for row in rows]
 
+    async def served_queues(self) -> list[str]:
+        """The queues, by name, that a supervisor serves or has served."""
+        rows = await self._changes.fetch(
+            "select name from pushq.queues where served_since is not null order by name limit $1", SHOWN_QUEUES
+        )
+        return [row["name"] for row in rows]
+
     async def list_webhooks(self) -> list[Row]:
         """Rows of list_webhooks.sql: the subscriptions, the newest first, without their secrets."""
         rows = await self._session.fetch(statement("list_webhooks"), SHOWN_WEBHOOKS)
@@ -250,6 +257,11 @@ class Desk:
     ) -> str:
         """Chooses the rule of a name. None: any number. Raises UsageError for a rule that cannot be."""
         return await self._ruled("limit", name, capacity, rate, burst, is_strict)
+
+    async def is_resource(self, name: str) -> bool:
+        """Whether the name has a rule as a resource, or jobs or tasks need the name: see is_resource.sql."""
+        (row,) = await self._session.fetch(statement("is_resource"), name, NEEDS_LOOKED_AT)
+        return bool(row["is_resource"])
 
     async def unlimit(self, name: str) -> str:
         """Takes away the rule of a name."""
@@ -306,6 +318,7 @@ class Desk:
 
     async def set_turn(self, queue: str, turn: str) -> str:
         """How long a lane of the queue goes on, in any words of PostgreSQL's for intervals."""
+        await self._refuse_other_words(turn)
         (row,) = await self._changes.fetch("select pushq.set_turn($1, $2::text::interval) as did", queue, turn)
         return str(row["did"])
 
@@ -314,6 +327,7 @@ class Desk:
 
         Returns a row of queue, did, keep, keep_failed: the rule that now holds, as PostgreSQL has understood the words.
         """
+        await self._refuse_other_words(keep, keep_failed)
         (row,) = await self._changes.fetch(
             "select $1::text as queue, pushq.keep($1, rule.keep, rule.keep_failed) as did, rule.keep::text, "
             "rule.keep_failed::text from (values ($2::text::interval, $3::text::interval)) as rule (keep, keep_failed)",
@@ -322,6 +336,16 @@ class Desk:
             keep_failed,
         )
         return dict(row)
+
+    async def _refuse_other_words(self, *times: str | None) -> None:
+        """Raises UsageError for what is no interval to PostgreSQL."""
+        for time_ in times:
+            try:
+                await self._changes.fetch("select $1::text::interval is null", time_)
+            except ValueRefused:
+                raise UsageError(
+                    f"{time_!r} is not a time that PostgreSQL knows; write 50ms, 90s, 2h or 30d."
+                ) from None
 
     async def keep_all_events(self, queue: str, *, is_on: bool) -> str:
         (row,) = await self._changes.fetch("select pushq.keep_all_events($1, $2) as did", queue, is_on)

@@ -100,14 +100,51 @@ async def test_bad_input_is_refused_in_a_sentence(
     assert await connection.fetchval("select count(*) from pushq.resources where name !~ ':\\*$'") == 0
 
 
-async def test_a_name_with_an_unknown_prefix_is_a_resource_and_perhaps_a_slip(
+async def test_a_name_that_looks_like_a_kind_is_refused_unless_jobs_need_it_or_the_flag_says_so(
     database_url: str, connection: Connection
 ) -> None:
-    ended = invoke("limits", "set", "queues:mail", "--capacity", "1", url=database_url)
-    assert ended.exit_code == 0
-    assert "did you mean queue:mail?" in ended.stderr
-    assert not invoke("limits", "set", "model:7b", "--capacity", "1", url=database_url).stderr
-    assert await connection.fetchval("select count(*) from pushq.resources where name !~ ':\\*$'") == 2
+    said = refused(database_url, "set", "queues:mail", "--capacity", "1")
+    assert said == (
+        "pushq: 'queues:mail' would be a resource, and no job needs it; did you mean queue:mail? "
+        "For a resource of this name, add --resource."
+    )
+    assert await connection.fetchval("select count(*) from pushq.resources where name !~ ':\\*$'") == 0
+    assert invoke("limits", "set", "model:7b", "--capacity", "1", url=database_url).exit_code == 0
+    assert invoke("limits", "set", "queues:mail", "--capacity", "1", "--resource", url=database_url).exit_code == 0
+    await connection.execute("insert into pushq.tasks (name, needs) values ('echo', '[\"tasks:7\"]')")
+    await insert(connection, "echo", needs=["keys:7"])
+    [running] = await insert(connection, "echo", needs=["tenants:7"])
+    await connection.execute("select pushq.take($1, 'bert')", running)
+    for name in ("queues:mail", "tasks:7", "keys:7", "tenants:7"):
+        assert invoke("limits", "set", name, "--capacity", "2", url=database_url).exit_code == 0, name
+
+
+async def test_numbers_and_hours_beyond_all_measure_are_shown_in_a_few_characters(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute(
+        "alter table pushq.resources drop constraint resources_rate_is_1e_7_to_1e6; "
+        "insert into pushq.resources (name, rate) values ('api', 1e290), ('slow', 1e-7); "
+        "insert into pushq.tokens values ('slow', '20000-01-01 UTC')"
+    )
+    lines = {line.split()[0]: line.split() for line in invoke("limits", url=database_url).stdout.splitlines()}
+    assert lines["api"][4] == "1e+290"
+    assert lines["slow"][4] == "1e-07"
+    assert lines["slow"][-2:] == ["after", "9999"]
+    [slow] = [row for row in listed(database_url, "limits") if row["name"] == "slow"]
+    assert slow["next_token_at"] == "9999-12-30T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["limits", "set", "m\udcff", "--capacity", "1"], ["limits", "remove", "m\udcff"], ["queues", "why", "m\udcff"],
+     ["queues", "turn", "m\udcff", "1s"], ["jobs", "why", "m\udcff"], ["jobs", "list", "--task", "m\udcff"]],
+)  # fmt: skip
+def test_an_argument_that_is_not_utf_8_is_refused_in_a_sentence(database_url: str, arguments: list[str]) -> None:
+    ended = invoke(*arguments, url=database_url)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    said = "The argument 'm\\xff' is not UTF-8, which the database takes; write it in UTF-8."
+    assert said in " ".join(ended.stderr.split())
 
 
 async def test_a_set_that_is_stopped_says_what_is_left_and_for_whom(database_url: str, connection: Connection) -> None:
@@ -192,10 +229,46 @@ async def test_the_turn_of_a_queue_is_an_interval(database_url: str, connection:
     assert "changed" in invoke("queues", "turn", "models", "60s", url=database_url).stdout
     assert "as before" in invoke("queues", "turn", "models", "1 minute", url=database_url).stdout
     assert str(await connection.fetchval("select turn from pushq.queues where name = 'models'")) == "0:01:00"
-    for wrong in ("2h", "soon", "-1s"):
-        ended = invoke("queues", "turn", "models", "--", wrong, url=database_url)
-        assert (ended.exit_code, ended.stdout) == (2, "")
-        assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("time", "sentence"),
+    [
+        ("2h", "pushq.set_turn('models'): a turn is 0 to 1 hour, not 02:00:00; 0 is strict order."),
+        ("-1s", "pushq.set_turn('models'): a turn is 0 to 1 hour, not -00:00:01; 0 is strict order."),
+        ("soon", "'soon' is not a time that PostgreSQL knows; write 50ms, 90s, 2h or 30d."),
+        ("nan", "'nan' is not a time that PostgreSQL knows; write 50ms, 90s, 2h or 30d."),
+        ("", "'' is not a time that PostgreSQL knows; write 50ms, 90s, 2h or 30d."),
+    ],
+)
+def test_a_turn_that_cannot_be_is_refused_in_a_sentence(database_url: str, time: str, sentence: str) -> None:
+    ended = invoke("queues", "turn", "models", "--", time, url=database_url)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert sentence in ended.stderr
+    assert "constraint" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["turn", "mial", "3s"], ["fair", "mial", "--by", "key"], ["pause", "mial"], ["keep", "mial", "--for", "2h"],
+     ["all-events", "mial"]],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+async def test_what_is_chosen_for_a_queue_that_nobody_has_served_holds_and_may_be_a_slip(
+    database_url: str, connection: Connection, arguments: list[str]
+) -> None:
+    ended = invoke("queues", *arguments, url=database_url)
+    assert (ended.exit_code, ended.stderr) == (0, "pushq: No supervisor has served queue 'mial' yet.\n")
+    await connection.execute("insert into pushq.queues (name, served_since) values ('mail', now())")
+    again = invoke("queues", *arguments, url=database_url)
+    assert again.stderr == "pushq: No supervisor has served queue 'mial' yet; did you mean 'mail'?\n"
+    verb, _, *more = arguments
+    assert invoke("queues", verb, "mail", *more, url=database_url).stderr == ""
+
+
+async def test_a_limit_of_a_queue_that_nobody_has_served_may_be_a_slip(database_url: str) -> None:
+    ended = invoke("limits", "set", "queue:mail", "--capacity", "1", url=database_url)
+    assert (ended.exit_code, ended.stderr) == (0, "pushq: No supervisor has served queue 'mail' yet.\n")
 
 
 async def test_only_keys_are_strict(database_url: str) -> None:

@@ -419,7 +419,7 @@ def test_a_rule_in_words_that_may_be_misread_is_shown_as_it_was_understood(datab
         (["mail"], 2, "Give --for, --failed or both; or --default alone."),
         (["mail", "--for", "2h", "--default"], 2, "Give --for, --failed or both; or --default alone."),
         (["mail", "--for=-2h"], 2, "a time to keep jobs is 0 or more, not -02:00:00"),
-        (["mail", "--for", "soon"], 2, 'invalid input syntax for type interval: "soon"'),
+        (["mail", "--for", "soon"], 2, "'soon' is not a time that PostgreSQL knows; write 50ms, 90s, 2h or 30d."),
     ],
 )
 async def test_a_rule_that_is_unclear_is_refused_in_a_sentence(
