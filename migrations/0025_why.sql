@@ -359,7 +359,7 @@ end;
 
 -- For which job units are reserved that a job with needs could have otherwise: of the jobs before it, in the given queues and of the
 -- given tasks, the first that lacks something, has been due for a second, and leaves too little. As pushq.choose_fitting() reserves,
--- among the two hundred most urgent jobs.
+-- among the two hundred most urgent jobs, and not for a job that will never fit.
 create function pushq.reserved_for(id uuid, queues text[], tasks text[]) returns table (name text, before_id uuid, tenant_id text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -368,6 +368,7 @@ as $$
 declare
     spent text[] := pushq.spent_names(true);
     left_over jsonb := '{}';
+    most_ever jsonb := '{}';
     reserved_by jsonb := '{}';
     mine record;
     before record;
@@ -414,9 +415,13 @@ begin
         order by urgent.priority, urgent.run_at, urgent.id
         limit 200
     loop
-        select left_over || coalesce(jsonb_object_agg(free.name, free.units), '{}') into left_over
+        select
+            left_over || coalesce(jsonb_object_agg(free.name, free.units), '{}'),
+            most_ever || coalesce(jsonb_object_agg(free.name, free.most), '{}')
+        into left_over, most_ever
         from pushq.free(array(
             select key from jsonb_object_keys(before.needs || mine.needs) as key where not left_over ? key)) as free;
+        continue when exists (select from jsonb_each(before.needs) as its where (most_ever ->> its.key)::int < its.value::int);
         if before.run_at < clock_timestamp() - interval '1 second' and exists (
             select from jsonb_each(before.needs) as its where (left_over ->> its.key)::int < its.value::int) then
             select coalesce(jsonb_object_agg(its.key, jsonb_build_array(before.id, before.tenant_id)), '{}') || reserved_by

@@ -41,7 +41,8 @@ async def typed(url: str, page: str, jobs: dict[str, UUID] | None = None) -> Non
         for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
             asked = re.sub(rf"{ID}(\d)", lambda found: str((jobs or {})[found[1]]), command)
             ended = invoke(*shlex.split(asked, comments=True)[1:], url=url)
-            assert (ended.exit_code, ended.stderr) == (0, ""), command
+            said = re.sub(r"pushq: No supervisor has served queue .* yet\.\n", "", ended.stderr)
+            assert (ended.exit_code, said) == (0, ""), command
             if shown:
                 expected = re.sub(rf"{ID}(\d)", lambda found: str((jobs or {})[found[1]]), shown)
                 assert [line.split() for line in ended.stdout.splitlines()] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from tests.support.commands import invoke
@@ -22,7 +23,8 @@ async def test_the_commands_and_the_functions_do_the_same(database_url: str, con
     seen = []
     for line in typed.splitlines():
         ended = invoke(*shlex.split(line)[1:], url=database_url)
-        assert (ended.exit_code, ended.stderr) == (0, ""), line
+        said = re.sub(r"pushq: No supervisor has served queue .* yet\.\n", "", ended.stderr)
+        assert (ended.exit_code, said) == (0, ""), line
         seen.append(await rules(connection))
     await connection.execute("delete from pushq.queues")
     for statement, expected in zip(statements.strip().splitlines(), seen, strict=True):

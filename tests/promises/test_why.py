@@ -154,6 +154,19 @@ async def test_units_are_reserved_for_a_job_of_another_queue_that_has_waited_for
     assert await why(connection, later) == {}
 
 
+async def test_nothing_is_reserved_for_a_job_that_needs_more_than_there_is(connection: Connection) -> None:
+    await supervisor(connection, "echo")
+    await connection.execute("select pushq.limit('gpu', 4)")
+    [held] = await insert(connection, "echo", needs={"gpu": 1})
+    await connection.execute("select pushq.take($1, 'bert')", held)
+    [large] = await insert(connection, "echo", needs={"gpu": 4})
+    await connection.execute("update pushq.jobs set run_at = now() - interval '5 s' where id = $1", large)
+    [later] = await insert(connection, "echo", needs=["gpu"])
+    assert list(await why(connection, later)) == ["reserved", "behind"]
+    await connection.execute("select pushq.limit('gpu', 2)")
+    assert list(await why(connection, later)) == ["behind"]
+
+
 async def test_guests_that_take_jobs_of_a_queue_are_told_where_no_supervisor_serves_it(connection: Connection) -> None:
     [first, second] = await insert(connection, "echo", 2)
     await connection.execute("select pushq.take($1, 'bert')", first)
