@@ -161,7 +161,8 @@ async def test_a_job_that_needs_something_else_from_now_on_rings_and_one_that_ne
             await Queue().enqueue(job, connection=connection, standing="replace")
             heard[name] = await ear.take()
 
-    assert heard == {name: [] if name == "the same" else ["default"] for name in calls}
+    one, all_pools = ["default"], ["", "default"]  # all, where the job needs something no more
+    assert heard == {"the first": one, "the same": [], "another": all_pools, "a key": one, "nothing": all_pools}
 
 
 async def test_runs_that_are_inserted_together_need_what_each_says(database_url: str, connection: Connection) -> None:
