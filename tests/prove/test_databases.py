@@ -132,7 +132,11 @@ async def test_a_database_in_which_jobs_ran_is_as_new(
             assert _dump(again, server_bin_directory) == _dump(new, server_bin_directory)
         connection = await asyncpg.connect(again)
         await until_alone(connection)
-        assert await connection.fetchval("select count(*) from pg_stats where schemaname = 'pushq'") == 0
+        # Autovacuum may have analyzed those that have the same rows in every database.
+        assert not await connection.fetchval(
+            "select array_agg(tablename) from pg_stats "
+            "where schemaname = 'pushq' and tablename not in ('migrations', 'turnstiles')"
+        )
         assert await connection.fetchval("select pg_try_advisory_lock(7)")
         await connection.close()
 
