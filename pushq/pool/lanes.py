@@ -120,6 +120,11 @@ class Lanes:
             return False
         return bool(given_back_by)
 
+    def owe(self) -> None:
+        """Others are still to be told of units that were given back."""
+        self.owed[None] += 1  # no lane, so no claim pays for the units
+        self.doorbell.ring()
+
     def lose(self, following: Following) -> None:
         """The reply was lost, and with it the jobs that follow."""
         self.in_doubt.note(following.token)

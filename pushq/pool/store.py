@@ -86,6 +86,8 @@ class Lanes(Protocol):
 
     def lose(self, following: Following) -> None: ...
 
+    def owe(self) -> None: ...
+
 
 class Store(Speaker):
     """Claims, the gate, outcomes.
@@ -225,11 +227,19 @@ class Store(Speaker):
         if self.lanes and (following := self.lanes.following(outcomes)):
             return await self._end_following(self.lanes, outcomes, following)
         row = await self._one_noting("finish", outcomes, *_ends(outcomes))
-        if row["gave_units"]:
-            await self.ring_for_units()
         if row["told"]:
             self._tell(row["told"])
+        if row["gave_units"]:
+            await self._let_others_look()
         return _refused(outcomes, row["places"])
+
+    async def _let_others_look(self) -> None:
+        """Rings for units that were given back. If the ring fails, the outcomes stand, and the claimer rings later."""
+        try:
+            await self.ring_for_units()
+        except DatabaseTrouble:
+            if self.lanes:
+                self.lanes.owe()
 
     async def _end_following(self, lanes: Lanes, outcomes: Sequence[Outcome], following: Following) -> list[Outcome]:
         """Writes ends, and takes the jobs that follow in the lanes of those that end."""
@@ -253,10 +263,10 @@ class Store(Speaker):
             raise
         finally:
             are_others_told = lanes.settle(outcomes, jobs)
-        if are_others_told:
-            await self.ring_for_units()
         if rows[0]["told"]:
             self._tell(rows[0]["told"])
+        if are_others_told:
+            await self._let_others_look()
         return _refused(outcomes, rows[0]["places"])
 
     async def _one_noting(self, name: str, outcomes: Sequence[Outcome], *arguments: object) -> Any:
