@@ -277,7 +277,7 @@ class Waiting:
         return True
 
     def _pause(self) -> float:
-        return LOOK_DEAF if self._is_deaf or self._has_missed else LOOK
+        return LOOK_DEAF if self._is_deaf or self._has_missed or self._watches.are_due_soon else LOOK
 
     async def _attend(self) -> None:
         """Watches new jobs, looks at what was told, and takes back the wishes of those that wait no more."""

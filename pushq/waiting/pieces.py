@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from itertools import islice
 from time import monotonic
 from uuid import UUID
 
@@ -11,6 +12,8 @@ from pushq.errors import DatabaseRefused, DatabaseTrouble, StatementRolledBack
 
 RETRIED = 20
 """Jobs set aside of which `retry` sends so many."""
+SOON = 4
+"""Times that a job is sent soon again: most locks are short."""
 SLICE = 0.1
 """Seconds after which the work lets the waits that were told go first."""
 
@@ -26,11 +29,17 @@ class Pieces:
         self._send = send
         self._is_certain = is_certain
         self._due = deque[list[UUID]]()
-        self._aside: list[UUID] = []
+        self._aside: dict[UUID, int] = {}  # how often each was sent, in turn
+        self._retried: dict[UUID, int] = {}
 
     @property
     def are_due(self) -> bool:
         return bool(self._due)
+
+    @property
+    def are_due_soon(self) -> bool:
+        """Whether a job was set aside a short while ago."""
+        return any(sent <= SOON for sent in self._aside.values())
 
     def add(self, job_ids: Iterable[UUID]) -> None:
         if more := list(job_ids):
@@ -38,8 +47,8 @@ class Pieces:
 
     def retry(self) -> None:
         """Sends some of those again that were set aside, by turns: each that fails again keeps the others waiting."""
-        self.add(self._aside[:RETRIED])
-        del self._aside[:RETRIED]
+        self._retried = {job_id: self._aside.pop(job_id) for job_id in [*islice(self._aside, RETRIED)]}
+        self.add(self._retried)
 
     def forget(self) -> None:
         self._due.clear()
@@ -66,7 +75,7 @@ class Pieces:
             if half:
                 self._due.extendleft((piece[half:], piece[:half]))
             else:
-                self._aside += piece
+                self._aside[piece[0]] = self._retried.get(piece[0], 0) + 1
         else:
             self._is_certain = True
 

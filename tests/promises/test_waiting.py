@@ -34,6 +34,7 @@ from pushq.errors import (
 )
 from pushq.queue import columns_of
 from pushq.waiting import Ended, Waiting
+from pushq.waiting.pieces import SOON
 from tests.support.commands import invoke
 from tests.support.jobs import Connection, has_count, insert
 from tests.support.proxy import proxied
@@ -390,7 +391,7 @@ async def test_a_wait_for_a_locked_row_harms_no_other(
 
 
 @pytest.mark.usefixtures("quick_looks")
-async def test_a_locked_row_is_watched_once_the_lock_is_gone(
+async def test_a_row_that_was_locked_for_longer_is_watched_once_the_lock_is_gone(
     connection: Connection, database_url: str, waiting: Waiting
 ) -> None:
     (job,) = await insert(connection, "any")
@@ -400,13 +401,35 @@ async def test_a_locked_row_is_watched_once_the_lock_is_gone(
         wait = asyncio.create_task(waiting.wait(job, 20))
 
         async def is_set_aside() -> bool:
-            return bool(waiting._watches._aside)
+            return any(sent > SOON for sent in waiting._watches._aside.values())
 
         await eventually(is_set_aside)
     await eventually(lambda: waiters(connection))
     await connection.execute("select pushq.cancel($1)", job)
     assert (await wait).status == "cancelled"
     await other.close()
+
+
+async def test_a_row_that_was_locked_for_a_while_is_watched_soon(
+    connection: Connection, database_url: str, waiting: Waiting
+) -> None:
+    """As by a claim on a busy machine: the wait must not come to know of the end by its next look alone."""
+    (job,) = await insert(connection, "any")
+    other = await asyncpg.connect(database_url)
+    async with other.transaction():
+        await other.execute("select from pushq.jobs where id = $1 for update", job)
+        wait = asyncio.create_task(waiting.wait(job, 20))
+
+        async def is_set_aside() -> bool:
+            return any(sent > 1 for sent in waiting._watches._aside.values())
+
+        await eventually(is_set_aside)
+    await other.close()
+    began = time.monotonic()
+    await eventually(lambda: waiters(connection))
+    await connection.execute("select pushq.cancel($1)", job)
+    assert (await wait).status == "cancelled"
+    assert time.monotonic() - began < TOLD
 
 
 @pytest.mark.usefixtures("quick_looks")
