@@ -27,8 +27,8 @@ slice, looks are at everything again.
 
 A slow claim need not mean dead entries: the database may be far away or busy. So the time of each look is compared with
 the fastest recent look, plus the usual spread of looks at new jobs, which meet no dead entries. Noise may still pass
-for dead entries. So no slice is narrower than NARROWEST, and a round has at most MOST_SLICES slices, and a last slice
-with all the rest.
+for dead entries. So no slice is narrower than NARROWEST. A round has at most MOST_SLICES slices, begun within
+LONGEST_ROUND, and a last slice with all the rest.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ NARROWEST = 1.0
 """Seconds of the past in a slice, at least."""
 MOST_SLICES = 40
 """Slices in a round, before the slice with the rest."""
+LONGEST_ROUND = 4.0
+"""Seconds from a round's beginning, after which the next slice is all the rest: so a job due long ago is found soon,
+however busy the database."""
+WIDENED = 8
+"""How many times as wide first slices become after a round that lasted too long, and whose rest was passed quickly."""
 NOISE_OF = 16
 """Number of recent looks at new jobs over which the spread is averaged."""
 WIDEST = 86_400.0
@@ -88,22 +93,29 @@ EVERYTHING = Span()
 class Round:
     """The rest of a way through the past.
 
-    end: an instant, where the next slice ends. width: of the next slice, in seconds. slices: how many have been passed.
+    end: an instant, where the next slice ends. width: of the next slice, in seconds. began: an instant. slices: how
+    many have been passed.
     """
 
     end: float
     width: float
+    began: float
     slices: int = 0
 
     @property
     def slice(self) -> Span:
         """The next slice. The last slice of a round has no beginning."""
-        is_last = self.width > WIDEST or self.slices >= MOST_SLICES
+        is_last = self.width > WIDEST or self.slices >= MOST_SLICES or self.is_overdue
         return Span(-inf if is_last else self.end - self.width, self.end)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the round has lasted too long."""
+        return monotonic() > self.began + LONGEST_ROUND
 
     def after(self, passed: Span, passing: float) -> Round:
         """The rest after a slice. passing: seconds in which the look passed dead entries."""
-        return Round(passed.start, _adapted(self.width, passing), self.slices + 1)
+        return Round(passed.start, _adapted(self.width, passing), self.began, self.slices + 1)
 
 
 class Lookback:
@@ -188,12 +200,16 @@ class Lookback:
         if span.start > -inf:
             return after
         self._is_pressed = False
+        if before.is_overdue and passing < SLOW:  # noise, rather than dead entries, has made slices narrow
+            self._first_width *= WIDENED
         was_one_quick_slice = after.slices == 1 and passing < SLOW
         return None if was_one_quick_slice else self._new_round()
 
     def _new_round(self) -> Round | None:
         """None: no look has taken all, and there is no past."""
-        return Round(self._took_all_at - MARGIN, self._first_width) if self._took_all_at > -inf else None
+        if self._took_all_at == -inf:
+            return None
+        return Round(self._took_all_at - MARGIN, self._first_width, monotonic())
 
 
 class _Usual:
