@@ -28,10 +28,10 @@ quick: $(READY) ## test within a minute what needs little: pure parts, the pool'
 	@$(BIN)/pytest tests/test_*.py tests/exporter tests/pool tests/migrations \
 		tests/promises/test_claims_ahead.py tests/promises/test_one_owner.py
 
-test: $(READY) ## test within six minutes all that a change can break, against a real PostgreSQL
+test: $(READY) ## test within six minutes what a change most likely breaks, against a real PostgreSQL
 	@$(BIN)/pytest --ignore=tests/prove
 
-prove: $(READY) ## test the tests and the benchmark, within half an hour; and the wheel, short batteries, the examples on 15
+prove: $(READY) ## test under rare faults, and the tests and the benchmark, within half an hour; and the wheel, short batteries, on 15
 	@$(BIN)/pytest --session-timeout=1800 tests/prove
 
 torture-bell: $(READY) ## try to make it lose a wake-up (MINUTES=30 SEED=… PLANTED=… chooses a bug to be found)

@@ -83,9 +83,9 @@ def _is_silent(supervisor: RunningSupervisor) -> bool:
 
 def test_a_pool_that_imports_its_tasks_shows_where(database_url: str, tmp_path: Path) -> None:
     importing = tmp_path / "importing"
-    tasks, flags = "tests.faults.habits:tasks", ("--log-format", "json")
+    tasks, flags = "tests.prove.faults.habits:tasks", ("--log-format", "json")
     with supervising(database_url, *flags, tasks=tasks, ready=False, TEST_SLOW_IMPORT=str(importing)) as supervisor:
         wait_until(importing.exists)
         (shown,) = _shown(supervisor, "pool shown", 1)
 
-    assert 'tests/faults/habits.py", line ' in shown["traceback"]
+    assert 'tests/prove/faults/habits.py", line ' in shown["traceback"]

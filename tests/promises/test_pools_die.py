@@ -92,7 +92,7 @@ async def test_a_pool_for_which_there_is_no_thread_left_is_started_when_there_is
     database_url: str, connection: Connection, tmp_path: Path
 ) -> None:
     none_left = tmp_path / "none"
-    program = "tests.faults.without_threads"
+    program = "tests.prove.faults.without_threads"
     with supervising(database_url, program=program, TEST_NO_THREADS=str(none_left)) as supervisor:
         jobs = await insert(connection, "sleep", 2, payload={"seconds": 0.5})
         await has_count(connection, 2, "status = 'running'")
@@ -111,7 +111,9 @@ async def test_a_def_for_which_there_is_no_thread_is_given_back_at_no_charge_and
 ) -> None:
     """There is one thread, which the pool had before. A job that was never called has not failed."""
     none_left = tmp_path / "none"
-    with supervising(database_url, tasks="tests.faults.handlers:tasks", TEST_NO_THREADS=str(none_left)) as supervisor:
+    with supervising(
+        database_url, tasks="tests.prove.faults.handlers:tasks", TEST_NO_THREADS=str(none_left)
+    ) as supervisor:
         pools = supervisor.pools
         beside = await insert(connection, "sleep", 2, payload={"seconds": 2})
         none_left.touch()
@@ -264,7 +266,7 @@ async def test_suspects_run_side_by_side_and_one_that_hangs_holds_up_no_other(
     (last,) = await insert(connection, "echo", priority=2)
     await connection.execute("update pushq.jobs_unfinished set crashes = 2")
     with supervising(
-        database_url, "--processes", "2", program="tests.faults.impatient", SWEEP_INTERVAL="60"
+        database_url, "--processes", "2", program="tests.prove.faults.impatient", SWEEP_INTERVAL="60"
     ) as supervisor:
         rows = await finished(connection, last, late)
         pools = await connection.fetch("select pool from pushq.jobs where id = any($1) and status = 'running'", hanging)

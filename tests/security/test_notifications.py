@@ -21,7 +21,7 @@ async def test_a_canary_carries_nothing(database_url: str, connection: Connectio
     """Its channel is named at random. The owner of the database sees the name, and here tells a bystander."""
     heard: list[str] = []
     bystander = await asyncpg.connect(url_as("bystander"))
-    with supervising(database_url, tasks="tests.faults.handlers:tasks", TEST_CANARY="0.2,3"):
+    with supervising(database_url, tasks="tests.prove.faults.handlers:tasks", TEST_CANARY="0.2,3"):
         (listen,) = [row["query"] for row in await connection.fetch(LISTENS)]
         channel = listen.split('"')[1]
         await bystander.add_listener(channel, lambda *arguments: heard.append(arguments[3]))

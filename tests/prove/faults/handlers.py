@@ -69,7 +69,7 @@ async def _believe_in_the_connection(_: Listener) -> None:
 
 
 if "PUSHQ_TEST_NO_THREADS" in os.environ:
-    import_module("tests.faults.without_threads")
+    import_module("tests.prove.faults.without_threads")
 if canary := os.environ.get("PUSHQ_TEST_CANARY"):
     interval, patience = map(float, canary.split(","))
     _replace(pushq.pool, "Listener", partial(Listener, interval=interval, patience=patience))

@@ -20,8 +20,8 @@ from pushq.database.session import Session
 from pushq.errors import ArtifactRefused, DatabaseAway, PushqError
 from pushq.pool import artifacts
 from pushq.pool.artifacts import SETTINGS, ArtifactKeeper
-from tests.faults.test_lost_replies import _has_swallowed, behind_a_proxy
 from tests.promises.test_artifacts import MIB, left, rows, taken
+from tests.prove.faults.test_lost_replies import _has_swallowed, behind_a_proxy
 from tests.support.jobs import Connection, finished, insert
 from tests.support.pgbouncer import pooling
 from tests.support.supervisors import supervising

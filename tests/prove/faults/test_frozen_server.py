@@ -24,7 +24,7 @@ from tests.support.supervisors import QUICK, supervising
 from tests.support.waiting import eventually
 from tests.torture.planted import plant
 
-TASKS = "tests.faults.handlers:tasks"
+TASKS = "tests.prove.faults.handlers:tasks"
 LEASE, SWEEP = float(QUICK["LEASE"]), float(QUICK["SWEEP_INTERVAL"])
 
 

@@ -21,7 +21,7 @@ from tests.support.metrics import shows
 from tests.support.pools import asleep
 from tests.support.supervisors import supervising
 
-TASKS = "tests.faults.handlers:tasks"
+TASKS = "tests.prove.faults.handlers:tasks"
 QUEUE = "q" * 200
 """Long, so that few notifications fill the server's queue and a socket."""
 GUARD = "pg_catalog.pg_notification_queue_usage() operator(pg_catalog.>=) 0.5"

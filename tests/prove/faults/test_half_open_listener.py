@@ -19,7 +19,7 @@ from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually
 
 Break = Callable[[Proxy], None]
-TASKS = "tests.faults.handlers:tasks"
+TASKS = "tests.prove.faults.handlers:tasks"
 QUICK_CANARY = "0.5,0.3"
 WAYS = [Proxy.silence_connections, Proxy.leave_half_open]
 

@@ -17,7 +17,7 @@ from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually
 from tests.torture.proxy import Proxy
 
-TASKS = "tests.faults.handlers:tasks"
+TASKS = "tests.prove.faults.handlers:tasks"
 
 
 @asynccontextmanager

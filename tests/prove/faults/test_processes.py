@@ -13,13 +13,13 @@ from uuid import UUID
 
 import pytest
 
-from tests.faults.process_handlers import CHILDREN
+from tests.prove.faults.process_handlers import CHILDREN
 from tests.support.jobs import Connection, count, finished, has_count, insert
 from tests.support.supervisors import QUICK, ROOT, environment, supervising
 from tests.support.waiting import eventually, wait_until
 from tests.torture.hosts import processes_of
 
-TASKS = "tests.faults.process_handlers:tasks"
+TASKS = "tests.prove.faults.process_handlers:tasks"
 
 
 # Pools that do not begin ----------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ async def test_what_applications_do_when_they_are_imported_does_not_harm_their_p
     database_url: str, connection: Connection
 ) -> None:
     """They run an event loop, take signals for themselves, start threads, go elsewhere."""
-    with supervising(database_url, tasks="tests.faults.habits:tasks") as supervisor:
+    with supervising(database_url, tasks="tests.prove.faults.habits:tasks") as supervisor:
         (row,) = await finished(connection, *await insert(connection, "settings"))
         os.killpg(supervisor.process.pid, signal.SIGTERM)
         assert supervisor.process.wait(10) == 0
@@ -95,7 +95,7 @@ async def test_what_applications_do_when_they_are_imported_does_not_harm_their_p
 
 
 def test_a_pool_that_still_imports_its_tasks_does_not_hold_up_a_drain(database_url: str, tmp_path: Path) -> None:
-    importing, habits = tmp_path / "importing", "tests.faults.habits:tasks"
+    importing, habits = tmp_path / "importing", "tests.prove.faults.habits:tasks"
     slow = {"SHUTDOWN_TIMEOUT": "30", "TEST_SLOW_IMPORT": str(importing)}
     with supervising(database_url, tasks=habits, ready=False, **slow) as supervisor:
         wait_until(importing.exists)

@@ -13,7 +13,7 @@ from tests.support.pgbouncer import pooling
 from tests.support.supervisors import RunningSupervisor, supervising
 from tests.support.waiting import eventually
 
-TASKS = "tests.faults.handlers:tasks"
+TASKS = "tests.prove.faults.handlers:tasks"
 
 
 @pytest.mark.timeout(150)  # the package may have to be fetched

@@ -17,7 +17,7 @@ from tests.support.jobs import Connection, finished, has_count, insert
 from tests.support.supervisors import QUICK, ROOT, environment
 from tests.support.waiting import eventually
 
-TASKS = "tests.faults.handlers:tasks"
+TASKS = "tests.prove.faults.handlers:tasks"
 GRACE = float(QUICK["SHUTDOWN_TIMEOUT"])
 
 

@@ -11,7 +11,15 @@ from tests.promises.test_lanes import (
     test_plain_jobs_and_jobs_with_needs_do_not_hold_one_another_up,
     test_units_of_a_pool_that_died_are_free_for_others,
 )
-from tests.promises.test_lanes_corners import (
+from tests.promises.test_why import (
+    test_a_capacity_below_what_a_job_needs_is_told,
+    test_each_cause_is_a_sentence_and_data,
+    test_the_next_token_of_a_rate_is_told,
+    test_the_position_is_the_rank_among_jobs_that_are_due_by_then_whatever_they_need,
+    test_what_a_job_lacks_is_told_with_who_holds_it,
+    test_what_keeps_each_job_waiting_is_what_a_computation_of_its_own_finds,
+)
+from tests.prove.promises.test_lanes_corners import (
     test_a_drain_gives_the_units_of_jobs_that_it_stops_back_at_once,
     test_a_guest_takes_the_next_job_that_fits,
     test_a_job_that_is_cancelled_holds_its_units_until_its_handler_has_stopped,
@@ -25,12 +33,4 @@ from tests.promises.test_lanes_corners import (
     test_the_most_urgent_begins_first_within_a_lane_and_across_lanes,
     test_units_that_a_transaction_gives_back_are_taken_by_a_job_inserted_before_its_commit,
     test_what_a_job_in_line_had_reserved_is_taken_when_the_job_leaves_its_place,
-)
-from tests.promises.test_why import (
-    test_a_capacity_below_what_a_job_needs_is_told,
-    test_each_cause_is_a_sentence_and_data,
-    test_the_next_token_of_a_rate_is_told,
-    test_the_position_is_the_rank_among_jobs_that_are_due_by_then_whatever_they_need,
-    test_what_a_job_lacks_is_told_with_who_holds_it,
-    test_what_keeps_each_job_waiting_is_what_a_computation_of_its_own_finds,
 )
