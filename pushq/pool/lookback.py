@@ -105,13 +105,13 @@ class Round:
     @property
     def slice(self) -> Span:
         """The next slice. The last slice of a round has no beginning."""
-        is_last = self.width > WIDEST or self.slices >= MOST_SLICES or self.is_overdue
+        is_last = self.is_at_its_end or monotonic() > self.began + LONGEST_ROUND
         return Span(-inf if is_last else self.end - self.width, self.end)
 
     @property
-    def is_overdue(self) -> bool:
-        """Whether the round has lasted too long."""
-        return monotonic() > self.began + LONGEST_ROUND
+    def is_at_its_end(self) -> bool:
+        """Whether the next slice is the last, however long the round has lasted."""
+        return self.width > WIDEST or self.slices >= MOST_SLICES
 
     def after(self, passed: Span, passing: float) -> Round:
         """The rest after a slice. passing: seconds in which the look passed dead entries."""
@@ -200,7 +200,7 @@ class Lookback:
         if span.start > -inf:
             return after
         self._is_pressed = False
-        if before.is_overdue and passing < SLOW:  # noise, rather than dead entries, has made slices narrow
+        if not before.is_at_its_end and passing < SLOW:  # noise, rather than dead entries, has made slices narrow
             self._first_width *= WIDENED
         was_one_quick_slice = after.slices == 1 and passing < SLOW
         return None if was_one_quick_slice else self._new_round()
