@@ -302,7 +302,9 @@ async def test_one_that_waits_for_an_id_whose_job_ends_meanwhile_is_refused(crow
         await first.execute(OLD["SUBMIT"], *given)
         waiting = asyncio.ensure_future(second.execute(OLD["SUBMIT"], *given))
         await eventually(
-            lambda: onlooker.fetchval("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
+            lambda: onlooker.fetchval(
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            )
         )
         await first.execute(OLD["START"], given[0])
         await first.execute(OLD["COMMIT"], given[0], SUMMARY)

@@ -207,7 +207,7 @@ async def test_under_a_pinned_horizon_even_a_job_that_says_it_was_due_long_ago_r
             await has_count(connection, len(done), "status = 'succeeded'", within=40)
             for age in ("0 s", "1 h", "0 s"):
                 run_at = await connection.fetchval("select now() - $1::text::interval", age)
-                await finished(connection, *await insert(connection, "echo", run_at=run_at), within=20)
+                await finished(connection, *await insert(connection, "echo", run_at=run_at), within=10)
     await pinning.close()
 
 

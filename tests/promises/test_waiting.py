@@ -192,7 +192,9 @@ async def test_a_pool_that_is_killed_after_the_end_costs_the_next_look(
         (job,) = await insert(connection, "echo")
         wait = asyncio.create_task(waiting.wait(job, 20))
         await eventually(
-            lambda: connection.fetchval("select count(*) from pg_stat_activity where wait_event = 'PgSleep'")
+            lambda: connection.fetchval(
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+            )
         )
         for pool in supervisor.pools:
             os.kill(pool, signal.SIGKILL)
