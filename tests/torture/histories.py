@@ -206,9 +206,9 @@ class Hero:
         """By hand."""
         return self.ask("retry", answer).reset(**wrong)
 
-    def ask(self, operation: Operation, answer: Answer = "ok", did: str | None = None) -> Self:
+    def ask(self, operation: Operation, answer: Answer = "ok", did: str | None = None, *, seconds: float = 0.1) -> Self:
         """Only that: what the database then does is another act."""
-        self.tale.calls.append(Call(operation, self.job, answer, self.tale.now, self.tale.now + 0.1, did))
+        self.tale.calls.append(Call(operation, self.job, answer, self.tale.now, self.tale.now + seconds, did))
         self.tale.now += 0.1
         return self
 

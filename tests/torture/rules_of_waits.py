@@ -8,7 +8,8 @@ from tests.torture.history import Violation, Wait
 from tests.torture.stories import FINISHED, Circumstances, Rule, Step, Story
 
 TOLD_WITHIN = 4.0
-"""Seconds after the end within which a wait ends, in calm: sooner than a waiter that hears nothing looks again."""
+"""Seconds after the end within which a wait ends, in calm: sooner than a waiter that hears nothing looks again. A
+machine that was busy with other work gets as many more as the slowest call of the calm took."""
 
 
 def waits_without_an_end(story: Story, _: Circumstances) -> Iterator[Violation]:
@@ -62,10 +63,11 @@ def _is_told_at_once(story: Story, end: Step) -> bool:
 
 def late_ends(story: Story, circumstances: Circumstances) -> Iterator[Violation]:
     """In calm, a wait ends soon after the job."""
+    within = TOLD_WITHIN + circumstances.slowest_call_in_calm
     for wait in _in_calm(story, circumstances):
         instants = [run.ended_at or run.began_at for run in story.runs] + [call.returned_at for call in story.calls]
         after = max([wait.began_at, *instants])
-        if wait.ended_at is not None and wait.ended_at > after + TOLD_WITHIN:
+        if wait.ended_at is not None and wait.ended_at > after + within:
             yield story.finds("TOLD", f"{_wait(wait)} ended {wait.ended_at - after:.1f} s late")
 
 

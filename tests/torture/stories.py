@@ -238,6 +238,10 @@ class Circumstances:
         self.arrivals: dict[UUID, list[Arrival]] = {}
         for arrival in history.arrivals:
             self.arrivals.setdefault(arrival.delivery, []).append(arrival)
+        self.slowest_call_in_calm = max(
+            (call.returned_at - call.invoked_at for call in history.calls if self.is_calm(call.invoked_at)), default=0.0
+        )
+        """Seconds."""
         self._last_words = dict[tuple[int, int], float]()
         for run in history.runs:
             process = run.host, run.pid

@@ -731,6 +731,11 @@ ATT = [
 
 # TOLD -----------------------------------------------------------------------------------------------------------------
 
+
+def with_a_slow_call(tale: Tale, seconds: float) -> Tale:
+    return tale.job().run().succeed().ask("cancel", "failed", seconds=seconds).tale
+
+
 TOLD = [
     Case(
         "a wait never ends",
@@ -782,6 +787,11 @@ TOLD = [
         "a wait ends long after the job, in calm",
         lambda tale: tale.calm_down().job().run().succeed().wait(ended_at=9.0),
         lambda tale: tale.job().run().succeed().wait(ended_at=9.0).pass_time(1).tale.calm_down(),
+    ),
+    Case(
+        "a wait ends long after the job, in calm, on a machine that is slow, but not so slow",
+        lambda tale: with_a_slow_call(tale.calm_down(), 4.0).job().run().succeed().wait(ended_at=12.0),
+        lambda tale: with_a_slow_call(tale.calm_down(), 9.0).job().run().succeed().wait(ended_at=12.0),
     ),
     Case(
         "a handler goes on after its job was cancelled, in calm",

@@ -13,15 +13,17 @@ from tests.support.jobs import Connection
 from tests.support.planting import spoil
 from tests.support.supervisors import ROOT, environment
 from tests.torture.planted import IN_DATABASE
-from tests.torture.schedule import Fault, Schedule
+from tests.torture.schedule import HOSTS, Fault, Schedule
 
 SEED = 70_032
-"""That no battery comes to. The job that kills its process is the first, and over before a fault."""
+"""That no battery comes to."""
+ORPHANED = tuple(Fault(at, "kill supervisor", host, 0.5) for at in (3.0, 12.0) for host in range(HOSTS))
+"""Six pools lose their supervisors. Three jobs of each run kill the process that runs them, maybe one of the six."""
 
 
 @pytest.mark.timeout(300)
 def test_a_planted_bug_is_found_told_and_kept_to_be_played_again(tmp_path: Path) -> None:
-    schedule = Schedule(SEED, 40, 3, (Fault(3, "kill supervisor", 0, 0.5),))
+    schedule = Schedule(SEED, 40, 3, ORPHANED)
     schedule.write(tmp_path / "schedule.json")
     command = [sys.executable, "-m", "tests.torture", "--json", "--replay", str(tmp_path / "schedule.json")]
     command += ["--planted", "pools-outlive", "--record", str(tmp_path / "record.jsonl")]
