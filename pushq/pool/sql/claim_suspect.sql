@@ -3,6 +3,8 @@
 select *
 from pushq.hand_out(
     case when exists (select from pushq.supervisors where name = $3::text and lease_until > now()) then
-        pushq.lock_fitting(pushq.due_suspects($1::text[], $2::text[], $6::uuid[]), 1, 1)
+        pushq.as_wanted(
+            pushq.lock_fitting(pushq.due_suspects($1::text[], $2::text[], $6::uuid[]), 1, 1), $1::text[], $2::text[],
+            clock_timestamp(), '{solo}')
     else '{}' end,
     $3, $4::int, $5::uuid, array(select queue from pushq.noted_queues))
