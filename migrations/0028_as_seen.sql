@@ -123,10 +123,10 @@ begin
         'limit 20), 1, 1);', 'limit 20), 1, 1), array[lock_suspect.queue], lock_suspect.tasks, clock_timestamp(), ''{solo}'');');
     execute replace(
         pg_get_functiondef('pushq.set_lane()'::regprocedure),
-        'if tg_op = ''UPDATE'' and not coalesce(new.needs, ''{}'') @> old.needs then
-        perform pushq.ring_all_if_idle();  -- the job needs something no more, or fewer units',
-        'if tg_op = ''UPDATE'' and new.needs is distinct from old.needs then
-        perform pushq.ring_all_if_idle();  -- others may need what the job needs no more, or may have passed over the job');
+        'perform pushq.ring_all_if_idle();  -- the job needs something no more, or fewer units',
+        'perform pushq.ring_all_if_idle();  -- the job needs something no more, or fewer units
+    elsif tg_op = ''UPDATE'' and new.needs is distinct from old.needs then
+        perform pushq.ring_if_idle(new.queue);  -- a claim may have passed over the job');
     -- A limit may be gone again by now.
     execute replace(
         pg_get_functiondef('pushq.stamp(uuid, int)'::regprocedure),
