@@ -53,6 +53,13 @@ async def claimer(database_url: str, connection: Connection) -> AsyncIterator[Co
     await other.close()
 
 
+@pytest.fixture
+async def stamper(database_url: str) -> AsyncIterator[Connection]:
+    other = await asyncpg.connect(database_url)
+    yield other
+    await other.close()
+
+
 async def change(connection: Connection, job: UUID, statements: tuple[str, ...]) -> None:
     for statement in statements:
         await connection.execute(statement, *([job] if "$1" in statement else []))
@@ -100,6 +107,43 @@ async def test_a_job_that_was_passed_over_since_it_changed_is_claimed_by_the_nex
 
         first = [row["id"] for row in await claim]
         assert first + [row["id"] for row in await claimer.fetch(CLAIM)] in ([other, job], [job, other])
+
+
+async def test_running_jobs_are_stamped_before_a_claim_counts_or_after_its_commit(
+    connection: Connection, claimer: Connection, stamper: Connection
+) -> None:
+    await insert(connection, "echo")
+    assert len(await claimer.fetch(CLAIM)) == 1
+    await connection.execute(LIMIT, 1)
+    await insert(connection, "echo")  # with the limit among its needs
+    function, place = PAUSES["before the lock"]
+    async with spoiled(connection, function, place, PAUSE + place):
+        await connection.execute("select pg_advisory_lock(4711)")
+        claim = asyncio.create_task(claimer.fetch(CLAIM))  # has counted none
+        await eventually(lambda: waits(connection, claimer))
+        stamped = asyncio.create_task(stamper.fetchval("select stamped from pushq.stamp()"))
+        await eventually(lambda: waits(connection, stamper))
+        assert not stamped.done()
+        await connection.execute("select pg_advisory_unlock(4711)")
+
+        assert len(await claim) == 1
+        assert await stamped == 1
+
+
+async def test_queued_jobs_are_stamped_while_a_claim_counts(connection: Connection, claimer: Connection) -> None:
+    [job] = await insert(connection, "other")
+    await connection.execute(LIMIT, 1)
+    await insert(connection, "echo")
+    function, place = PAUSES["before the lock"]
+    async with spoiled(connection, function, place, PAUSE + place):
+        await connection.execute("select pg_advisory_lock(4711)")
+        claim = asyncio.create_task(claimer.fetch(CLAIM))
+        await eventually(lambda: waits(connection, claimer))
+
+        assert await connection.fetchval("select stamped from pushq.stamp()") == 1
+        await connection.execute("select pg_advisory_unlock(4711)")
+        assert len(await claim) == 1
+    assert "queue:default" in await connection.fetchval("select needs from pushq.jobs where id = $1", job)
 
 
 async def test_a_limit_that_is_gone_again_when_jobs_are_stamped_writes_to_none(
