@@ -82,8 +82,9 @@ def tasks_for(assignment: Assignment) -> Tasks:
         data: dict[str, Any],
         webhook: UUID | None = None,
         url: str | None = None,
+        body: str | None = None,
     ) -> dict[str, Any]:
-        delivery = Delivery(current_job(), event, type, timestamp, data, webhook, url)
+        delivery = Delivery(current_job(), event, type, timestamp, data, webhook, url, body)
         return await deliverer.deliver(delivery)
 
     return tasks
@@ -91,7 +92,10 @@ def tasks_for(assignment: Assignment) -> Tasks:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The job of a delivery, and its payload. webhook: the subscription; None: the job's own `url` is told."""
+    """The job of a delivery, and its payload. webhook: the subscription; None: the job's own `url` is told.
+
+    body: the form of the body; None: as the subscription has it, else standard.
+    """
 
     job: Job
     number: int
@@ -100,6 +104,7 @@ class Delivery:
     data: dict[str, Any]
     webhook: UUID | None
     url: str | None
+    body: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,7 @@ class Deliverer:
         _come_back_in(self.hosts.enter(target.host, has_waited=has_waited))
         began = monotonic()
         try:
-            body = body_of(found.body or "standard", delivery.kind, delivery.timestamp, delivery.data)
+            body = body_of(delivery.body or found.body or "standard", delivery.kind, delivery.timestamp, delivery.data)
             answer = await self.poster.post(target, _headers(delivery, found, body), body)
         finally:
             seconds = monotonic() - began

@@ -104,6 +104,28 @@ async def test_a_job_s_own_url_is_told_its_end(database_url: str, connection: Co
     assert (request.json["type"], request.json["data"]["id"]) == ("job.failed", str(job))
 
 
+async def test_a_delivery_to_a_url_may_say_that_its_body_is_flat(database_url: str, connection: Connection) -> None:
+    """As those that the owner's own triggers write, in the transaction of what they tell."""
+    async with receiving() as receiver:
+        (job,) = await insert(connection, "echo")
+        await connection.execute(
+            """
+            insert into pushq.jobs (task, queue, correlation_id, unique_key, payload)
+            values (
+                'pushq.webhook', 'pushq.webhooks', $1::uuid, pushq.deliveries_of($1, 'url') || '1',
+                jsonb_build_object(
+                    'url', $2::text, 'body', 'flat', 'event', 1, 'type', 'job.done', 'timestamp', now(),
+                    'data', '{"id": "job 7", "status": "done"}'::jsonb))
+            """,
+            job,
+            receiver.url,
+        )
+        with supervising(database_url, WEBHOOK_ALLOW=ALLOWED):
+            [request] = await receiver.wait_for(1)
+
+    assert request.json == {"id": "job 7", "state": "done"}
+
+
 async def test_the_pool_that_delivers_is_counted_among_those_that_should_hear(
     database_url: str, connection: Connection
 ) -> None:
