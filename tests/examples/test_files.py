@@ -14,6 +14,21 @@ from tests.examples.files import statements
         ("graph", {"OLD", "INSERT", "REPLACE", "GET", "LIST", "LIST_BY", "BY_STATUS", "EVENT", "EVENTS"}),
         ("saas", {"OLD", "CLAIM", "ADD", "DONE", "AGAIN", "FAILED"}),
         ("model_coordination", {"VERIFY", "SHOW"}),
+        (
+            "model_server",
+            {
+                "OLD",
+                "CREATE",
+                "GET",
+                "LIST",
+                "LIST_BY_STATE",
+                "ATTACH",
+                "FETCH",
+                "FETCH_ALL",
+                "EXPIRE_ARTIFACTS",
+                "EXPIRE_JOBS",
+            },
+        ),
     ],
 )
 def test_each_statement_is_found_by_its_name(example: str, some: set[str]) -> None:
