@@ -82,6 +82,13 @@ class ResultError(PushqError):
     """A handler returned a value that cannot be stored as JSON, or a stored result cannot be decoded."""
 
 
+class TransactionBroken(PushqError):
+    """A transactional handler returned, and its transaction could not be committed, for a reason of the handler's.
+
+    The handler has ended or aborted the transaction, closed the connection, or let the database close the connection.
+    """
+
+
 class Undelivered(PushqError):
     """A webhook was not delivered. The next attempt may succeed."""
 

@@ -270,9 +270,12 @@ class PoolStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class PoolReady(Event):
+    """connections: to the database, at most; one more each for artifacts, and for outcomes that are rolled back."""
+
     pool: int
     tasks: int
     queues: tuple[str, ...]
+    connections: int
 
 
 @dataclass(frozen=True, slots=True)

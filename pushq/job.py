@@ -16,8 +16,10 @@ from pushq.lifespan import resources_here
 from pushq.needs import Needs, units_of
 from pushq.progress import UNCHANGED, checked, ledger
 from pushq.recalled import recalled
+from pushq.transactions import transaction_of
 
 if TYPE_CHECKING:
+    from asyncpg import Connection, Record
     from typing_extensions import TypeVar
 
     from pushq.artifacts import NewArtifact
@@ -191,6 +193,20 @@ class Job(NamedTuple, Generic[T]):
         from pushq.artifacts import NewArtifact  # noqa: PLC0415 - a producer of jobs needs none
 
         return NewArtifact(self.fence, name, content_type)
+
+    async def connection(self) -> Connection[Record]:
+        """The connection of a transactional task: an asyncpg connection in the job's transaction.
+
+        The first call begins the transaction, at read committed. When the handler returns, the result and the job's end
+        are written in the same transaction, which is then committed. When the handler raises, times out or is
+        cancelled, the transaction is rolled back. A nested `connection.transaction()` is a savepoint. The connection
+        may not be used after the handler has returned, and the handler issues no COMMIT or ROLLBACK.
+
+        Raises PushqError if the task is not transactional, and after the handler's end; DatabaseTrouble if the database
+        is away for longer than 15 s, or refuses.
+        """
+        connection: Connection[Record] = await transaction_of(self.fence, self.task)
+        return connection
 
     @property
     def resources(self) -> Any:

@@ -63,10 +63,14 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The pool knows its tasks and queues, and begins."""
+    """The pool knows its tasks and queues, and begins.
+
+    connections: to the database, at most, but for artifacts, and for outcomes that the database has rolled back.
+    """
 
     tasks: tuple[str, ...]
     queues: tuple[str, ...]
+    connections: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ class Outcome:
 
     delay: seconds; of DETACHED, the lease. result: JSON text. error_type and place (FILE:LINE): the parts of an error
     that a log may show. began, ended: seconds of time.monotonic(); 0: now. progress: told by the handler, and not
-    written yet.
+    written yet. is_written: whether the outcome is settled already, as in the handler's own transaction.
     """
 
     job: Job
@@ -154,6 +154,7 @@ class Outcome:
     began: float = 0.0
     ended: float = 0.0
     progress: Unwritten | None = None
+    is_written: bool = False
 
     @property
     def is_unbegun(self) -> bool:
@@ -217,7 +218,7 @@ def _raised(job: Job, error: BaseException, retries: Retries) -> Outcome:
         case Cancel():
             return Outcome(job, Kind.CANCELLED, error=storable_text(text_of(error.reason)), error_type="Cancel")
         case PayloadError():
-            return _failed(job, error)
+            return failed(job, error)
         case _:
             return _failed_or_retried(job, error, retries)
 
@@ -255,14 +256,15 @@ def _returned(job: Job, value: object) -> Outcome:
         return Outcome(job, Kind.DETACHED, value.lease.total_seconds())
     if type(value) in _UNRUN:  # isinstance() would run code of the value's class
         kind = type(value).__name__
-        return _failed(job, TypeError(f"the handler returned a {kind}, which nobody awaits; return its result"))
+        return failed(job, TypeError(f"the handler returned a {kind}, which nobody awaits; return its result"))
     try:
         return Outcome(job, Kind.SUCCEEDED, result=storable_result(value))
     except ResultError as error:
-        return _failed(job, error)
+        return failed(job, error)
 
 
-def _failed(job: Job, error: BaseException) -> Outcome:
+def failed(job: Job, error: BaseException) -> Outcome:
+    """The outcome of a job that is not tried again."""
     return _traced(Outcome(job, Kind.FAILED, error=describe_error(error), error_type=short_name_of(error)), error)
 
 
@@ -275,7 +277,7 @@ def _traced(outcome: Outcome, error: BaseException) -> Outcome:
 def _failed_or_retried(job: Job, error: BaseException, retries: Retries) -> Outcome:
     failures = job.failures + 1
     if failures >= (job.max_attempts or retries.max_attempts) or retries.are_over(error):
-        return _failed(job, error)
+        return failed(job, error)
     delay, remark = _delay(retries.backoff, failures)
     delay = max(delay, _delay_or_none(retry_after(error)) or delay)
     text = describe_error(error, LONGEST_ERROR - len(remark)) + remark

@@ -39,6 +39,7 @@ class Task(Generic[P, R]):
     timeout: limit of one attempt; None: no limit. backoff: failures so far → delay. retries: with both, and the classes
     of errors that decide. original: the function. is_async: whether the function is an `async def`. batch: how many
     jobs the handler takes at once, at most; None: one job. needs: what each job of the task needs beside its own needs.
+    transactional: whether the handler may have a connection whose transaction ends the job.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Task(Generic[P, R]):
     is_async: bool
     batch: int | None = None
     needs: Mapping[str, int] | None = None
+    transactional: bool = False
 
     @property
     def max_attempts(self) -> int:
@@ -115,6 +117,7 @@ class Tasks:
         retry_on: Errors | None = None,
         fail_on: Errors = (),
         needs: Needs | None = None,
+        transactional: bool = False,
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
     @overload
@@ -144,6 +147,7 @@ class Tasks:
         fail_on: Errors = (),
         needs: Needs | None = None,
         batch: int | None = None,
+        transactional: bool = False,
         **unknown: Never,
     ) -> Callable[[Callable[P, R]], Task[P, R]]:
         """Registers a function as the handler of task `name`.
@@ -155,8 +159,9 @@ class Tasks:
         lists, the nearest to the error's own counts. needs: what each job of the task holds while it runs, `{"gpu": 2}`
         or `["gpu"]`, beside the needs of the job, which count where both name the same. batch: the handler takes a list
         of up to `batch` jobs, at most 2,000, and returns an item for each, or None. An item is a job's result. An
-        exception, also Retry and Cancel, counts as if the job had raised it. Raises TasksError for a function or option
-        that cannot work.
+        exception, also Retry and Cancel, counts as if the job had raised it. transactional: the handler, an `async
+        def`, may have a connection of `await current_job().connection()`, whose writes are committed together with the
+        end of the job. Raises TasksError for a function or option that cannot work.
         """
         _refuse_unknown(name, unknown)
         _check_options(name, queue, max_attempts, timeout, backoff, batch)
@@ -173,6 +178,8 @@ class Tasks:
             if isinstance(function, Task):  # one function under two names
                 function = function.original
             form = (batch_form_of if batch else form_of)(name, function, parameters_of(name, function))
+            if transactional:
+                _check_transactional(name, function, transactional, batch)
             task: Task[P, R] = Task(
                 name,
                 function,
@@ -184,6 +191,7 @@ class Tasks:
                 is_async(function),
                 batch,
                 units,
+                transactional,
             )
             return self._add(task)
 
@@ -271,6 +279,11 @@ class Tasks:
         return {task.name: task.needs for task in self if task.needs}
 
     @property
+    def has_transactional(self) -> bool:
+        """Whether a handler may ask for a connection."""
+        return any(task.transactional for task in self)
+
+    @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """(queue, name) of each task."""
         return tuple(sorted((task.queue, task.name) for task in self._tasks.values()))
@@ -282,7 +295,7 @@ class Tasks:
         return iter(self._tasks.values())
 
 
-_OPTIONS = ("queue", "max_attempts", "timeout", "backoff", "retry_on", "fail_on", "needs", "batch")
+_OPTIONS = ("queue", "max_attempts", "timeout", "backoff", "retry_on", "fail_on", "needs", "batch", "transactional")
 _ELSEWHERE = {
     "attempts": "max_attempts", "max_retries": "max_attempts", "max_tries": "max_attempts", "retries": "max_attempts",
     "retry": "max_attempts", "deadline": "timeout", "job_timeout": "timeout", "time_limit": "timeout",
@@ -291,6 +304,7 @@ _ELSEWHERE = {
     "dont_autoretry_for": "fail_on", "no_retry_on": "fail_on",
     "need": "needs", "requires": "needs", "resources": "needs",
     "lane": "queue", "queue_name": "queue", "batch_size": "batch", "max_batch_size": "batch", "chunk": "batch",
+    "atomic": "transactional", "in_transaction": "transactional", "transaction": "transactional",
 }  # fmt: skip
 """Other job queues' names for the options."""
 
@@ -331,6 +345,20 @@ def _check_options(
         raise TasksError(f"Task {name!r}: backoff is a function, for example exponential(), not {backoff!r}.")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH):
         raise TasksError(f"Task {name!r}: batch is between 1 and {LARGEST_BATCH:,}, not {batch!r}.")
+
+
+def _check_transactional(name: str, function: Callable[..., object], transactional: object, batch: int | None) -> None:
+    if transactional is not True:
+        raise TasksError(f"Task {name!r}: transactional is True or False, not {transactional!r}.")
+    if batch is not None:
+        raise TasksError(
+            f"Task {name!r}: a transactional handler takes one job, whose transaction it is; leave batch out."
+        )
+    if not is_async(function):
+        raise TasksError(
+            f"Task {name!r}: transactional=True needs an `async def`, since the connection is asyncpg's; "
+            f"{place_of(function)} is a `def`."
+        )
 
 
 def _errors_to_retry(name: str, errors: Errors) -> tuple[type[BaseException], ...]:

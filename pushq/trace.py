@@ -20,7 +20,7 @@ LONGEST = 16 * 1024
 MOST_FRAMES = 60
 
 _PACKAGE = Path(__file__).parent
-_OURS = (f"{_PACKAGE / 'pool'}/", *map(str, _PACKAGE.glob("*.py")))
+_OURS = (f"{_PACKAGE / 'pool'}/", str(_PACKAGE / "database" / "lending.py"), *map(str, _PACKAGE.glob("*.py")))
 """Files whose frames lie between the event loop and the user's code. What fails in them alone has no place."""
 _LIBRARIES = ("<", *(f"{sysconfig.get_path(scheme)}/" for scheme in ("stdlib", "platstdlib", "purelib", "platlib")))
 _CUT = "… (cut)\n"
@@ -92,7 +92,7 @@ def _places(error: BaseException, frames: TracebackType) -> list[tuple[str, int]
 
 def _is_the_user_s(file: str) -> bool:
     """A file of the user's has a whole path. Compiled code of a library may carry a path of the build."""
-    return not file.startswith(_LIBRARIES) and file.startswith(os.sep)
+    return not file.startswith((*_LIBRARIES, *_OURS)) and file.startswith(os.sep)
 
 
 def _said(place: tuple[str, int]) -> str:

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import AfterValidator, BaseModel, Field
 
-from pushq import NewJob, Task, Tasks, current_job
+from pushq import Job, NewJob, Task, Tasks, current_job
 from pushq.current import set_current_job
 from pushq.errors import PayloadError, PushqError, TasksError
 from tests.test_outcome import JOB
@@ -199,7 +199,10 @@ def test_an_option_out_of_range_is_refused_in_a_sentence(options: dict[str, Any]
         ("time_limit", "did you mean timeout?"),
         ("qeue", "did you mean queue?"),
         ("priority", "a job has it: dataclasses.replace(task.job(…), priority=…)."),
-        ("serializer", "there are queue, max_attempts, timeout, backoff, retry_on, fail_on, needs, batch."),
+        (
+            "serializer",
+            "there are queue, max_attempts, timeout, backoff, retry_on, fail_on, needs, batch, transactional.",
+        ),
     ],
 )
 def test_an_option_that_there_is_not_is_answered_with_the_one_that_was_meant(option: str, remedy: str) -> None:
@@ -336,3 +339,17 @@ def test_another_queue_s_name_for_an_insertion_is_answered_with_ours() -> None:
     with pytest.raises(AttributeError, match=r"A Task has no 'delay'; write `await Queue\(\).insert\(task.job"):
         welcome.delay(1)  # type: ignore[attr-defined]
     assert not hasattr(welcome, "anything")
+
+
+def test_a_transactional_handler_is_an_async_def_that_takes_one_job() -> None:
+    tasks = Tasks()
+
+    with pytest.raises(TasksError, match="transactional=True needs an `async def`"):
+        tasks.register("it", transactional=True)(lambda: None)
+    with pytest.raises(TasksError, match="a transactional handler takes one job"):
+        tasks.register("it", batch=2, transactional=True)(several)  # type: ignore[call-overload]
+    with pytest.raises(TasksError, match="transactional is True or False, not 'yes'"):
+        tasks.register("it", transactional="yes")(several)  # type: ignore[call-overload]
+
+
+async def several(jobs: list[Job[dict[str, object]]]) -> None: ...

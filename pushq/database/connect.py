@@ -27,22 +27,27 @@ _WATCH = 2.0
 
 
 async def connect(
-    destination: str, settings: Mapping[str, str], seconds: float, *, is_pooled: bool
+    destination: str,
+    settings: Mapping[str, str],
+    seconds: float,
+    *,
+    is_pooled: bool,
+    kind: type[asyncpg.Connection[asyncpg.Record]] = asyncpg.Connection,
 ) -> tuple[asyncpg.Connection[asyncpg.Record], bool]:
     """A connection, and whether a transaction pooler stands in between. Behind one, nothing is set or prepared.
 
-    seconds: to connect. is_pooled: a pooler is known from an earlier connection. Raises SettingsError for a URL that
-    cannot be used, and asyncpg's errors.
+    seconds: to connect. is_pooled: a pooler is known from an earlier connection. kind: of the connection. Raises
+    SettingsError for a URL that cannot be used, and asyncpg's errors.
     """
     try:
         if is_pooled:
-            return await asyncpg.connect(destination, timeout=seconds, statement_cache_size=0), True
+            return await _without_settings(destination, seconds, kind), True
         try:
-            return await _with_settings(destination, settings, seconds), False
+            return await _with_settings(destination, settings, seconds, kind), False
         except asyncpg.InsufficientPrivilegeError:
             raise
         except _DO_NOT_HOLD as error:
-            return await _in_spite_of(error, destination, settings, seconds)
+            return await _in_spite_of(error, destination, settings, seconds, kind)
     except (asyncpg.ClientConfigurationError, ValueError) as error:  # ValueError: an impossible host name
         raise SettingsError(f"The database URL cannot be used: {str(error).splitlines()[0].rstrip('.')}.") from error
 
@@ -61,14 +66,18 @@ again.
 
 
 async def _in_spite_of(
-    refusal: asyncpg.PostgresError, destination: str, settings: Mapping[str, str], seconds: float
+    refusal: asyncpg.PostgresError,
+    destination: str,
+    settings: Mapping[str, str],
+    seconds: float,
+    kind: type[asyncpg.Connection[asyncpg.Record]],
 ) -> tuple[asyncpg.Connection[asyncpg.Record], bool]:
     try:
         async with _bare(destination, seconds / 3) as ours:
             keeps_a_process = await _keeps_a_process(ours, destination, seconds)
         if keeps_a_process:
-            return await _with_settings_made(destination, settings, seconds), False
-        return await asyncpg.connect(destination, timeout=seconds / 3, statement_cache_size=0), True
+            return await _with_settings_made(destination, settings, seconds, kind), False
+        return await _without_settings(destination, seconds / 3, kind), True
     except TimeoutError:
         raise refusal from None  # a pooler without its server says why once, then stays silent for a while
 
@@ -87,12 +96,25 @@ _TRANSACTION_TIMEOUT = 17
 """The first version with transaction_timeout. An older server refuses a connection that starts with the setting."""
 
 
+async def _without_settings(
+    destination: str, seconds: float, kind: type[asyncpg.Connection[asyncpg.Record]]
+) -> asyncpg.Connection[asyncpg.Record]:
+    return await asyncpg.connect(destination, timeout=seconds, statement_cache_size=0, connection_class=kind)
+
+
 async def _with_settings(
-    destination: str, settings: Mapping[str, str], seconds: float
+    destination: str,
+    settings: Mapping[str, str],
+    seconds: float,
+    kind: type[asyncpg.Connection[asyncpg.Record]],
 ) -> asyncpg.Connection[asyncpg.Record]:
     """A connection whose settings hold from the start. Raises one of _DO_NOT_HOLD if the settings do not hold."""
     connection = await asyncpg.connect(
-        destination, timeout=seconds, server_settings=dict(settings), max_cached_statement_lifetime=0
+        destination,
+        timeout=seconds,
+        server_settings=dict(settings),
+        max_cached_statement_lifetime=0,
+        connection_class=kind,
     )
     try:
         await connection.execute(_ask(settings, connection.get_server_version().major))
@@ -124,9 +146,14 @@ def _quoted(settings: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 async def _with_settings_made(
-    destination: str, settings: Mapping[str, str], seconds: float
+    destination: str,
+    settings: Mapping[str, str],
+    seconds: float,
+    kind: type[asyncpg.Connection[asyncpg.Record]],
 ) -> asyncpg.Connection[asyncpg.Record]:
-    connection = await asyncpg.connect(destination, timeout=seconds, max_cached_statement_lifetime=0)
+    connection = await asyncpg.connect(
+        destination, timeout=seconds, max_cached_statement_lifetime=0, connection_class=kind
+    )
     try:
         await connection.execute(make_settings(settings, connection.get_server_version().major, for_transaction=False))
     except BaseException:

@@ -30,6 +30,8 @@ from pushq.errors import (
 
 _NO_ANSWER = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """Errors of asyncpg for a connection that is gone or cannot be used."""
+DRIVER = (*_NO_ANSWER, asyncpg.PostgresError, asyncpg.PostgresWarning)
+"""What asyncpg raises while a connection is in use."""
 
 Said: TypeAlias = asyncpg.PostgresError | asyncpg.PostgresWarning
 READ_ONLY = "25006"
@@ -159,19 +161,24 @@ class Session:
                 yield self._connection
             if in_time.cancelled_caught:
                 raise TimeoutError
-        except (asyncpg.PostgresError, asyncpg.PostgresWarning) as error:
-            raised = self._raised(error)
-            if not isinstance(raised, StatementRolledBack | DatabaseRefused):
-                self.discard()
+        except DRIVER as error:
+            raised = self.judged(error)
             raise raised from (None if isinstance(raised, ValueRefused) else error)  # its DETAIL shows values
-        except _NO_ANSWER as error:
-            self.discard()
-            raise DatabaseAway(f"{blame(self._url)} is away: {_message(error)}.") from error
         except BaseException:
             self.discard()  # cancelled half-way: the next answer could be to this statement
             raise
         finally:
             self.slowest_answer = max(self.slowest_answer, monotonic() - began)
+
+    def judged(self, error: Exception) -> DatabaseTrouble:
+        """The error to raise for one of DRIVER. Discards a connection in doubt."""
+        if isinstance(error, asyncpg.PostgresError | asyncpg.PostgresWarning):
+            raised = self._raised(error)
+            if not isinstance(raised, StatementRolledBack | DatabaseRefused):
+                self.discard()
+            return raised
+        self.discard()
+        return DatabaseAway(f"{blame(self._url)} is away: {_message(error)}.")
 
     def _raised(self, error: Said) -> DatabaseTrouble:
         """The error to raise for an error of the server."""

@@ -22,6 +22,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from pushq.artifacts import Limits, keepers
+from pushq.database.lending import Lender
 from pushq.database.patience import is_rejection, wait_out
 from pushq.database.session import Session
 from pushq.errors import DatabaseTrouble, TasksError, TasksRaised, UnexpectedState
@@ -50,6 +51,7 @@ from pushq.pool.solo import run_suspects
 from pushq.pool.spans import flush_spans
 from pushq.pool.store import Claimant, Store
 from pushq.pool.teller import Teller
+from pushq.pool.transactions import Transactions
 from pushq.pool.worker import Worker
 from pushq.task import Tasks
 
@@ -74,11 +76,14 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
     limits = Limits(assignment.artifact_bytes, assignment.artifacts_per_job, assignment.artifact_bytes_per_day)
     keeper_of_artifacts = keepers[None] = ArtifactKeeper(pieces, limits)
     intake = Intake(assignment.concurrency)
-    attempts = Attempts(partial(_payload, store), tasks.middleware_of_app, progress.settle)
-    roster.attempts = attempts
     in_batches = Store(outcomes, teller.put, assignment.supervisor)
     one_by_one = Store(apart, teller.put, assignment.supervisor)
+    lender = Lender(assignment.url, f"{name}: handlers")
+    transactions = Transactions(lender, in_batches, one_by_one)
+    attempts = Attempts(partial(_payload, store), tasks.middleware_of_app, progress.settle, transactions)
+    roster.attempts = attempts
     pool = Pool(assignment, claimant, tasks, store, in_batches, one_by_one, notifications, intake, attempts)
+    transactions.lanes = pool.lanes
     keeper = FigureKeeper(assignment.concurrency, pool.is_draining)
     try:
         with subscribe(keeper):
@@ -87,6 +92,8 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
                 around.start_soon(teller.run)
                 around.start_soon(progress.run)
                 around.start_soon(keeper_of_artifacts.run)
+                if tasks.has_transactional:
+                    around.start_soon(lender.run)
                 if unable := await pool.begin(link, around):
                     await link.send(unable)
                 elif not pool.beginning.cancel_called:
@@ -101,7 +108,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
             await link.send(keeper.figures)
             await link.send(Done())
     finally:
-        for session in (claims, outcomes, apart, notifications, pieces):
+        for session in (claims, outcomes, apart, notifications, pieces, lender):
             await session.close()
 
 
@@ -159,7 +166,7 @@ class Pool:
                 self.attempts.begin_from(await self.lifespan.enter(around))
             except (TasksError, TasksRaised) as error:
                 return Unable(str(error), may_pass=isinstance(error, TasksRaised))
-            await link.send(Ready(self.claimant.tasks, self.claimant.queues))
+            await link.send(Ready(self.claimant.tasks, self.claimant.queues, self._connections))
         return None
 
     async def register(self, around: TaskGroup) -> None:
@@ -248,6 +255,12 @@ class Pool:
             poll_interval=self.assignment.poll_interval,
             lanes=self.lanes,
         )
+
+    @property
+    def _connections(self) -> int:
+        """How many the pool opens at most: among others one for each worker, if a handler may ask for one."""
+        lent = self.intake.workers if self.tasks.has_transactional else 0
+        return 2 + (self._listens and not self.assignment.solo) + lent
 
     @property
     def _listens(self) -> bool:

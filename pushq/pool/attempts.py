@@ -26,6 +26,7 @@ from pushq.pool.attempt import Attempt
 from pushq.pool.batch import BatchAttempt
 from pushq.pool.leftovers import Contexts
 from pushq.pool.loop import PoolLoop
+from pushq.pool.transactions import Transactions
 from pushq.progress import ledger
 from pushq.recalled import recalled
 from pushq.spans import Span, span_maker
@@ -49,7 +50,11 @@ CANCEL_AGAIN = 0.01
 
 class Attempts:
     def __init__(
-        self, load_payload: LoadPayload, middleware: Middleware | None = None, settle: Settle = _nothing_to_settle
+        self,
+        load_payload: LoadPayload,
+        middleware: Middleware | None = None,
+        settle: Settle = _nothing_to_settle,
+        transactions: Transactions | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, PoolLoop)
@@ -57,6 +62,7 @@ class Attempts:
         self._load_payload = load_payload
         self._middleware = middleware
         self._settle = settle
+        self._transactions = transactions
         self._contexts = Contexts()
         self._carry_out = self._call_in_span if span_maker() else self._call
         self._threads = anyio.CapacityLimiter(inf)  # a worker has one call at a time
@@ -66,8 +72,20 @@ class Attempts:
         self._scopes = set[anyio.CancelScope]()  # around calls in threads, fetches of payloads, and rests
         self._stop = anyio.Event()
 
-    async def make(self, job: Job, task: Task[..., Any]) -> Outcome:
+    def make(self, job: Job, task: Task[..., Any]) -> Coroutine[Any, Any, Outcome]:
         """Makes an attempt at a job. If the pool stops before the attempt begins, the job is released."""
+        return self._make_in_transaction(job, task) if task.transactional else self._make(job, task)
+
+    async def _make_in_transaction(self, job: Job, task: Task[..., Any]) -> Outcome:
+        """The same for a handler that may have a connection. The outcome may be written already."""
+        assert self._transactions
+        transaction = self._transactions.of(job, self._stoppable)
+        try:
+            return await transaction.end(await self._make(job, task), task.retries)
+        finally:
+            await transaction.close()
+
+    async def _make(self, job: Job, task: Task[..., Any]) -> Outcome:
         attempt = Attempt(job, task, self._contexts, self._stop)
         if not attempt.given:
             found = await self._load(job, task)

@@ -46,7 +46,7 @@ async def run_suspects(
                 return
             intake.busy = len(suspects)  # the supervisor starts another solo pool for the next suspect
             made = [outcome for job in suspects for outcome in await _make(attempts, job, tasks.find(job.task))]
-            unwritten = await write_out(outcomes, made)
+            unwritten = await write_out(outcomes, [outcome for outcome in made if not outcome.is_written])
         await _write_again_and_again(outcomes, unwritten)
         if any(outcome.is_unbegun for outcome in made):
             await attempts.rest()

@@ -10,8 +10,10 @@ from time import monotonic
 from typing import Any, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
+from pushq.database.lending import Lent
 from pushq.database.session import Session
 from pushq.database.speaker import Speaker
+from pushq.database.statements import statement
 from pushq.errors import DatabaseTrouble, ValueRefused
 from pushq.job import Job
 from pushq.outcome import ENDS, Kind, Outcome
@@ -230,16 +232,34 @@ class Store(Speaker):
         if row["told"]:
             self._tell(row["told"])
         if row["gave_units"]:
-            await self._let_others_look()
+            await self.let_others_look()
         return _refused(outcomes, row["places"])
 
-    async def _let_others_look(self) -> None:
+    async def let_others_look(self) -> None:
         """Rings for units that were given back. If the ring fails, the outcomes stand, and the claimer rings later."""
         try:
             await self.ring_for_units()
         except DatabaseTrouble:
             if self.lanes:
                 self.lanes.owe()
+
+    async def end_in_transaction(self, lent: Lent, outcome: Outcome) -> Any:
+        """Ends a job that has succeeded in its handler's transaction. Returns the row of finish_in_transaction.sql.
+
+        Raises like Lent.fetch.
+        """
+        job, now = outcome.job, monotonic()
+        if outcome.progress:
+            await lent.fetch(statement("progress"), *_progress([outcome.progress]))
+        end = (job.id, job.token, now - outcome.began, now - outcome.ended, outcome.result)
+        if _is_noted(outcome):
+            noted = (job.tenant_id, job.attempt, self._supervisor)
+            return (await lent.fetch(statement("finish_in_transaction_noting"), *end, *noted))[0]
+        return (await lent.fetch(statement("finish_in_transaction"), *end))[0]
+
+    def tell_soon(self, told: Sequence[str]) -> None:
+        """Has told what finish_in_transaction.sql returned, after the commit."""
+        self._tell(told)
 
     async def _end_following(self, lanes: Lanes, outcomes: Sequence[Outcome], following: Following) -> list[Outcome]:
         """Writes ends, and takes the jobs that follow in the lanes of those that end."""
@@ -266,7 +286,7 @@ class Store(Speaker):
         if rows[0]["told"]:
             self._tell(rows[0]["told"])
         if are_others_told:
-            await self._let_others_look()
+            await self.let_others_look()
         return _refused(outcomes, rows[0]["places"])
 
     async def _one_noting(self, name: str, outcomes: Sequence[Outcome], *arguments: object) -> Any:
@@ -315,16 +335,8 @@ class Store(Speaker):
 
     async def write_progress(self, unwritten: Sequence[Unwritten]) -> set[Fence]:
         """Returns the claims that are still held."""
-        fences = [one.fence for one in unwritten]
-        phases = [(*one.fence, phase) for one in unwritten for phase in one.phases]
-        row = await self._one(
-            "progress",
-            [job_id for job_id, _ in fences],
-            [token for _, token in fences],
-            [one.progress for one in unwritten],
-            *([phase[column] for phase in phases] for column in range(3)),
-        )
-        return {fences[place - 1] for place in row["held"]}
+        row = await self._one("progress", *_progress(unwritten))
+        return {unwritten[place - 1].fence for place in row["held"]}
 
     # Artifacts ------------------------------------------------------------------------------------------------
 
@@ -363,6 +375,17 @@ class Store(Speaker):
     async def locked_by_others(self, outcomes: Sequence[Outcome]) -> set[UUID]:
         """The ids of the jobs whose rows another session has locked."""
         return {row["id"] for row in await self._fetch("locked_by_others", [outcome.job.id for outcome in outcomes])}
+
+
+def _progress(unwritten: Sequence[Unwritten]) -> tuple[object, ...]:
+    """The arguments of progress.sql."""
+    phases = [(*one.fence, phase) for one in unwritten for phase in one.phases]
+    return (
+        [one.fence[0] for one in unwritten],
+        [one.fence[1] for one in unwritten],
+        [one.progress for one in unwritten],
+        *([phase[column] for phase in phases] for column in range(3)),
+    )
 
 
 def _is_noted(outcome: Outcome) -> bool:

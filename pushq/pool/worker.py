@@ -35,9 +35,10 @@ class Worker:
                 self._intake.done()
                 continue
             outcome = await self._make(self._seat.sit(load) if load.extras else load)
-            self._outbox.put(outcome)
-            if load.extras:
-                self._lanes.end(outcome)
+            if not outcome.is_written:
+                self._outbox.put(outcome)
+                if load.extras:
+                    self._lanes.end(outcome)
             if outcome.error_type and outcome.is_unbegun:  # a property costs a call, and most have no error
                 await self._attempts.rest()
             self._intake.done()
@@ -55,7 +56,12 @@ class Worker:
         except BaseException:
             self._outbox.put(released(job))
             raise
-        return end_recalled(outcome) if recalled and job.fence in recalled else outcome
+        if not recalled or job.fence not in recalled:
+            return outcome
+        if outcome.is_written:
+            recalled.discard(job.fence)
+            return outcome
+        return end_recalled(outcome)
 
     async def _run_batch(self, jobs: list[Job]) -> None:
         if jobs[0].extras:

@@ -163,8 +163,8 @@ class Crew:
 
     def _hear(self, lane: Lane, pool: PoolProcess, message: Message) -> None:
         match message:
-            case Ready(tasks, queues):
-                publish(PoolReady(pool.number, len(tasks), queues))
+            case Ready(tasks, queues, connections):
+                publish(PoolReady(pool.number, len(tasks), queues, connections))
                 if not pool.assignment.solo:
                     lane.known = message
                     self._survey_now.set()

@@ -25,6 +25,7 @@ from pushq.settings import Settings
 from pushq.spans import Span, span_maker
 from pushq.task import Task, Tasks
 from pushq.testing.artifacts import Memory, limits_of
+from pushq.transactions import transactions
 
 ENTERED: Final[Any] = object()
 """Resources that the registry's lifespan is to yield."""
@@ -37,20 +38,22 @@ async def run(
     attempt: int = 1,
     resources: Any = ENTERED,
     artifacts: MutableMapping[str, bytes] | None = None,
+    connection: Any = None,
 ) -> Any:
     """Runs the handler of a job, and returns what the handler returns. There is no database.
 
     The payload goes through JSON and the handler's annotations, as in a pool. `current_job()` is the job, in its
     `attempt`, with one failure fewer behind it. A handler of batches gets a list of one job. The middleware and the
     lifespan of the registry are entered. `resources` takes the place of what the lifespan yields. `artifacts` takes
-    the bytes of what the handler leaves, by name; give those of an earlier attempt, if any. Raises what the handler
+    the bytes of what the handler leaves, by name; give those of an earlier attempt, if any. `connection` is what a
+    transactional handler gets, in the transaction in which the test has the connection. Raises what the handler
     raises, also Retry and Cancel; TimeoutError after the timeout; PayloadError for a payload that does not fit;
     TasksError for a task that is not registered.
     """
     async with shared(tasks, resources):
         claimed = _claimed(job, attempt)
         memory = Memory({} if artifacts is None else artifacts, limits_of(Settings.load()))
-        with kept_by(memory, claimed):
+        with kept_by(memory, claimed), lent(tasks, claimed, connection):
             return await call(tasks, claimed)
 
 
@@ -76,6 +79,23 @@ def kept_by(keeper: Keeper, job: Job) -> Iterator[None]:
         yield
     finally:
         del keepers[job.fence]
+
+
+@contextmanager
+def lent(tasks: Tasks, job: Job, connection: Any) -> Iterator[None]:
+    """The job's handler gets the connection, if there is one and the handler is transactional."""
+    if connection is None or not tasks.find(job.task).transactional:
+        yield
+        return
+
+    async def begin() -> Any:
+        return connection
+
+    transactions[job.fence] = begin
+    try:
+        yield
+    finally:
+        del transactions[job.fence]
 
 
 async def call(tasks: Tasks, job: Job) -> Any:

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 import anyio
 
 from pushq.artifacts import Keeper
+from pushq.database.lending import Lender
 from pushq.database.session import Session
 from pushq.database.statements import statement
 from pushq.job import Job, NewJob
@@ -24,6 +25,7 @@ from pushq.pool.artifacts import ArtifactKeeper
 from pushq.pool.seats import Seat
 from pushq.pool.store import Claimant, Terms
 from pushq.pool.store import Store as PoolStore
+from pushq.pool.transactions import Transactions
 from pushq.queue import Queue
 from pushq.reading import artifacts_of, pieces_of
 from pushq.settings import Settings
@@ -121,13 +123,15 @@ class TestQueue:
             self._session() as session,
             _lease(session, claimant, tasks) as store,
             _keeper(self.url) as keeper,
+            _transactions(self.url, store) as transactions,
             shared(tasks, resources),
         ):
             for _ in range(MOST):
                 if not (jobs := await store.claim(claimant, uuid4(), 1, terms=Terms(1))):
                     return await _find(session, ids=list(ran))
                 ran |= dict.fromkeys(job.id for job in jobs)
-                await store.finish([await _attempt(store, keeper, tasks, seat.sit(job)) for job in jobs])
+                outcomes = [await _attempt(store, keeper, tasks, seat.sit(job), transactions) for job in jobs]
+                await store.finish([outcome for outcome in outcomes if not outcome.is_written])
         raise AssertionError(f"{MOST} attempts, and still jobs are due: does one insert the next?")
 
     async def artifacts(self, job_id: UUID) -> dict[str, bytes]:
@@ -183,7 +187,28 @@ async def _keeper(url: str) -> AsyncIterator[Keeper]:
         raise raised
 
 
-async def _attempt(store: _Store, keeper: Keeper, tasks: Tasks, job: Job) -> Outcome:
+@asynccontextmanager
+async def _transactions(url: str, store: _Store) -> AsyncIterator[Transactions]:
+    """The transactions of transactional handlers, as in a pool."""
+    lender = Lender(url, "pushq test: handlers")
+    try:
+        yield Transactions(lender, store, store)
+    finally:
+        await lender.close()
+
+
+async def _attempt(store: _Store, keeper: Keeper, tasks: Tasks, job: Job, transactions: Transactions) -> Outcome:
+    task = tasks.find(job.task)
+    if not task.transactional:
+        return await _made(store, keeper, tasks, job)
+    transaction = transactions.of(job, anyio.CancelScope)
+    try:
+        return await transaction.end(await _made(store, keeper, tasks, job), task.retries)
+    finally:
+        await transaction.close()
+
+
+async def _made(store: _Store, keeper: Keeper, tasks: Tasks, job: Job) -> Outcome:
     task, began = tasks.find(job.task), monotonic()
     if job.payload is None:
         job = job._replace(payload=await store.payload(job))

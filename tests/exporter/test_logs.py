@@ -47,7 +47,7 @@ def test_an_event_is_a_line_for_people() -> None:
 
 
 def test_an_event_is_a_line_of_json_for_programs() -> None:
-    (line,) = logged(PoolReady(1, 3, ("a", "b")), form="json")
+    (line,) = logged(PoolReady(1, 3, ("a", "b"), 13), form="json")
 
     shown = json.loads(line)
     assert shown.pop("time").endswith("Z")
@@ -58,6 +58,7 @@ def test_an_event_is_a_line_of_json_for_programs() -> None:
         "pool": 1,
         "tasks": 3,
         "queues": ["a", "b"],
+        "connections": 13,
     }
 
 

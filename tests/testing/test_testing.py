@@ -400,3 +400,40 @@ def test_where_there_is_no_server_to_start_an_app_s_test_fails_with_a_sentence(t
     assert ended.returncode == 1
     assert "Or name a server of yours in PUSHQ_TEST_DATABASE_URL." in ended.stdout
     assert "Traceback" not in ended.stdout
+
+
+# Transactional handlers ---------------------------------------------------------------------------------------------
+
+
+@tasks.register("note", transactional=True)
+async def note(text: str) -> str:
+    connection = await current_job().connection()
+    await connection.execute("insert into public.notes values ($1)", text)
+    if text == "bad":
+        raise ValueError(text)
+    return text
+
+
+async def test_a_transactional_handler_gets_the_connection_that_the_test_gives(connection: Connection) -> None:
+    await connection.execute("create table public.notes (text text)")
+    transaction = connection.transaction()
+    await transaction.start()
+    assert await run(tasks, note.job(text="good"), connection=connection) == "good"
+    assert await connection.fetchval("select text from public.notes") == "good"
+    await transaction.rollback()
+    assert await connection.fetchval("select count(*) from public.notes") == 0
+
+    with pytest.raises(PushqError, match="connection="):
+        await run(tasks, note.job(text="good"))
+
+
+async def test_a_drain_commits_what_a_transactional_handler_writes_with_the_end_of_its_job(
+    connection: Connection, database_url: str
+) -> None:
+    await connection.execute("create table public.notes (text text)")
+    queue = TestQueue(database_url)
+    await queue.insert(note.job(text="good"), note.job(text="bad"))
+    good, bad = await queue.drain(tasks)
+
+    assert (good.status, good.result, bad.status, bad.failures) == ("succeeded", "good", "queued", 1)
+    assert [row["text"] for row in await connection.fetch("select text from public.notes")] == ["good"]
