@@ -30,7 +30,7 @@ Rows: TypeAlias = Sequence[Any]
 Claim: TypeAlias = Callable[[], Awaitable[Rows]]
 Finish: TypeAlias = Callable[[Rows], Awaitable[object]]
 
-CLAIMANT = Claimant("pushq bench", 1, ("default",), ("bench.noop", "bench.stamp"))
+CLAIMANT = Claimant("pushq bench", 1, ("default",), ("bench.begin", "bench.effect", "bench.noop", "bench.stamp"))
 NONE_HOLDING = Terms()
 REGISTER = """
 with known as (

@@ -21,6 +21,7 @@ from pushq.bench.run import Run
 from pushq.bench.scheduled import measure_scheduled
 from pushq.bench.scrape import measure_scrape
 from pushq.bench.share import measure_share
+from pushq.bench.steps_transactional import measure_transactional
 from pushq.errors import UsageError
 
 
@@ -88,6 +89,10 @@ SCENARIOS = (
         "lanes",
         "needs, limits and fairness: their cost unused, and used; how soon a freed unit is taken; `pushq.why`",
         measure_lanes, 150, 6,
+    ),
+    Scenario(
+        "steps", "jobs/s of transactional handlers, compared with bare transactions that do the same",
+        measure_transactional, 60, 3,
     ),
 )  # fmt: skip
 

@@ -30,6 +30,19 @@ async def sleep(seconds: float) -> None:
     await anyio.sleep(seconds)
 
 
+@tasks.register("bench.begin", transactional=True)
+async def begin() -> None:
+    """Only begins the transaction that ends the job."""
+    await current_job().connection()
+
+
+@tasks.register("bench.effect", transactional=True)
+async def effect() -> None:
+    """Writes a row in the transaction that ends the job."""
+    job = current_job()
+    await (await job.connection()).execute("insert into public.effects (job) values ($1)", job.id)
+
+
 @tasks.register("bench.until_cancelled")
 async def until_cancelled(file: str) -> None:
     """Waits to be cancelled. Writes to the file when the wait began, and when the wait was cancelled."""

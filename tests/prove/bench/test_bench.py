@@ -165,7 +165,7 @@ def test_the_scenarios_are_listed_with_their_times() -> None:
     rows = [json.loads(line) for line in invoke("bench", "--list", "--json").stdout.splitlines()]
 
     assert [row["scenario"] for row in rows] == (
-        "drain pick-up insert history backlog scheduled pinned many scrape lists idle share deliver lanes".split()
+        "drain pick-up insert history backlog scheduled pinned many scrape lists idle share deliver lanes steps".split()
     )
     assert sum(row["seconds"] for row in rows if row["by default"]) <= 175  # three minutes, with starting and stopping
 
