@@ -46,6 +46,10 @@ class RowsHidden(SchemaError):
     """Row-level security hides pushq's tables from this role."""
 
 
+class ScheduleError(UsageError):
+    """The times of a schedule cannot be read: a cron expression, a zone or an interval."""
+
+
 class PayloadError(PushqError):
     """A payload does not fit the task's arguments. The message names the field, and never shows the value."""
 

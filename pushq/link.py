@@ -116,8 +116,15 @@ class RegisterAgain:
     """Register again, and claim now: the lease had run out, and the supervisor may have been declared dead."""
 
 
-_MESSAGES = {kind.__name__: kind for kind in (Assignment, Ready, Unable, Figures, Done, Drain, RegisterAgain)}
-Message = Assignment | Ready | Unable | Figures | Done | Drain | RegisterAgain
+@dataclass(frozen=True, slots=True)
+class SchedulesChanged:
+    """The pool has heard that a schedule has changed. A supervisor has no connection that listens."""
+
+
+_MESSAGES = {
+    kind.__name__: kind for kind in (Assignment, Ready, Unable, Figures, Done, Drain, RegisterAgain, SchedulesChanged)
+}
+Message = Assignment | Ready | Unable | Figures | Done | Drain | RegisterAgain | SchedulesChanged
 
 
 class Link:

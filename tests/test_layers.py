@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "pushq"
 
 LAYERS = (
     ("errors", "settings", "backoff", "place", "progress", "recalled", "roundtrip", "storable", "trace", "written"),
-    ("artifacts", "needs", "transactions"),
+    ("artifacts", "needs", "schedules", "transactions"),
     ("local",),
     ("lifespan", "job", "middleware", "handler"),
     ("payload", "batch", "once", "retries"),

@@ -59,7 +59,7 @@ begin
             pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
             pushq.tenant_roles, pushq.job_events, pushq.unique_windows, pushq.purges, pushq.artifacts,
             pushq.artifact_drafts, pushq.artifact_pieces, pushq.artifact_bytes, pushq.webhooks, pushq.noted_queues,
-            pushq.resources, pushq.tokens, pushq.turnstiles, pushq.tenants, pushq.affinities
+            pushq.resources, pushq.tokens, pushq.turnstiles, pushq.tenants, pushq.affinities, pushq.schedules
             }}'::regclass[])
         and relrowsecurity
         and not exists (select from pg_policy where polrelid = class.oid)
@@ -88,7 +88,9 @@ begin
         pushq.forget_artifacts, pushq.forget_artifact_bytes(),
         pushq.set_lane(), pushq.note_rules(), pushq.rest_needs(), pushq.position(uuid), pushq.why(uuid),
         pushq.why_queue(text), pushq.recent_rate(text), pushq.copy_noted_queues(), pushq.rest_inserts(), pushq.webhooks_of(text, text, text),
-        pushq.deliver(bigint[], uuid[], text[], timestamptz[], int[], text[], jsonb[]), pushq.deliver_to_urls(uuid[])
+        pushq.deliver(bigint[], uuid[], text[], timestamptz[], int[], text[], jsonb[]), pushq.deliver_to_urls(uuid[]),
+        pushq.keep_schedules, pushq.refuse_slot, pushq.find_schedule, pushq.run_schedule, pushq.pause_schedule,
+        pushq.resume_schedule, pushq.ring_for_schedules(), pushq.set_schedule()
         from public;
 
     grant insert (
@@ -103,8 +105,16 @@ begin
         pushq.watch(uuid, text), pushq.unwatch(uuid, text), pushq.note_insert(uuid), pushq.enqueue,
         pushq.enqueue_many(jsonb, text, interval, interval), pushq.check_enqueue(text, interval, interval),
         pushq.open_window(text, text, interval), pushq.note_window(text, text, uuid, timestamptz), pushq.standing_job,
-        pushq.find_standing, pushq.meet_standing
+        pushq.find_standing, pushq.meet_standing, pushq.broken_rule_of_needs, pushq.run_schedule, pushq.pause_schedule,
+        pushq.resume_schedule
         to {producer};
+    -- A schedule is a standing INSERT. Its payload is not read.
+    grant
+        select (id, name, tenant_id, cron, zone, every, task, queue, missed, paused_at, next_at, last_at, error),
+        insert (id, name, tenant_id, cron, zone, every, task, payload, queue, needs, missed, paused_at, next_at),
+        update (name, tenant_id, cron, zone, every, task, payload, queue, needs, missed, paused_at, next_at, error),
+        delete
+        on pushq.schedules to {producer};
     -- For the check that program and schema fit.
     grant select on pushq.migrations to {producer};
     grant execute on function pushq.schema_version() to {producer}, {observer};
@@ -114,7 +124,7 @@ begin
     grant select, insert, update, delete on
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.webhooks,
-        pushq.resources, pushq.tokens, pushq.turnstiles, pushq.tenants, pushq.affinities
+        pushq.resources, pushq.tokens, pushq.turnstiles, pushq.tenants, pushq.affinities, pushq.schedules
         to {worker}, {admin};
     grant select on
         pushq.migrations, pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.artifact_drafts, pushq.noted_queues
@@ -133,7 +143,7 @@ begin
         pushq.jobs, pushq.jobs_unfinished, pushq.supervisors, pushq.queues, pushq.tasks, pushq.labels, pushq.tallies,
         pushq.tally_log, pushq.census, pushq.census_running, pushq.census_clock, pushq.days, pushq.migrations,
         pushq.tenant_roles, pushq.job_events, pushq.artifacts, pushq.noted_queues, pushq.resources, pushq.tokens,
-        pushq.tenants, pushq.affinities
+        pushq.tenants, pushq.affinities, pushq.schedules
         to {observer};
     grant select (id, tenant_id, queue, task, statuses, url, body, paused_at, created_at) on pushq.webhooks to {observer};
     grant execute on function

@@ -47,6 +47,8 @@ from pushq.pool.progress import ProgressWriter
 from pushq.pool.recalls import CHANNEL as RECALLS
 from pushq.pool.recalls import Recalls
 from pushq.pool.roster import Roster
+from pushq.pool.schedules import CHANNEL as SCHEDULES
+from pushq.pool.schedules import SchedulesBell
 from pushq.pool.solo import run_suspects
 from pushq.pool.spans import flush_spans
 from pushq.pool.store import Claimant, Store
@@ -94,6 +96,7 @@ async def run_pool(assignment: Assignment, tasks: Tasks, link: Link, roster: Ros
                 around.start_soon(keeper_of_artifacts.run)
                 if tasks.has_transactional:
                     around.start_soon(lender.run)
+                around.start_soon(pool.schedules_bell.tell, link)
                 if unable := await pool.begin(link, around):
                     await link.send(unable)
                 elif not pool.beginning.cancel_called:
@@ -134,6 +137,7 @@ class Pool:
     attempts: Attempts
     doorbell: Doorbell = field(default_factory=Doorbell)
     outbox: Outbox = field(default_factory=Outbox)
+    schedules_bell: SchedulesBell = field(default_factory=SchedulesBell)
     beginning: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     claiming: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     deadline: float = inf
@@ -191,6 +195,7 @@ class Pool:
                 others: dict[str, Callable[[str], None]] = {
                     RECALLS: Recalls(self.attempts, self.intake).hear,
                     RULES: self.lanes.let_go,
+                    SCHEDULES: self.schedules_bell.hear,
                 }
                 listener = Listener(self.notifications, self.claims, self.doorbell, self.claimant.queues, others)
                 listening.start_soon(listener.run)

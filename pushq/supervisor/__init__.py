@@ -26,6 +26,8 @@ from pushq.supervisor.farewell import LAST_WORDS, Farewell
 from pushq.supervisor.heartbeat import Heartbeat, new_name
 from pushq.supervisor.orphans import reap_orphans
 from pushq.supervisor.readiness import Readiness
+from pushq.supervisor.schedules import SETTINGS as SCHEDULES
+from pushq.supervisor.schedules import Schedules
 from pushq.supervisor.signals import DRAIN, SHOW, STOP
 from pushq.supervisor.store import Store
 from pushq.supervisor.systemd import feed_watchdog, tell_systemd
@@ -50,10 +52,28 @@ class Supervisor:
             settings.url, f"pushq supervisor {self.name}: sweeper", deadline=30.0, settings={"lock_timeout": LOCK_WAIT}
         )
         self._jobs_session = Session(settings.url, f"pushq supervisor {self.name}: jobs", deadline=5.0)
+        self._schedules_session = Session(
+            settings.url, f"pushq supervisor {self.name}: schedules", deadline=5.0, settings=SCHEDULES
+        )
         self._store = Store(self._jobs_session)
         self._is_told_to_stop = False  # during the start
         self._farewell = Farewell()
-        self._crew = Crew(self.name, tasks, settings, self._store, self._farewell, noticed=self._tell_when_ready)
+        self._schedules = Schedules(
+            self._store,
+            Store(self._schedules_session),
+            self._schedules_session,
+            poll_interval=settings.poll_interval,
+            hears=self._hears if settings.wake == "notify" else None,
+        )
+        self._crew = Crew(
+            self.name,
+            tasks,
+            settings,
+            self._store,
+            self._farewell,
+            noticed=self._tell_when_ready,
+            schedules=self._schedules,
+        )
         self._heartbeat = Heartbeat(
             Store(self._heartbeat_session),  # heartbeats alone: statements on one session wait for one another
             self.name,
@@ -78,6 +98,7 @@ class Supervisor:
                 around.start_soon(self._heartbeat.run)
                 around.start_soon(feed_watchdog, self._settings.heartbeat_interval)
                 around.start_soon(self._sweeper.run, self._settings.sweep_interval)
+                around.start_soon(self._schedules.run)
                 around.start_soon(reap_orphans, self._crew.has)
                 around.start_soon(self._serve)
                 around.start_soon(self._obey, signals, around)
@@ -151,13 +172,16 @@ class Supervisor:
         with self._farewell.in_time(), suppress(DatabaseTrouble):
             self._crew.released += len(await self._store.requeue([self.name], crashed=False))
             await self._store.goodbye(self.name)
-        for session in (self._heartbeat_session, self._jobs_session, self._sweeper_session):
+        for session in (self._heartbeat_session, self._jobs_session, self._sweeper_session, self._schedules_session):
             session.discard()
 
     # Asked by the parts ----------------------------------------------------------------------------------------
 
     def _tell_when_ready(self) -> None:
         self._readiness.tell()
+
+    def _hears(self) -> bool:
+        return self._crew.hears
 
     def _takes_heartbeats(self) -> bool:
         return self._heartbeat.trouble is None

@@ -20,10 +20,11 @@ from pushq.database.patience import wait_out
 from pushq.errors import DatabaseTrouble
 from pushq.events import PoolDied, PoolHeldUp, PoolReady, PoolsGoOn, PoolStarted, PoolStopped, publish
 from pushq.exporter.figures import ProcessFigures
-from pushq.link import Assignment, Figures, Message, Ready, Unable
+from pushq.link import Assignment, Figures, Message, Ready, SchedulesChanged, Unable
 from pushq.settings import Settings
 from pushq.supervisor.farewell import Farewell
 from pushq.supervisor.processes import PoolProcess
+from pushq.supervisor.schedules import Schedules
 from pushq.supervisor.solo import MOST_SLOW, until_slow, vacancies
 from pushq.supervisor.store import Store, Survey
 from pushq.webhooks import QUEUE
@@ -55,7 +56,7 @@ class Crew:
 
     A suspect is a job that has killed two processes.
 
-    `noticed` is called after each message of a pool.
+    `noticed` is called after each message of a pool. schedules: told what pools hear of them.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Crew:
         farewell: Farewell,
         *,
         noticed: Callable[[], None],
+        schedules: Schedules,
     ) -> None:
         self._name = name
         self._tasks = tasks
@@ -74,6 +76,8 @@ class Crew:
         self._store = store
         self._farewell = farewell
         self._noticed = noticed
+        self._schedules = schedules
+        self._hearing = set[int]()  # pools that heard notifications when they last told
         self._numbers = count(1)
         self._pools: dict[int, PoolProcess] = {}
         self._past = ProcessFigures()  # counts of ended pools
@@ -118,6 +122,7 @@ class Crew:
         self._accountable.add(pool.number)
         how = await pool.run(spawned=lambda: publish(PoolStarted(pool.number, pool.pid, solo, lane.delivers)))
         del self._pools[pool.number]
+        self._hearing.discard(pool.number)
         _add_counts(self._past, pool)
         self.released += pool.figures.released
         if pool.unable and not self._may_pass(pool.unable, lane):
@@ -170,9 +175,20 @@ class Crew:
                     self._survey_now.set()
             case Figures():
                 self._heard_figures.set()
+                self._note_hearing(pool.number, hears=bool(message.hears))
                 if pool.assignment.solo:
                     self._survey_now.set()
+            case SchedulesChanged():
+                self._schedules.ring()
         self._noticed()
+
+    def _note_hearing(self, pool: int, *, hears: bool) -> None:
+        """What was notified before a pool heard is lost, so schedules are looked at."""
+        if not hears:
+            self._hearing.discard(pool)
+        elif pool not in self._hearing:
+            self._hearing.add(pool)
+            self._schedules.ring()
 
     async def _tell_of_trouble(self) -> None:
         """Logs why pools are held up. Anybody may read /readyz, so only the log says why."""
@@ -226,6 +242,7 @@ class Crew:
             self._survey_now = anyio.Event()
             surveys = [(lane, await wait_out(partial(self._survey, lane))) for lane in self._lanes]
             _, found = surveys[0]
+            self._schedules.note_survey(has_schedules=found.has_schedules)
             with suppress(DatabaseTrouble):
                 await self._release_strays(found)
             if found.has_webhooks:
@@ -329,6 +346,11 @@ class Crew:
     @property
     def ordinary_pools(self) -> list[PoolProcess]:
         return [pool for pool in self._pools.values() if not pool.assignment.solo and not pool.assignment.delivers]
+
+    @property
+    def hears(self) -> bool:
+        """Whether any pool hears notifications."""
+        return bool(self._hearing)
 
     def has(self, pid: int) -> bool:
         return any(pool.pid == pid for pool in self._pools.values())

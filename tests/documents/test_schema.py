@@ -72,7 +72,8 @@ def _signature(arguments: str) -> list[str]:
 def test_the_page_names_every_column_of_the_tables_worth_reading() -> None:
     page = rows(REFERENCE / "sql.md")
     columns = named(
-        "column", r"((?:supervisors|queues|tasks|resources|tenants|affinities|tenant_roles|artifacts|webhooks)\.\w+)"
+        "column",
+        r"((?:supervisors|queues|tasks|resources|tenants|affinities|tenant_roles|artifacts|webhooks|schedules)\.\w+)",
     )
     assert columns.keys() == {name for name in page if re.fullmatch(r"\w+\.\w+", name)}
     for name, definition in columns.items():

@@ -68,14 +68,14 @@ RIGHTS = {
         "producer: execute on are_channels(text[]), "
         "producer: execute on broken_rule(text, jsonb, text, timestamp with time zone, integer, interval, text, text, "
         "text, text, text, integer, integer, integer, timestamp with time zone, timestamp with time zone, date, text, "
-        "integer, uuid), producer: execute on broken_rule_of_options(text[], text, text), "
+        "integer, uuid), producer: execute on broken_rule_of_needs(jsonb, text, text), "
+        "producer: execute on broken_rule_of_options(text[], text, text), "
         "producer: execute on check_enqueue(text, interval, interval), "
         "producer: execute on enqueue(text, jsonb, text, integer, timestamp with time zone, integer, interval, text, "
         "text, text, text[], text, interval, interval, text, text, jsonb, text, text), "
         "producer: execute on enqueue_many(jsonb, text, interval, interval), "
         "producer: execute on find_standing(text, jsonb, text, smallint, timestamp with time zone, integer, interval, "
-        "text, text, text, boolean, interval, interval, text, text), "
-        "producer: execute on gate_clock() and 16 more"
+        "text, text, text, boolean, interval, interval, text, text) and 20 more"
     ),
     "revoke update on pushq.queues from {worker}": "worker: update on queues",
     "revoke execute on function pushq.make_days(int) from {worker}": "worker: execute on make_days(integer)",

@@ -358,10 +358,17 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
         and has_any_column_privilege('pushq_tenant', class.oid, 'select, insert, update, references')
         """
     )
-    assert {row["relname"] for row in open_} == {"jobs", "job_events", "artifacts", "webhooks", "migrations"}
+    assert {row["relname"] for row in open_} == {
+        "jobs",
+        "job_events",
+        "artifacts",
+        "webhooks",
+        "schedules",
+        "migrations",
+    }
     for row in open_:
         if row["relname"] != "migrations":  # of no tenant
-            assert row["kind"] == ("r" if row["relname"] in ("artifacts", "webhooks") else "p")
+            assert row["kind"] == ("r" if row["relname"] in ("artifacts", "webhooks", "schedules") else "p")
             assert row["is_separated"]
             assert row["has_policy"]
     definers = await connection.fetch(
@@ -374,7 +381,8 @@ async def test_a_tenant_reaches_nothing_else(connection: Connection, database_ur
     for row in definers:
         assert "search_path=pg_catalog, pg_temp" in row["proconfig"]
         asks = re.search(
-            r"pushq\.(may_touch|lock_job|edit_queued|refuse_other_tenant|find_standing|meet_standing)\(", row["prosrc"]
+            r"pushq\.(may_touch|lock_job|edit_queued|refuse_other_tenant|find_standing|meet_standing|find_schedule)\(",
+            row["prosrc"],
         )
         assert asks or row["proname"] == "tenant_of"
     day = await connection.fetchval("select to_char(min(day), 'YYYY_MM_DD') from pushq.days")
@@ -446,6 +454,9 @@ async def test_the_events_of_a_tenant_are_deleted_after_its_jobs(connection: Con
 # Separating ---------------------------------------------------------------------------------------------------------
 
 
+TABLES = ("artifacts", "job_events", "jobs", "schedules", "webhooks")
+
+
 async def test_tenants_are_separated_once_and_again_what_a_restore_has_lost(
     connection: Connection, database_url: str
 ) -> None:
@@ -465,10 +476,12 @@ async def test_tenants_are_separated_once_and_again_what_a_restore_has_lost(
         (
             "drop owned by pushq_tenant",
             ", ".join(
-                f"{what} {table}"
-                for what in ("policy tenants of", "rights of pushq_tenant on")
-                for table in ("artifacts", "job_events", "jobs", "webhooks")
-            ),
+                [
+                    *(f"policy tenants of {table}" for table in TABLES),
+                    *(f"rights of pushq_tenant on {table}" for table in TABLES[:3]),
+                ]
+            )
+            + " and 2 more",
         ),
         ("drop index pushq.jobs_of_tenant", "index jobs_of_tenant"),
         ("alter policy tenants on pushq.jobs to current_user", "policy tenants of jobs"),

@@ -2,6 +2,7 @@
 -- free, counted up to $4. suspect_due_in: seconds until the next suspect is due, null when none waits. A suspect is a job that has
 -- killed two processes, of a task in $3, in a queue of $2 that is not paused. Among more than a thousand suspects that wait, the next
 -- is looked for in a thousand. has_webhooks: whether there is a webhook that is not paused, or a delivery that is queued.
+-- has_schedules: whether there is a schedule.
 with suspect as (
     select job.run_at
     from pushq.jobs_unfinished as job
@@ -25,4 +26,5 @@ select
     )
     or exists (
         select from pushq.jobs_unfinished where status = 'queued' and apart = 'solo' and queue = 'pushq.webhooks'
-    ) as has_webhooks
+    ) as has_webhooks,
+    exists (select from pushq.schedules) as has_schedules

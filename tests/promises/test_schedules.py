@@ -1,0 +1,85 @@
+"""Schedules run: each slot has one job, whatever dies, and a change is heard without a poll."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.support.clocks import wrong_clock
+from tests.support.jobs import Connection, finished
+from tests.support.schedules import fall_due, has_error, has_next, have_slots, row_of, slots_of, write
+from tests.support.supervisors import supervising
+
+
+async def test_a_schedule_runs_and_the_bell_tells_of_each_change(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, SWEEP_INTERVAL="3600", POLL_INTERVAL="0"):
+        await write(connection, "report", cron="30 2 * * *", payload='{"value": 1}')
+        await has_next(connection, "report")
+        slot = await fall_due(connection, "report")
+        await have_slots(connection, "report")
+        [job] = await finished(connection, await connection.fetchval("select id from pushq.jobs"))
+        assert (job["run_at"], job["result"], job["correlation_id"]) == (slot, '{"value": 1}', "schedule report")
+
+        await connection.execute("update pushq.schedules set cron = 'never'")
+        assert "has not five fields" in await has_error(connection, "report")
+        await connection.execute("update pushq.schedules set cron = null, every = '1 second'")
+        await have_slots(connection, "report", 2)
+        await connection.execute("delete from pushq.schedules")
+        assert await write(connection, "again", every=timedelta(seconds=1))
+        await have_slots(connection, "again", 2)
+
+
+async def test_with_polls_alone_a_schedule_is_found(database_url: str, connection: Connection) -> None:
+    with supervising(database_url, WAKE="poll", POLL_INTERVAL="0.2"):
+        await write(connection, "report")
+        await has_next(connection, "report")
+        await fall_due(connection, "report")
+        await have_slots(connection, "report")
+
+
+async def test_a_slot_has_one_job_while_supervisors_are_killed_and_started(
+    database_url: str, connection: Connection
+) -> None:
+    names = [f"s{number}" for number in range(30)]
+    for name in names:
+        await write(connection, name, every=timedelta(seconds=1), missed="all")
+    with supervising(database_url) as first, supervising(database_url), supervising(database_url):
+        for name in names:
+            await have_slots(connection, name, 2)
+        first.kill_all()
+        with supervising(database_url) as late:
+            await have_slots(connection, "s0", len(await slots_of(connection, "s0")) + 2)
+            os.kill(late.process.pid, signal.SIGSTOP)  # as a host that is frozen
+            await have_slots(connection, "s0", len(await slots_of(connection, "s0")) + 2)
+            os.kill(late.process.pid, signal.SIGCONT)
+            await have_slots(connection, "s0", len(await slots_of(connection, "s0")) + 2)
+    await connection.execute("update pushq.schedules set paused_at = now()")
+    for name in names:
+        found = await slots_of(connection, name)
+        assert all(other - one == timedelta(seconds=1) for one, other in pairwise(found)), name
+        assert (await row_of(connection, name))["last_at"] == found[-1]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=2), timedelta(days=-2)], ids=["ahead", "behind"])
+async def test_the_clock_of_a_host_does_not_matter(
+    database_url: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    for name, value in wrong_clock(ahead.total_seconds(), tmp_path).items():
+        monkeypatch.setenv(name, value)
+    await write(connection, "daily", cron="0 0 * * *")
+    await write(connection, "often", every=timedelta(seconds=1))
+    with supervising(database_url):
+        await have_slots(connection, "often", 3)
+        row = await has_next(connection, "daily")
+    assert timedelta(0) < row["next_at"] - datetime.now(UTC) < timedelta(days=1)
+    assert await slots_of(connection, "daily") == []
+    late = "select min(enqueued_at - run_at), max(enqueued_at - run_at) from pushq.jobs"
+    least, most = await connection.fetchrow(late) or (None, None)
+    assert least is not None
+    assert most is not None
+    assert timedelta(0) <= least <= most < timedelta(hours=1)
