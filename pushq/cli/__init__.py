@@ -29,6 +29,7 @@ _MODULES = {
     "limits": "limits",
     "migrate": "migrate",
     "queues": "queues",
+    "schedules": "schedules",
     "supervise": "supervise",
     "supervisors": "supervisors",
     "sweep": "supervise",
@@ -41,13 +42,14 @@ _ELSEWHERE = {
     "enqueue": ("add", "insert", "publish", "push", "send", "submit"),
     "migrate": ("init", "install", "schema", "setup", "upgrade"),
     "jobs": ("list", "ls", "show", "status"),
+    "schedules": ("beat", "cron", "crons", "periodic", "recurring", "schedule"),
 }
 """The names of commands in other queues."""
 _URLS = ("--broker", "--database", "--database-url", "--db", "--db-url", "--dsn", "--postgres-url", "--url", "-d")
 """The names of options for the URL, which no command of pushq has."""
 
 
-_TO_THE_DATABASE = ("events", "jobs", "limits", "queues")
+_TO_THE_DATABASE = ("events", "jobs", "limits", "queues", "schedules")
 """Commands whose arguments are values for the database, or none; `enqueue` refuses by the name of the option."""
 
 
@@ -111,6 +113,7 @@ def cli() -> None:
       pushq jobs                           see the jobs and their outcomes
       pushq artifacts save ID              save the files that a handler has left with its job
       pushq events                         see what happened to jobs, and who did it
+      pushq schedules                      see what runs again and again, and when next
       pushq supervisors                    see who runs jobs
       pushq doctor                         see what hurts, and the remedy
       pushq demo                           see pushq at work, without a database of your own

@@ -38,6 +38,7 @@ SHOWN_EVENTS = 1_000
 SHOWN_QUEUES = 1_000
 SHOWN_WEBHOOKS = 1_000
 SHOWN_LIMITS = 1_000
+SHOWN_SCHEDULES = 1_000
 NEEDS_LOOKED_AT = 10_000
 """Queued jobs with needs that `limits` looks at, to count those that wait for a name."""
 STAMPED_AT_ONCE = 1_000
@@ -281,6 +282,37 @@ class Desk:
             after = step[0]["last"]
             if after is None:
                 return
+
+    async def list_schedules(self) -> list[Row]:
+        """Rows of list_schedules.sql, with waits: why no supervisor would run a job of the schedule now, or None."""
+        rows = [dict(row) for row in await self._session.fetch(statement("list_schedules"), SHOWN_SCHEDULES)]
+        if not rows:
+            await refuse_hidden(self._session, self._url)
+        pairs = sorted({(row["task"], row["queue"]) for row in rows})
+        prospects = await self._prospects(pairs) if pairs else {}
+        return [{**row, "waits": why_never(prospects[row["task"], row["queue"]])} for row in rows]
+
+    async def schedule_names(self) -> list[str]:
+        """The names of schedules, whoever's."""
+        rows = await self._changes.fetch(
+            "select distinct name from pushq.schedules order by name limit $1", SHOWN_SCHEDULES
+        )
+        return [row["name"] for row in rows]
+
+    async def find_schedule(self, name: str, tenant: str | None) -> Row | None:
+        """A row of find_schedule.sql. None: there is no such schedule."""
+        rows = await self._changes.fetch(statement("find_schedule"), name, tenant)
+        return dict(rows[0]) if rows else None
+
+    async def change_schedule(self, verb: str, name: str, tenant: str | None) -> str:
+        """Calls pushq.pause_schedule, resume_schedule or run_schedule. Returns the answer; of run: the job's id."""
+        assert verb in ("pause", "resume", "run")
+        (row,) = await self._changes.fetch(f"select pushq.{verb}_schedule($1, $2)::text as did", name, tenant)
+        return str(row["did"] or "unknown")
+
+    async def remove_schedule(self, name: str, tenant: str | None) -> str:
+        """Returns removed, or unknown."""
+        return "removed" if await self._changes.fetch(statement("remove_schedule"), name, tenant) else "unknown"
 
     async def why(self, job_id: UUID) -> list[Row]:
         """Why a queued job does not run: cause, sentence, and detail as JSON text. Empty: nothing keeps it waiting."""

@@ -12,8 +12,8 @@ import click
 from pushq.cli import cli
 
 ORDER = (
-    "migrate supervise enqueue jobs artifacts queues limits events supervisors webhooks doctor sweep exporter "
-    "demo bench"
+    "migrate supervise enqueue jobs artifacts queues limits schedules events supervisors webhooks doctor sweep "
+    "exporter demo bench"
 ).split()
 WIDTH = 120
 

@@ -66,7 +66,9 @@ def test_the_program_takes_the_examples_of_the_page() -> None:
     for example in examples:
         context, words = click.Context(cli, info_name="pushq"), shlex.split(example)
         while isinstance(context.command, click.Group):
-            if context.command.name in ("jobs", "queues", "limits") and (not words or words[0].startswith("-")):
+            if context.command.name in ("jobs", "queues", "limits", "schedules") and (
+                not words or words[0].startswith("-")
+            ):
                 words.insert(0, "list")
             command = context.command.get_command(context, words.pop(0))
             assert command, example

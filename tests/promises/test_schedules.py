@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.clocks import wrong_clock
-from tests.support.jobs import Connection, finished
+from tests.support.commands import invoke
+from tests.support.jobs import Connection, count, finished, has_count
 from tests.support.schedules import fall_due, has_error, has_next, have_slots, row_of, slots_of, write
 from tests.support.supervisors import supervising
 
@@ -63,6 +64,25 @@ async def test_a_slot_has_one_job_while_supervisors_are_killed_and_started(
         found = await slots_of(connection, name)
         assert all(other - one == timedelta(seconds=1) for one, other in pairwise(found)), name
         assert (await row_of(connection, name))["last_at"] == found[-1]
+
+
+async def test_a_job_of_a_paused_queue_or_an_unknown_task_waits_and_the_list_says_why(
+    database_url: str, connection: Connection
+) -> None:
+    await write(connection, "paused", queue="mail")
+    await write(connection, "unknown", task="eco")
+    await connection.execute("select pushq.pause('mail')")
+    with supervising(database_url, "--queue", "default", "--queue", "mail"):
+        for name in ("paused", "unknown"):
+            await has_next(connection, name)
+            await fall_due(connection, name)
+            await have_slots(connection, name)
+        shown = invoke("schedules", url=database_url).stdout
+        assert "queue 'mail' is paused" in shown
+        assert "no supervisor has ever known a task 'eco'; did you mean 'echo'?" in shown
+        assert await count(connection, "status = 'queued'") == 2
+        await connection.execute("select pushq.resume('mail')")
+        await has_count(connection, 1, "status = 'succeeded'")
 
 
 @pytest.mark.parametrize("ahead", [timedelta(days=2), timedelta(days=-2)], ids=["ahead", "behind"])
