@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Never, ParamSpec, TypeAlias, Typ
 
 from pushq.backoff import Backoff, exponential
 from pushq.batch import LARGEST_BATCH, batch_form_of
-from pushq.errors import PayloadError, TasksError
+from pushq.errors import PayloadError, ScheduleError, TasksError
 from pushq.handler import caller, is_async, parameters_of, place_of
 from pushq.job import NewJob
 from pushq.lifespan import Lifespan, misfit
@@ -21,10 +22,12 @@ from pushq.once import yielding_once
 from pushq.outcome import Cancel, Retry
 from pushq.payload import PayloadForm, form_of
 from pushq.retries import Retries
+from pushq.schedules import MISSED, Declaration, Missed, read
 
 P = ParamSpec("P")
 R = TypeVar("R")
 L = TypeVar("L", bound=Callable[..., Any])
+T = TypeVar("T")
 M = TypeVar("M", bound=Callable[..., Any])
 
 Errors: TypeAlias = type[BaseException] | Sequence[type[BaseException]]
@@ -102,6 +105,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task[..., Any]] = {}
+        self._schedules: dict[str, Declaration] = {}
         self.lifespan_of_app: Lifespan | None = None
         self.middleware_of_app: Middleware | None = None
 
@@ -197,6 +201,49 @@ class Tasks:
 
         return decorate
 
+    def schedule(
+        self,
+        cron: str | None = None,
+        *,
+        every: timedelta | None = None,
+        tz: str = "UTC",
+        name: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        needs: Needs | None = None,
+        missed: Missed = "once",
+    ) -> Callable[[T], T]:
+        """Declares a schedule of the task below it. May stand several times above a task, under different names.
+
+        Every pool writes the declared schedules into `pushq.schedules` when it starts. cron: five fields, or `@daily`
+        and the like. every: an interval in place of a cron expression, 1 second to 3660 days; a day is 24 hours. tz:
+        the time zone of the cron expression. name: by default the task's. payload: the handler's arguments,
+        `{"user_id": 7}`. queue: by default the task's. needs: of each job, beside the needs of the task. missed: what
+        becomes of slots for which no supervisor was there: `once`, one job for all of them; `skip`, none; `all`, a job
+        for each of the last 31 days. Raises TasksError for what cannot be read, a payload that does not fit the
+        handler, and a second schedule of the name.
+        """
+
+        def declare(task: T) -> T:
+            if not isinstance(task, Task):
+                raise TasksError("@tasks.schedule(…) stands above @tasks.register(…), not below.")
+            its_name = task.name if name is None else name
+            _check_schedule(its_name, queue, missed)
+            if its_name in self._schedules:
+                raise TasksError(f"Two schedules are named {its_name!r}; give one another name, name='…'.")
+            try:
+                read(cron, tz, every)
+                text = json.dumps(dict(task.job(**dict(payload or {})).payload))
+            except (ScheduleError, PayloadError) as error:
+                raise TasksError(f"Schedule {its_name!r}: {error}") from None
+            units = None if needs is None else _units(its_name, needs)
+            self._schedules[its_name] = Declaration(
+                its_name, task.name, cron, tz, every, text, queue or task.queue, units, missed
+            )
+            return task
+
+        return declare
+
     def lifespan(self, function: L = _NO_FUNCTION) -> L:
         """Registers what handlers share: an async context manager, or an async generator that yields once.
 
@@ -284,6 +331,11 @@ class Tasks:
         return any(task.transactional for task in self)
 
     @property
+    def schedules(self) -> tuple[Declaration, ...]:
+        """The declared schedules, by name."""
+        return tuple(self._schedules[name] for name in sorted(self._schedules))
+
+    @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """(queue, name) of each task."""
         return tuple(sorted((task.queue, task.name) for task in self._tasks.values()))
@@ -359,6 +411,17 @@ def _check_transactional(name: str, function: Callable[..., object], transaction
             f"Task {name!r}: transactional=True needs an `async def`, since the connection is asyncpg's; "
             f"{place_of(function)} is a `def`."
         )
+
+
+def _check_schedule(name: str, queue: str | None, missed: str) -> None:
+    if not _is_name(name):
+        raise TasksError(f"A schedule's name has 1 to 200 printable characters, not {name!r}.")
+    if queue is not None and not _is_name(queue):
+        raise TasksError(f"Schedule {name!r}: a queue's name has 1 to 200 printable characters, not {queue!r}.")
+    if queue == "pushq.webhooks":
+        raise TasksError(f"Schedule {name!r}: the queue 'pushq.webhooks' is for pushq's deliveries alone.")
+    if missed not in MISSED:
+        raise TasksError(f"Schedule {name!r}: missed is {', '.join(map(repr, MISSED))}, not {missed!r}.")
 
 
 def _errors_to_retry(name: str, errors: Errors) -> tuple[type[BaseException], ...]:

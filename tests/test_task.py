@@ -353,3 +353,61 @@ def test_a_transactional_handler_is_an_async_def_that_takes_one_job() -> None:
 
 
 async def several(jobs: list[Job[dict[str, object]]]) -> None: ...
+
+
+# Schedules ------------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_declares_what_its_row_will_say() -> None:
+    tasks = Tasks()
+
+    @tasks.schedule("0 2 * * *", tz="Europe/Berlin")
+    @tasks.schedule(
+        every=timedelta(minutes=5), name="often", payload={"day": "monday"}, queue="other", needs=["gpu"], missed="all"
+    )
+    @tasks.register("report.build", queue="reports")
+    async def build(day: str = "today") -> str:
+        return day
+
+    assert isinstance(build, Task)
+    often, daily = tasks.schedules
+    assert (daily.name, daily.task, daily.cron, daily.zone, daily.every, daily.payload, daily.queue, daily.missed) == (
+        "report.build", "report.build", "0 2 * * *", "Europe/Berlin", None, "{}", "reports", "once",
+    )  # fmt: skip
+    assert (often.cron, often.every, json.loads(often.payload), often.queue, often.needs, often.missed) == (
+        None, timedelta(minutes=5), {"day": "monday"}, "other", {"gpu": 1}, "all",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"cron": "x"}, "Schedule 'report.build': 'x' has not five fields"),
+        ({"cron": "0 0 30 2 *"}, "never comes due"),
+        ({"cron": "* * * * *", "tz": "Mars"}, "The zone 'Mars' is not known"),
+        ({}, "A schedule has either a cron expression or an interval."),
+        ({"cron": "* * * * *", "every": timedelta(hours=1)}, "either a cron expression or an interval"),
+        ({"every": timedelta(0)}, "An interval is 1 second to 3660 days"),
+        ({"cron": "* * * * *", "payload": {"dya": "monday"}}, "Schedule 'report.build': "),
+        ({"cron": "* * * * *", "missed": "twice"}, "missed is 'once', 'skip', 'all', not 'twice'."),
+        ({"cron": "* * * * *", "name": ""}, "A schedule's name has 1 to 200 printable characters"),
+        ({"cron": "* * * * *", "name": "x" * 201}, "A schedule's name has 1 to 200 printable characters"),
+        ({"cron": "* * * * *", "queue": "pushq.webhooks"}, "the queue 'pushq.webhooks' is for pushq"),
+        ({"cron": "* * * * *", "needs": {"gpu": 0}}, "needs"),
+        ({"cron": "* * * * *", "name": "taken"}, "Two schedules are named 'taken'; give one another name, name='…'."),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_where_it_is_declared(options: dict[str, Any], sentence: str) -> None:
+    tasks = Tasks()
+    build = tasks.register("report.build")(lambda day="today": day)
+    tasks.schedule("* * * * *", name="taken")(build)
+    with pytest.raises(TasksError) as raised:
+        tasks.schedule(**options)(build)
+    assert sentence in str(raised.value)
+    assert len(tasks.schedules) == 1
+
+
+def test_a_schedule_stands_above_the_registration() -> None:
+    tasks = Tasks()
+    with pytest.raises(TasksError, match=r"@tasks.schedule\(…\) stands above @tasks.register\(…\), not below."):
+        tasks.schedule("* * * * *")(lambda: None)

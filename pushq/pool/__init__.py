@@ -187,6 +187,9 @@ class Pool:
     async def _register(self, unless: Callable[[DatabaseTrouble], bool] = lambda _: False) -> None:
         await wait_out(lambda: self.outcomes.register(self.claimant, self.tasks.needs), unless=unless)
         await wait_out(lambda: self.outcomes.label(self.tasks.pairs), unless=unless)
+        if self.tasks.schedules:
+            declared = self.tasks.schedules
+            await wait_out(lambda: self.outcomes.declare_schedules(self.claimant.supervisor, declared), unless=unless)
 
     async def run(self) -> None:
         """Claims and runs jobs until `claiming` is cancelled, then runs the claimed jobs to the end."""

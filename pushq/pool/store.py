@@ -18,6 +18,7 @@ from pushq.errors import DatabaseTrouble, ValueRefused
 from pushq.job import Job
 from pushq.outcome import ENDS, Kind, Outcome
 from pushq.progress import Unwritten
+from pushq.schedules import Declaration
 
 T = TypeVar("T")
 
@@ -169,6 +170,22 @@ class Store(Speaker):
         """Registers the tasks with what they need, and the queues."""
         texts = [json.dumps(needs[task]) if task in needs else None for task in claimant.tasks]
         await self._fetch("register", claimant.supervisor, list(claimant.tasks), list(claimant.queues), texts)
+
+    async def declare_schedules(self, supervisor: str, declared: Sequence[Declaration]) -> None:
+        """Writes the schedules that code declares. What an operator has paused stays paused."""
+        await self._fetch(
+            "schedules_declare",
+            supervisor,
+            [one.name for one in declared],
+            [one.cron for one in declared],
+            [one.zone for one in declared],
+            [one.every for one in declared],
+            [one.task for one in declared],
+            [one.payload for one in declared],
+            [one.queue for one in declared],
+            [json.dumps(one.needs) if one.needs else None for one in declared],
+            [one.missed for one in declared],
+        )
 
     async def note_affinities(self, claimant: Claimant, workers: Mapping[str, int]) -> None:
         """What the pool's workers last ran: how many by affinity."""

@@ -1,6 +1,6 @@
 """Keeps the schedules: sleeps until the first slot of all is due, and inserts its job.
 
-Theory of operation. All supervisors do the same, and whoever is first has done it (0028_schedules): no supervisor is
+Theory of operation. All supervisors do the same, and whoever is first has done it (0030_schedules): no supervisor is
 needed, and none is in another's way. A supervisor looks
 
     when the bell rings     a row has changed; pools hear it on the channel pushq_schedules, and tell the supervisor

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +18,7 @@ from tests.support.commands import invoke
 from tests.support.jobs import Connection, count, finished, has_count
 from tests.support.schedules import fall_due, has_error, has_next, have_slots, row_of, slots_of, write
 from tests.support.supervisors import supervising
+from tests.support.waiting import eventually
 
 
 async def test_a_schedule_runs_and_the_bell_tells_of_each_change(database_url: str, connection: Connection) -> None:
@@ -103,3 +107,88 @@ async def test_the_clock_of_a_host_does_not_matter(
     assert least is not None
     assert most is not None
     assert timedelta(0) <= least <= most < timedelta(hours=1)
+
+
+# Declared in code -----------------------------------------------------------------------------------------------
+
+APP = """
+from datetime import timedelta
+
+from pushq import Tasks
+
+tasks = Tasks()
+
+
+{schedules}
+@tasks.register("report.build", queue="reports")
+async def build(day: str = "today") -> str:
+    return day
+"""
+DAILY = '@tasks.schedule("0 2 * * *", tz="Europe/Berlin")\n'
+OFTEN = '@tasks.schedule(every=timedelta(seconds=1), name="often", payload={"day": "monday"}, missed="skip")\n'
+
+
+@contextmanager
+def declaring(url: str, directory: Path, schedules: str) -> Iterator[None]:
+    """A supervisor whose code declares schedules."""
+    (directory / "reports.py").write_text(APP.format(schedules=schedules))
+    with supervising(url, tasks="reports:tasks", directory=str(directory), POLL_INTERVAL="0"):
+        yield
+
+
+async def test_a_schedule_that_code_declares_is_a_row_and_runs(
+    database_url: str, connection: Connection, tmp_path: Path
+) -> None:
+    with declaring(database_url, tmp_path, DAILY + OFTEN):
+        await has_count(connection, 1, "result = '\"monday\"'")
+        row = await has_next(connection, "report.build")
+    assert (row["cron"], row["zone"], row["task"], row["queue"]) == (
+        "0 2 * * *", "Europe/Berlin", "report.build", "reports",
+    )  # fmt: skip
+    assert row["declared_at"]
+    often = await row_of(connection, "often")
+    assert (often["every"], often["missed"], often["payload"]) == (timedelta(seconds=1), "skip", '{"day": "monday"}')
+
+
+async def test_a_new_start_leaves_a_pause_and_writes_what_the_code_says_now(
+    database_url: str, connection: Connection, tmp_path: Path
+) -> None:
+    with declaring(database_url, tmp_path, DAILY):
+        before = await has_next(connection, "report.build")
+    assert invoke("schedules", "pause", "report.build", url=database_url).exit_code == 0
+    paused = await row_of(connection, "report.build")
+    with declaring(database_url, tmp_path, DAILY):
+        assert await row_of(connection, "report.build") == paused  # nor is the row written anew
+    with declaring(database_url, tmp_path, DAILY.replace("0 2", "0 3")):
+        row = await row_of(connection, "report.build")
+        assert (row["cron"], row["paused_at"]) == ("0 3 * * *", paused["paused_at"])
+        assert invoke("schedules", "resume", "report.build", url=database_url).exit_code == 0
+        resumed = await has_next(connection, "report.build")
+    assert resumed["next_at"] != before["next_at"]
+    assert resumed["declared_at"] == before["declared_at"]
+
+
+async def test_a_declaration_that_disappears_is_left_and_shown_and_can_be_removed(
+    database_url: str, connection: Connection, tmp_path: Path
+) -> None:
+    with declaring(database_url, tmp_path, DAILY + OFTEN):
+        await have_slots(connection, "often")
+        assert "declared in code" not in invoke("schedules", url=database_url).stdout
+    with declaring(database_url, tmp_path, DAILY):
+        before = len(await slots_of(connection, "often"))
+        await have_slots(connection, "often", before + 1)
+        shown = invoke("schedules", url=database_url).stdout
+        [line] = [line for line in shown.splitlines() if "declared in code" in line]
+        assert re.match(r"often .*; `pushq schedules remove` removes it", line)
+        assert invoke("schedules", "remove", "often", url=database_url).exit_code == 0
+        assert await row_of(connection, "often") is None
+
+
+async def test_a_supervisor_that_was_declared_dead_declares_its_schedules_again(
+    database_url: str, connection: Connection, tmp_path: Path
+) -> None:
+    with declaring(database_url, tmp_path, DAILY):
+        declared = "select exists (select from pushq.supervisors where schedules = '{report.build}')"
+        await eventually(lambda: connection.fetchval(declared))
+        await connection.execute("delete from pushq.supervisors")
+        await eventually(lambda: connection.fetchval(declared), within=20)
