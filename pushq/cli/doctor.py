@@ -19,7 +19,8 @@ from pushq.exporter.lines import printable
 @settings_options("retention")
 @as_json
 def doctor(as_json: bool, **flags: object) -> None:
-    """Examines the database: schema, rights, settings, publications, transactions, days, listeners, supervisors, jobs.
+    """Examines the database: schema, rights, settings, publications, transactions, days, listeners, supervisors,
+    schedules, jobs.
 
     Each finding has its remedy. Exit code 0 if nothing was found, else 1. Changes nothing.
 

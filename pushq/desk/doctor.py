@@ -26,6 +26,10 @@ MOST_KEPT = 1_000
 """Jobs that are looked at of each day with a trigger before deletes."""
 MOST_LINES = 200
 """Tasks in queues whose waiting jobs are looked at."""
+MOST_SCHEDULES = 5
+"""Schedules with an error that are named."""
+LATE_SCHEDULE = 60.0
+"""Seconds after which a slot that is due is a finding."""
 _DEADLINE = 10.0
 
 
@@ -204,6 +208,18 @@ async def _supervisors(patient: Patient) -> AsyncIterator[Finding]:
         yield Finding("supervisors", True, f"{row['alive']} alive{paused}")
 
 
+async def _schedules(patient: Patient) -> AsyncIterator[Finding]:
+    row = await patient.one("doctor_schedules", MOST_SCHEDULES)
+    for one in row["faulty"]:
+        remedy = "see `pushq schedules`; mend the row, or set its error to null to have it tried again"
+        yield Finding("schedules", False, f"no job comes of {one.rstrip('.')}", remedy)
+    if late := row["late"] if (row["late"] or 0) > LATE_SCHEDULE else None:
+        says = f"a slot has been due for {duration(late)}, and no supervisor has inserted its job"
+        yield Finding("schedules", False, says, "run `pushq supervise`, of this version at least")
+    if not row["faulty"] and not late:
+        yield Finding("schedules", True, "none has an error, none is late")
+
+
 async def _jobs(patient: Patient) -> AsyncIterator[Finding]:
     """Jobs for which a supervisor lives, and that none will ever run."""
     lines = await patient.rows("doctor_lines", MOST_LINES)
@@ -243,5 +259,6 @@ _CHECKS: dict[str, Callable[[Patient], AsyncIterator[Finding]]] = {
     "days": _days,
     "listeners": _listeners,
     "supervisors": _supervisors,
+    "schedules": _schedules,
     "jobs": _jobs,
 }

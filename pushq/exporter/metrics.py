@@ -213,6 +213,8 @@ def _gauges(table: _Table | None) -> Iterator[_Family]:
     capacity = GaugeMetricFamily("pushq_limit_capacity", "Units that jobs may hold of a name at once.", labels=["name"])
     held = GaugeMetricFamily("pushq_limit_held", "Units that running jobs hold of a name.", labels=["name"])
     supervisors = GaugeMetricFamily("pushq_supervisors", "Supervisors whose lease is live.")
+    faulty = GaugeMetricFamily("pushq_schedules_with_error", "Schedules with an error, up to a thousand.")
+    late = GaugeMetricFamily("pushq_schedules_late_seconds", "How long the first slot of all schedules has been due.")
     if table:
         counted = {(row["queue"], row["status"]): row for row in table.gauges}
         for queue in sorted({*table.overview["queues"], *(row["queue"] for row in table.gauges)}):
@@ -228,7 +230,9 @@ def _gauges(table: _Table | None) -> Iterator[_Family]:
             if row["capacity"] is not None:
                 capacity.add_metric([row["name"]], row["capacity"])
         supervisors.add_metric([], table.overview["supervisors"])
-    return map(_Family, (jobs, oldest, running, capacity, held, supervisors))
+        faulty.add_metric([], table.overview["schedules_with_error"])
+        late.add_metric([], table.overview["schedules_late"])
+    return map(_Family, (jobs, oldest, running, capacity, held, supervisors, faulty, late))
 
 
 def _counter(name: str, text: str, outcome: str, tallies: Iterable[Any]) -> _Family:

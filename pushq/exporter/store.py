@@ -31,5 +31,5 @@ class Store(Speaker):
         return await self._fetch("limits")
 
     async def overview(self) -> Any:
-        """One row of (supervisors, queues, run_bounds, wait_bounds). Bounds in seconds."""
+        """One row of (supervisors, queues, schedules_with_error, schedules_late, run_bounds, wait_bounds), in s."""
         return await self._one("overview")

@@ -24,7 +24,7 @@ WEEK = 604_800.0
 LONG_DUE = datetime(2026, 1, 1, tzinfo=UTC)
 EXAMINED = [
     "server", "schema", "rights", "row security", "settings", "publications", "transactions", "notifications", "days",
-    "listeners", "supervisors", "jobs",
+    "listeners", "supervisors", "schedules", "jobs",
 ]  # fmt: skip
 
 
@@ -74,6 +74,14 @@ HURT: dict[str, tuple[str, str, str, str]] = {
     "nobody is alive": (
         "insert into pushq.jobs (task, run_at) values ('x', now() - interval '1 min')", "supervisors",
         "jobs are due, and no supervisor is alive", "run `pushq supervise`",
+    ),
+    "a schedule cannot be read": (
+        "insert into pushq.schedules (name, cron, task, error) values ('bad', 'x', 'y', 'it cannot be read.')",
+        "schedules", "no job comes of bad: it cannot be read", "set its error to null",
+    ),
+    "a schedule is late": (
+        "insert into pushq.schedules (name, cron, task, next_at) values ('late', 'x', 'y', now() - interval '5 min')",
+        "schedules", "a slot has been due for 5 min, and no supervisor has inserted its job", "run `pushq supervise`",
     ),
     "the dead hold jobs": (
         """insert into pushq.jobs (task, status, token, supervisor, pool, started_at)
