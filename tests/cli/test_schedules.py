@@ -20,7 +20,7 @@ def listed(url: str, *arguments: str) -> list[dict[str, Any]]:
 
 
 async def test_the_list_shows_errors_first_and_why_there_is_no_job(database_url: str, connection: Connection) -> None:
-    await write(connection, "often", every=timedelta(minutes=5), paused_at=datetime(2026, 1, 1, tzinfo=UTC))
+    await write(connection, "often", every=timedelta(minutes=5), paused_at=datetime(2026, 1, 1, 12, tzinfo=UTC))
     await write(connection, "report", cron="30 2 * * *", zone="Europe/Berlin", tenant_id="acme")
     await write(connection, "z\x1b[2J", cron="\x07 * * * *")
     async with keeping(database_url):
@@ -30,7 +30,7 @@ async def test_the_list_shows_errors_first_and_why_there_is_no_job(database_url:
     bad, often, report = listed(database_url)
     assert (bad["name"], bad["next_at"]) == ("z\x1b[2J", None)
     assert "cannot be read: bad minute" in bad["error"]
-    assert (often["every"], often["paused_at"]) == ("00:05:00", "2026-01-01T00:00:00+00:00")
+    assert (often["every"], often["paused_at"]) == ("00:05:00", "2026-01-01T12:00:00+00:00")
     assert (report["cron"], report["zone"], report["tenant_id"]) == ("30 2 * * *", "Europe/Berlin", "acme")
     assert report["waits"] == "no supervisor has ever known a task 'echo'"
 

@@ -511,8 +511,8 @@ async def test_who_produces_jobs_writes_schedules_and_reads_no_payload(
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await observer.execute("select pushq.run_schedule('report')")
         await observer.close()
+        await write(connection, "kept")  # whoever finds no schedule waits for a bell that nobody rings here
         async with keeping(logins.url_as("worker")):
-            await write(connection, "kept")
             await has_next(connection, "kept")
             await fall_due(connection, "kept")
             await have_slots(connection, "kept")

@@ -22,6 +22,8 @@ TASKS = {
     },
 }
 USE_TZ = True
+TIME_ZONE = None
+"""That of the process: Django would set another for all tests that the process still runs."""
 SECRET_KEY = "of no use"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 LOGGING_CONFIG = None
