@@ -50,11 +50,11 @@ async def effects(connection: Connection, job: UUID) -> list[str]:
 
 
 async def holds_open(connection: Connection) -> bool:
-    """Whether a handler's transaction waits for its handler."""
+    """Whether a handler's transaction waits for its handler, which has done something in the transaction."""
     return bool(
         await connection.fetchval(
             "select exists (select from pg_stat_activity where application_name like '%: handlers' "
-            "and state = 'idle in transaction' and datname = current_database())"
+            "and state = 'idle in transaction' and query not ilike 'begin%' and datname = current_database())"
         )
     )
 
