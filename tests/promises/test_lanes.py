@@ -6,9 +6,11 @@ import asyncio
 from contextlib import ExitStack
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.support.jobs import Connection, finished, has_count, insert, row_of
+from tests.support.planting import spoiled
 from tests.support.pools import asleep
 from tests.support.supervisors import supervising
 from tests.support.waiting import eventually
@@ -324,3 +326,27 @@ async def test_a_guest_without_tasks_takes_jobs_of_a_fair_queue_too(connection: 
     await connection.execute("select pushq.be_fair('default', 'tenant')")
     [job] = await insert(connection, "echo", tenant_id="acme")
     assert await connection.fetchval("select id from pushq.take_next('default', 'bert')") == job
+
+
+async def test_a_job_that_falls_due_while_a_pool_asks_what_is_next_is_told(
+    database_url: str, connection: Connection
+) -> None:
+    """Else the pool would sleep on."""
+    due_at = await connection.fetchval("select clock_timestamp() + interval '0.5 seconds'")
+    await insert(connection, "echo", needs={"thing": 1}, run_at=due_at)
+    asker = await asyncpg.connect(database_url)
+    place = "    return least("
+
+    async def waits() -> bool:
+        event = "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1"
+        return bool(await connection.fetchval(event, asker.get_server_pid()))
+
+    async with spoiled(connection, "pushq.next_due_in_lanes", place, f"perform pg_advisory_xact_lock(4711); {place}"):
+        await connection.execute("select pg_advisory_lock(4711)")
+        asked = asyncio.create_task(asker.fetchval("select pushq.next_due_in_lanes('{default}', '{echo}')"))
+        await eventually(waits)
+        await eventually(lambda: connection.fetchval("select clock_timestamp() > $1", due_at))
+        await connection.execute("select pg_advisory_unlock(4711)")
+
+        assert await asked == due_at
+    await asker.close()
